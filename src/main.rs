@@ -1,0 +1,3 @@
+//! Parse arguments, run, map the outcome to an exit code; nothing else.
+
+fn main() {}

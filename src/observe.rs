@@ -1,0 +1,617 @@
+//! Plain values that cross the boundary between the core and its surroundings: what the kernel and
+//! the capture say (in), and what synwatch has found (out).
+//!
+//! [`Report`] is the JSON document of `--once`, `replay` and `/api/v1/status`; its field names are a
+//! promise to users and change only with [`SCHEMA_VERSION`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use crate::time::Timestamp;
+
+/// Version of the JSON document's schema.
+pub const SCHEMA_VERSION: u32 = 1;
+
+// ---------------------------------------------------------------------------------------------
+// In: what the witnesses say.
+
+/// What the capture says of itself, since it was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CaptureStats {
+    /// Packets that matched the filter, delivered or not.
+    pub received: u64,
+    /// Packets that the kernel dropped because the capture was not emptied in time.
+    pub dropped: u64,
+}
+
+/// One look at the kernel of the watched host or network namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KernelSample {
+    /// When the look was taken.
+    pub at: Timestamp,
+    /// The listening TCP sockets; sockets of one SO_REUSEPORT group are one listener.
+    pub listeners: Vec<Listener>,
+    /// The requests in SYN_RECV, by the local address and port that they were sent to.
+    pub half_open: Vec<KernelHalfOpen>,
+    /// `TcpExt` (and a few `Tcp`) counters by their kernel names, since boot of the namespace.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// The settings that shape the SYN queue.
+    pub sysctls: Sysctls,
+    /// Connection tracking, where it runs.
+    pub conntrack: Option<Conntrack>,
+    /// The host's own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A listening socket, or a SO_REUSEPORT group of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The bound address; unspecified (`0.0.0.0`, `::`) for a wildcard.
+    pub address: IpAddr,
+    /// The bound port.
+    pub port: u16,
+    /// Whether a socket on an IPv6 address also takes IPv4 (IPV6_V6ONLY off).
+    pub dual_stack: bool,
+    /// Connections established and not yet accepted, sum over the group.
+    pub accept_queue: u32,
+    /// min(listen() argument, somaxconn), sum over the group (`sk_max_ack_backlog`).
+    pub backlog: u32,
+    /// Sockets in the group.
+    pub sockets: u32,
+    /// Who owns it, as far as that may be known.
+    pub process: Option<Process>,
+}
+
+/// The owner of a listening socket.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Process {
+    /// Command name (`/proc/PID/comm`).
+    pub name: Option<String>,
+    /// Process id in the namespace that synwatch runs in.
+    pub pid: Option<u32>,
+    /// systemd unit (or the last part of the cgroup's path).
+    pub unit: Option<String>,
+}
+
+/// Requests in SYN_RECV towards one local address and port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KernelHalfOpen {
+    /// The local address that the SYNs were sent to.
+    pub address: IpAddr,
+    /// The local port.
+    pub port: u16,
+    /// How many there are.
+    pub count: u32,
+    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1).
+    pub retransmitted: u32,
+    /// Remote addresses of re-sent ones, a bounded part of them.
+    pub sources: Vec<IpAddr>,
+}
+
+/// Kernel settings; `None` where they could not be read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sysctls {
+    /// `net.ipv4.tcp_syncookies`: 0 off, 1 when the queue is full, 2 always.
+    pub syncookies: Option<u8>,
+    /// `net.ipv4.tcp_synack_retries`.
+    pub synack_retries: Option<u8>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub max_syn_backlog: Option<u32>,
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<u32>,
+}
+
+/// The connection-tracking table of netfilter.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Conntrack {
+    /// Entries in the table.
+    pub entries: u64,
+    /// `nf_conntrack_max`.
+    pub limit: u64,
+    /// Packets dropped because the table was full or insertion failed.
+    pub dropped: u64,
+}
+
+// ---------------------------------------------------------------------------------------------
+// Out: what synwatch has found.
+
+/// The state of the world as far as synwatch sees it: one JSON document.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of synwatch.
+    pub version: &'static str,
+    /// The worst severity among the detections that count.
+    pub status: Status,
+    /// The time span that the report covers.
+    pub observed: Observed,
+    /// What the wire gave.
+    pub capture: CaptureReport,
+    /// What the kernel gave.
+    pub kernel: KernelReport,
+    /// Counts over the whole span, all services.
+    pub totals: Totals,
+    /// Tracked connections by state of RFC 9293, as of `observed.to`.
+    pub flows: FlowCounts,
+    /// The busiest services.
+    pub services: Vec<ServiceReport>,
+    /// Detections, active and cleared ones, newest first.
+    pub detections: Vec<Detection>,
+    /// Parts that are metrics, but not in the document.
+    #[serde(skip)]
+    pub internals: Internals,
+}
+
+/// The overall verdict; its order is its gravity, and the number of a variant is the exit code.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing at warning or above.
+    #[default]
+    Ok = 0,
+    /// A warning is active.
+    Warning = 1,
+    /// A critical detection is active.
+    Critical = 2,
+    /// No witness could be asked.
+    Unknown = 3,
+}
+
+impl Status {
+    /// The word of the first output line of a Nagios plugin.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+
+    /// The process exit code of `--once` and `replay`.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A span of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Observed {
+    /// First packet, or the start of the daemon.
+    pub from: Timestamp,
+    /// Last packet, or now.
+    pub to: Timestamp,
+    /// The length of the span in seconds.
+    pub seconds: f64,
+}
+
+/// What the capture gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CaptureReport {
+    /// `afpacket`, `pnet`, `pcap` or `none`.
+    pub source: &'static str,
+    /// Interfaces that are captured on.
+    pub interfaces: Vec<String>,
+    /// Frames that came up.
+    pub packets: u64,
+    /// Frames that were TCP segments.
+    pub tcp_segments: u64,
+    /// Frames that the kernel dropped before they came up.
+    pub dropped: u64,
+    /// Share of the flows that is tracked, 1.0 for all.
+    pub sampling_ratio: f64,
+    /// What limits the view, of [`Limit`].
+    pub limits: Vec<Limit>,
+    /// Frames that gave no segment, by reason; only reasons that occurred.
+    pub skipped: BTreeMap<&'static str, u64>,
+}
+
+/// A flag that says what could not be seen.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Only segments towards the services are seen.
+    OneWayIngress,
+    /// Only segments from the services are seen.
+    OneWayEgress,
+    /// The capture loses packets.
+    Dropping,
+    /// Only a part of the flows is tracked.
+    Sampled,
+    /// Packets are cut off within their headers.
+    Truncated,
+    /// The kernel could not be asked.
+    NoKernel,
+}
+
+/// What the kernel gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct KernelReport {
+    /// Whether the kernel was asked and answered.
+    pub available: bool,
+    /// Requests in SYN_RECV, all listeners; null where the kernel was not asked.
+    pub syn_recv: Option<u64>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub syncookies: Option<u8>,
+    /// Counters as they stand in the kernel.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Connection tracking, where it runs (metrics only).
+    #[serde(skip)]
+    pub conntrack: Option<Conntrack>,
+}
+
+/// Counts over all services since the start, repeats included where a field does not say otherwise.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Totals {
+    /// Segments with SYN and without ACK, FIN, RST.
+    pub syn: u64,
+    /// Those of them that repeat an attempt (same 4-tuple and sequence number).
+    pub syn_retransmitted: u64,
+    /// Segments with SYN and ACK, without FIN, RST.
+    pub syn_ack: u64,
+    /// Attempts acknowledged with the server's number + 1.
+    pub handshakes_completed: u64,
+    /// Attempts ended by a RST of either end before they completed.
+    pub handshakes_reset: u64,
+    /// Answered attempts that the server gave up.
+    pub handshakes_timed_out: u64,
+    /// Attempts that nobody answered.
+    pub syn_unanswered: u64,
+    /// Connections in SYN_RECV as of now.
+    pub half_open: u64,
+    /// The highest value that `half_open` had.
+    pub half_open_peak: u64,
+    /// Segments with FIN.
+    pub fin: u64,
+    /// Segments with RST.
+    pub rst: u64,
+    /// Distinct source addresses of SYNs (HyperLogLog estimate, exact while small).
+    pub sources: u64,
+}
+
+/// Tracked connections by their state (RFC 9293, section 3.3.2), seen from the end that answered
+/// the SYN; where that end is already closed, from the other one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub struct FlowCounts {
+    /// Requests without an answer so far.
+    pub syn_sent: u64,
+    /// Half-open: answered and not acknowledged.
+    pub syn_recv: u64,
+    /// Open.
+    pub established: u64,
+    /// FIN sent, not acknowledged.
+    pub fin_wait_1: u64,
+    /// FIN sent and acknowledged.
+    pub fin_wait_2: u64,
+    /// Both sent FIN at once, not acknowledged yet.
+    pub closing: u64,
+    /// FIN received, own FIN not sent.
+    pub close_wait: u64,
+    /// FIN received, own FIN sent, not acknowledged.
+    pub last_ack: u64,
+    /// Closed by both, waiting out old segments.
+    pub time_wait: u64,
+}
+
+impl FlowCounts {
+    /// The states' names and counts, in the order of a connection's life.
+    #[must_use]
+    pub const fn by_state(&self) -> [(&'static str, u64); 9] {
+        [
+            ("SYN_SENT", self.syn_sent),
+            ("SYN_RECV", self.syn_recv),
+            ("ESTABLISHED", self.established),
+            ("FIN_WAIT_1", self.fin_wait_1),
+            ("FIN_WAIT_2", self.fin_wait_2),
+            ("CLOSING", self.closing),
+            ("CLOSE_WAIT", self.close_wait),
+            ("LAST_ACK", self.last_ack),
+            ("TIME_WAIT", self.time_wait),
+        ]
+    }
+}
+
+/// One watched service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceReport {
+    /// Address; unspecified for a wildcard listener.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Owner of the listening socket, where known.
+    pub process: Option<Process>,
+    /// Half-open connections as the wire shows them.
+    pub half_open: u64,
+    /// The part of `half_open` that is too young for a first SYN-ACK retransmission: held by the
+    /// server, or answered by a SYN cookie.
+    pub half_open_unconfirmed: u64,
+    /// Half-open connections as the kernel counts them.
+    pub half_open_kernel: Option<u64>,
+    /// Limit of the SYN queue: from the kernel, or assumed.
+    pub backlog: u32,
+    /// Half-open connections in proportion to the limit.
+    pub occupancy_ratio: f64,
+    /// Seconds until the queue is full at the present rate; null where it does not fill.
+    pub seconds_to_full: Option<f64>,
+    /// SYNs, repeats included, since the start.
+    pub syn: u64,
+    /// SYNs per second, over the last matured window.
+    pub syn_rate: f64,
+    /// Share of the answered attempts of the last matured window that completed; 1 without attempts.
+    pub completion_ratio: f64,
+    /// Distinct source addresses since the start (estimate).
+    pub sources: u64,
+    /// Entropy of the source addresses of failing attempts over the highest that their number allows.
+    pub source_entropy_ratio: f64,
+    /// Connections waiting for accept(), where the kernel was asked (metrics and text).
+    #[serde(skip)]
+    pub accept_queue: Option<u32>,
+    /// Whether `backlog` comes from the kernel.
+    #[serde(skip)]
+    pub backlog_known: bool,
+    /// The gravest active detection on this service.
+    #[serde(skip)]
+    pub verdict: Option<(Class, Option<Variant>, Severity)>,
+}
+
+/// What was detected.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Half-open connections pile up, or SYNs arrive that nobody completes.
+    SynFlood,
+    /// Many new clients that do complete.
+    FlashCrowd,
+}
+
+impl Class {
+    /// All classes.
+    pub const ALL: [Self; 2] = [Self::SynFlood, Self::FlashCrowd];
+
+    /// The value of the label `class`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynFlood => "syn_flood",
+            Self::FlashCrowd => "flash_crowd",
+        }
+    }
+
+    /// What it is, for a sentence.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::SynFlood => "SYN flood",
+            Self::FlashCrowd => "flash crowd",
+        }
+    }
+}
+
+/// The kind of a SYN flood, by the sources of the attempts that fail.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// Forged at random from the whole address space.
+    SpoofedRandom,
+    /// Forged inside one prefix.
+    SpoofedSubnet,
+    /// Many addresses that come back: probably real ones.
+    Distributed,
+    /// One address sends most of them.
+    SingleSource,
+    /// Fills the backlog at a low rate.
+    Slow,
+}
+
+impl Variant {
+    /// The value of the field and label `variant`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SpoofedRandom => "spoofed_random",
+            Self::SpoofedSubnet => "spoofed_subnet",
+            Self::Distributed => "distributed",
+            Self::SingleSource => "single_source",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// How grave a detection is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; never changes an exit code.
+    Info,
+    /// Somebody should look.
+    Warning,
+    /// Clients are being turned away, or soon will be.
+    Critical,
+}
+
+impl Severity {
+    /// All severities, rising.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
+    /// The value of the field and label `severity`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// The verdict that a detection of this severity leads to.
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Info => Status::Ok,
+            Self::Warning => Status::Warning,
+            Self::Critical => Status::Critical,
+        }
+    }
+}
+
+/// A change of severity.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct SeverityChange {
+    /// When.
+    pub at: Timestamp,
+    /// To what.
+    pub severity: Severity,
+}
+
+/// What is under attack.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Target {
+    /// The address that was hit; null where none stands out.
+    pub address: Option<IpAddr>,
+    /// The port; null where there are many.
+    pub port: Option<u16>,
+}
+
+/// One incident, from its onset to its end.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Detection {
+    /// Stable for the life of the incident.
+    pub id: String,
+    /// What it is.
+    pub class: Class,
+    /// Its kind, where known yet.
+    pub variant: Option<Variant>,
+    /// The highest severity that it reached.
+    pub severity: Severity,
+    /// From 0 to 1.
+    pub confidence: f64,
+    /// Every change of severity, the first is the onset.
+    pub severity_history: Vec<SeverityChange>,
+    /// What is under attack.
+    pub target: Target,
+    /// The prefix under attack, where it is more than one address.
+    pub target_prefix: Option<IpNet>,
+    /// Who attacks, where that is known to be real.
+    pub attacker: Option<IpAddr>,
+    /// Capture time of the first attempt that belongs to it.
+    pub first_packet_at: Timestamp,
+    /// When it was raised.
+    pub raised_at: Timestamp,
+    /// When it was over; null while it is active.
+    pub cleared_at: Option<Timestamp>,
+    /// What was measured.
+    pub evidence: Evidence,
+    /// One sentence with the figures.
+    pub explanation: String,
+    /// What an operator can do.
+    pub advice: Vec<String>,
+}
+
+impl Detection {
+    /// The severity as of now; `None` once it is cleared.
+    #[must_use]
+    pub fn current_severity(&self) -> Option<Severity> {
+        if self.cleared_at.is_some() {
+            return None;
+        }
+        self.severity_history.last().map(|change| change.severity)
+    }
+}
+
+/// The figures behind a detection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Evidence {
+    /// SYNs per second over the matured window.
+    pub syn_rate: f64,
+    /// Share of the attempts in the matured window that completed.
+    pub completion_ratio: f64,
+    /// The most half-open connections during the incident.
+    pub half_open_peak: u64,
+    /// Limit of the SYN queue, where known or assumed.
+    pub backlog: Option<u32>,
+    /// Half-open connections in proportion to the limit.
+    pub occupancy_ratio: Option<f64>,
+    /// Distinct source addresses of failing attempts in the sample.
+    pub sources: u64,
+    /// Their entropy over the highest that their number allows.
+    pub source_entropy_ratio: f64,
+    /// The prefixes that most failing attempts come from.
+    pub top_prefixes: Vec<PrefixShare>,
+    /// The commonest SYN among the failing attempts.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// A prefix and its share of the failing attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PrefixShare {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// From 0 to 1.
+    pub share: f64,
+}
+
+/// What a SYN looks like: supporting evidence only, its sender sets it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fingerprint {
+    /// Share of the failing attempts that look like this.
+    pub share: f64,
+    /// Time to live or hop limit on arrival.
+    pub ttl: u8,
+    /// Window field.
+    pub window: u16,
+    /// Maximum segment size option.
+    pub mss: Option<u16>,
+    /// Option kinds in order.
+    #[serde(serialize_with = "as_text")]
+    pub options: crate::wire::OptionLayout,
+}
+
+fn as_text<T: std::fmt::Display, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// Figures that are metrics only.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Internals {
+    /// Entries in the flow table.
+    pub flow_table_entries: u64,
+    /// Limit of the flow table.
+    pub flow_table_capacity: u64,
+    /// Durations of completed handshakes, from the SYN to the final ACK.
+    pub handshake_durations: Durations,
+    /// Detections raised since the start, by class and highest severity.
+    pub detections_total: BTreeMap<(Class, Severity), u64>,
+}
+
+/// A histogram of durations.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// Observations not above the bound of the same index in [`Durations::BOUNDS`] and above the
+    /// one before; the last are those above all bounds.
+    pub counts: [u64; Durations::BOUNDS.len() + 1],
+    /// Sum of the observations in seconds.
+    pub sum: f64,
+}
+
+impl Durations {
+    /// Upper bounds in seconds: from a local network to a client that retransmitted twice.
+    pub const BOUNDS: [f64; 12] =
+        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
+
+    /// Counts one observation, in seconds.
+    pub fn observe(&mut self, seconds: f64) {
+        let bucket = Self::BOUNDS.partition_point(|bound| *bound < seconds);
+        self.counts[bucket] += 1;
+        self.sum += seconds;
+    }
+}

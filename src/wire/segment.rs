@@ -1,0 +1,292 @@
+//! What the rest of the program knows of a packet: a TCP segment, or the reason why it is none.
+
+use std::fmt;
+use std::ops::{Add, BitOr, Sub};
+
+use crate::wire::Address;
+
+/// A TCP sequence or acknowledgement number: modulo 2^32 (RFC 9293, section 3.4).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SeqNumber(pub u32);
+
+impl SeqNumber {
+    /// How far `self` lies behind `start`, in octets going forward around the circle.
+    #[must_use]
+    pub const fn offset_from(self, start: Self) -> u32 {
+        self.0.wrapping_sub(start.0)
+    }
+
+    /// Whether `self` lies in the window of `length` octets that begins at `start`.
+    #[must_use]
+    pub const fn is_within(self, start: Self, length: u32) -> bool {
+        self.offset_from(start) < length
+    }
+
+    /// Whether `self` comes after `other` (by less than half the number space, RFC 9293, section 3.4).
+    #[must_use]
+    pub const fn is_after(self, other: Self) -> bool {
+        let offset = self.offset_from(other);
+        offset != 0 && offset < 1 << 31
+    }
+}
+
+impl Add<u32> for SeqNumber {
+    type Output = Self;
+
+    fn add(self, octets: u32) -> Self {
+        Self(self.0.wrapping_add(octets))
+    }
+}
+
+impl Sub<u32> for SeqNumber {
+    type Output = Self;
+
+    fn sub(self, octets: u32) -> Self {
+        Self(self.0.wrapping_sub(octets))
+    }
+}
+
+/// The TCP control bits of the low flag octet (RFC 9293, section 3.1; ECE and CWR of RFC 3168).
+#[derive(Clone, Copy, Default, Eq, Hash, PartialEq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// Push function.
+    pub const PSH: Self = Self(0x08);
+    /// The acknowledgement field is significant.
+    pub const ACK: Self = Self(0x10);
+    /// Urgent pointer field is significant.
+    pub const URG: Self = Self(0x20);
+
+    /// Whether every bit of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any bit of `other` is set.
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// SYN without ACK, RST, FIN: a request to open.
+    #[must_use]
+    pub const fn is_syn(self) -> bool {
+        self.0 & 0x17 == 0x02
+    }
+
+    /// SYN and ACK without RST, FIN: the answer to a request.
+    #[must_use]
+    pub const fn is_syn_ack(self) -> bool {
+        self.0 & 0x17 == 0x12
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (bit, letter) in "FSRPAUEC".chars().enumerate() {
+            if self.0 & (1 << bit) != 0 {
+                write!(f, "{letter}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kinds of a segment's TCP options in their order, one nibble each from the lowest up, at most
+/// sixteen: the part of a SYN that tells its sender's TCP stack (or tool) apart.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct OptionLayout(pub u64);
+
+impl OptionLayout {
+    /// Nibble values: 0 none, then these, 15 for any other kind.
+    const NAMES: [&'static str; 16] = [
+        "", "mss", "nop", "ws", "sackok", "ts", "eol", "tfo", "sack", "md5", "ao", "mptcp", "exp",
+        "", "", "other",
+    ];
+
+    /// The layout with one more option of TCP option kind `kind` (IANA registry) at its end, as the
+    /// option number `position` (from 0); options beyond the sixteenth are left out.
+    #[must_use]
+    pub const fn with(self, position: u32, kind: u8) -> Self {
+        if position >= 16 {
+            return self;
+        }
+        let nibble: u64 = match kind {
+            2 => 1,
+            1 => 2,
+            3 => 3,
+            4 => 4,
+            8 => 5,
+            0 => 6,
+            34 => 7,
+            5 => 8,
+            19 => 9,
+            29 => 10,
+            30 => 11,
+            253 | 254 => 12,
+            _ => 15,
+        };
+        Self(self.0 | nibble << (4 * position))
+    }
+}
+
+impl fmt::Display for OptionLayout {
+    /// Names in order, separated by commas: `mss,sackok,ts,nop,ws`; empty where there is no option.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while rest != 0 {
+            f.write_str(Self::NAMES[(rest & 0xf) as usize])?;
+            rest >>= 4;
+            if rest != 0 {
+                f.write_str(",")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Segment {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Sequence number of the first octet (of the SYN, where there is one).
+    pub seq: SeqNumber,
+    /// Acknowledgement number; meaningless without [`Flags::ACK`].
+    pub ack: SeqNumber,
+    /// Control bits.
+    pub flags: Flags,
+    /// Window field, unscaled.
+    pub window: u16,
+    /// Octets of payload, from the IP header's length (the capture may have cut them off).
+    pub payload_len: u32,
+    /// IPv4 time to live or IPv6 hop limit.
+    pub ttl: u8,
+    /// Maximum segment size option; only looked for in segments with SYN.
+    pub mss: Option<u16>,
+    /// Kinds of options; only looked for in segments with SYN.
+    pub options: OptionLayout,
+}
+
+impl Segment {
+    /// Octets of sequence space that the segment takes: payload, plus one each for SYN and FIN
+    /// (RFC 9293, SEG.LEN).
+    #[must_use]
+    pub fn sequence_len(&self) -> u32 {
+        self.payload_len
+            .wrapping_add(u32::from(self.flags.intersects(Flags::SYN)))
+            .wrapping_add(u32::from(self.flags.intersects(Flags::FIN)))
+    }
+
+    /// The sequence number that follows the segment.
+    #[must_use]
+    pub fn end(&self) -> SeqNumber {
+        self.seq + self.sequence_len()
+    }
+}
+
+/// Why a frame gave no segment. One variant is one value of the metric label `reason`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Skip {
+    /// The capture holds fewer octets than the headers need.
+    Truncated,
+    /// A link type that is not decoded.
+    UnknownLinkType,
+    /// The frame carries neither IPv4 nor IPv6.
+    NotIp,
+    /// The packet is IP, but not TCP.
+    NotTcp,
+    /// A fragment other than the first: it has no TCP header.
+    Fragment,
+    /// An IP header that contradicts itself (version, header length, total length, extension chain).
+    BadIpHeader,
+    /// A TCP header that contradicts itself (data offset below 5 or beyond the packet).
+    BadTcpHeader,
+    /// More headers nested in one another than are followed.
+    TooDeep,
+    /// A copy of a packet that was already seen on another interface.
+    Duplicate,
+    /// A block of a capture file that could not be read.
+    BadCaptureRecord,
+}
+
+impl Skip {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Truncated,
+        Self::UnknownLinkType,
+        Self::NotIp,
+        Self::NotTcp,
+        Self::Fragment,
+        Self::BadIpHeader,
+        Self::BadTcpHeader,
+        Self::TooDeep,
+        Self::Duplicate,
+        Self::BadCaptureRecord,
+    ];
+
+    /// The value of the label `reason` and the key in the JSON document.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::UnknownLinkType => "unknown_link_type",
+            Self::NotIp => "not_ip",
+            Self::NotTcp => "not_tcp",
+            Self::Fragment => "fragment",
+            Self::BadIpHeader => "bad_ip_header",
+            Self::BadTcpHeader => "bad_tcp_header",
+            Self::TooDeep => "too_deep",
+            Self::Duplicate => "duplicate",
+            Self::BadCaptureRecord => "bad_capture_record",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let isn = SeqNumber(u32::MAX);
+        assert_eq!(isn + 1, SeqNumber(0));
+        assert!((isn + 5).is_after(isn));
+        assert!(!isn.is_after(isn + 5));
+        assert!(SeqNumber(3).is_within(isn, 5));
+        assert!(!SeqNumber(4).is_within(isn, 5));
+    }
+
+    #[test]
+    fn option_layout_reads_in_order() {
+        let linux = [2, 4, 8, 1, 3]
+            .iter()
+            .zip(0..)
+            .fold(OptionLayout::default(), |l, (k, i)| l.with(i, *k));
+        assert_eq!(linux.to_string(), "mss,sackok,ts,nop,ws");
+        assert_eq!(OptionLayout::default().to_string(), "");
+        assert_eq!(OptionLayout::default().with(16, 2), OptionLayout::default());
+    }
+}
