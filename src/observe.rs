@@ -261,6 +261,9 @@ pub struct Totals {
     pub handshakes_reset: u64,
     /// Answered attempts that the server gave up.
     pub handshakes_timed_out: u64,
+    /// Attempts that completed as far as what was seen shows: the SYN, its answer or its
+    /// acknowledgement was not.
+    pub handshakes_presumed: u64,
     /// Attempts that nobody answered.
     pub syn_unanswered: u64,
     /// Connections in SYN_RECV as of now.
@@ -406,8 +409,6 @@ pub enum Variant {
     Distributed,
     /// One address sends most of them.
     SingleSource,
-    /// Fills the backlog at a low rate.
-    Slow,
 }
 
 impl Variant {
@@ -419,7 +420,6 @@ impl Variant {
             Self::SpoofedSubnet => "spoofed_subnet",
             Self::Distributed => "distributed",
             Self::SingleSource => "single_source",
-            Self::Slow => "slow",
         }
     }
 }
