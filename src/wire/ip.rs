@@ -264,7 +264,7 @@ mod tests {
             // A length beyond the packet; an authentication header shorter than its fixed part.
             (&[(60, &[200, 0, 0, 0, 0, 0, 0])], Some(Skip::BadIpHeader)),
             (&[(51, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])], Some(Skip::BadIpHeader)),
-            (&[(60, &SHORT); 40], Some(Skip::TooDeep)),
+            (&[(60, &SHORT as &[u8]); 40], Some(Skip::TooDeep)),
         ];
         for (chain, skip) in chains {
             let mut payload = syn();
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn v6_lengths() {
         let packet = ipv6(6, &tcp(0x18, &[], &[0; 100]));
-        let payload_len = |rest| decode_v6(rest).map(|segment| segment.payload_len);
+        let payload_len = |rest: Rest<'_>| decode_v6(rest).map(|segment| segment.payload_len);
         assert_eq!(payload_len(Rest::new(&packet, 0)), Ok(100));
         assert_eq!(payload_len(Rest::new(&packet[..60], 160)), Ok(100));
         assert_eq!(payload_len(Rest::new(&join(&packet, &[0; 6]), 0)), Ok(100));

@@ -213,7 +213,7 @@ mod tests {
         let v6 = ipv6(6, &syn());
         let sll = |a, b| [&[0; 14][..], &[a, b]].concat();
         let sll2 = |a, b| [&[a, b][..], &[0; 18]].concat();
-        let wifi = |kind, flags, octets| {
+        let wifi = |kind, flags, octets: usize| {
             [&[kind, flags][..], &vec![0; octets - 2], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat()
         };
         for (dlt, header, packet) in [

@@ -62,7 +62,7 @@ fn read_options(mut octets: &[u8]) -> (Option<u16>, OptionLayout) {
     for position in 0.. {
         let (kind, len) = match *octets {
             [kind @ (END_OF_OPTIONS | NO_OPERATION), ..] => (kind, 1),
-            [kind, len @ 2.., ..] => (kind, usize::from(len)),
+            [kind, len @ 2..=u8::MAX, ..] => (kind, usize::from(len)),
             _ => break,
         };
         let Some((option, following)) = octets.split_at_checked(len) else { break };
