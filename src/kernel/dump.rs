@@ -198,8 +198,11 @@ mod tests {
     const DONE: &str = "1400000003000200070000001a18000000000000";
 
     fn bytes(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.chars().map(|digit| digit.to_digit(16).unwrap() as u8).collect();
-        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+        hex.as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16))
+            .collect::<Result<_, _>>()
+            .unwrap()
     }
 
     fn read(hex: &str) -> (Dump, Result<Progress, Error>) {
