@@ -31,7 +31,7 @@ const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 pub(super) struct Owners {
     known: HashMap<u64, Owner>,
     next_search: Timestamp,
-    /// A process could not be looked into, so an owner may be missing.
+    /// Some process could not be looked into, so an owner may be missing.
     denied: bool,
 }
 
@@ -106,7 +106,7 @@ impl Owners {
             // Held outside the cgroup that created it, or no cgroup known.
             holders.search(all_processes());
         }
-        self.denied = holders.denied;
+        self.denied |= holders.denied;
         for owner in wanted {
             if let Some((pid, link)) = holders.found.get(&owner.inode) {
                 owner.link = Some(link.clone());
