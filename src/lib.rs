@@ -3,7 +3,11 @@
 pub mod detect;
 pub mod engine;
 pub mod flow;
+#[cfg(feature = "host")]
+pub mod kernel;
 pub mod observe;
 pub mod stats;
+#[cfg(feature = "host")]
+pub mod sys;
 pub mod time;
 pub mod wire;
