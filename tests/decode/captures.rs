@@ -33,11 +33,10 @@ struct Counts {
 
 /// Why the counts of a file may differ from its label. The rules speak of what is in the file, never
 /// of its name.
-const EXCUSES: [(&str, fn(&Label, &Counts) -> bool); 1] = [
-    ("the file is broken on purpose: how much of it can be read is the reader's choice", |label, _| {
-        !label.readable
-    }),
-];
+const EXCUSES: [(&str, fn(&Label, &Counts) -> bool); 1] = [(
+    "the file is broken on purpose: how much of it can be read is the reader's choice",
+    |label, _| !label.readable,
+)];
 
 #[test]
 fn counts_equal_the_labels() {

@@ -88,13 +88,11 @@ impl Ring {
     }
 
     /// The next tap with a block to read, beginning with the one whose turn it is.
-    fn ready(&mut self) -> Option<&mut Tap> {
+    fn ready(&self) -> Option<usize> {
         let count = self.taps.len();
-        let index = (0..count)
-            .map(|offset| (self.turn + offset) % count)
-            .find(|index| self.taps[*index].is_ready())?;
-        self.turn = (index + 1) % count;
-        self.taps.get_mut(index)
+        (self.turn..self.turn + count)
+            .map(|index| index % count)
+            .find(|index| self.taps[*index].is_ready())
     }
 }
 
@@ -114,11 +112,14 @@ impl Source for Ring {
         visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
     ) -> Result<Batch, Error> {
         self.follow_interfaces();
-        if self.ready().is_none() {
+        let mut ready = self.ready();
+        if ready.is_none() {
             wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
+            ready = self.ready();
         }
-        let Some(tap) = self.ready() else { return Ok(Batch::Idle) };
-        tap.read_block(visit);
+        let Some(index) = ready else { return Ok(Batch::Idle) };
+        self.taps[index].read_block(visit);
+        self.turn = index + 1;
         Ok(Batch::Frames)
     }
 
