@@ -1,5 +1,7 @@
 //! synwatch watches the handshakes of TCP for SYN floods.
 
+#[cfg(feature = "host")]
+pub mod capture;
 pub mod detect;
 pub mod engine;
 pub mod flow;
