@@ -1,5 +1,7 @@
 //! Metrics as a scraper sees them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod sample;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The text of `--once` and `replay`.
 
 #![cfg(feature = "host")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sample;
 
