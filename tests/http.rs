@@ -6,59 +6,21 @@
 mod sample;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use synwatch::http::{Settings, State, bind, serve};
-use synwatch::metrics::Exporter;
-use synwatch::observe::Report;
-use tokio::sync::{oneshot, watch};
+use sample::server::Server;
+use synwatch::http::{Settings, bind};
 
-/// A server on a loopback port in a thread of its own; it ends with the value.
-struct Server {
-    address: SocketAddr,
-    reports: watch::Sender<Arc<Report>>,
-    shutdown: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(report: Report, settings: Settings) -> Self {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (reports, receiver) = watch::channel(Arc::new(report));
-        let (shutdown, stop) = oneshot::channel();
-        let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let state = State::new(receiver, Exporter::default, "/metrics");
-            let stop = async { stop.await.unwrap_or(()) };
-            runtime.block_on(serve(listener, state, settings, stop)).unwrap();
-        });
-        Self { address, reports, shutdown: Some(shutdown), thread: Some(thread) }
-    }
-
-    fn quiet() -> Self {
-        Self::start(sample::quiet(), Settings::default())
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
+/// What a client does with the server.
+trait Client {
+    fn connect(&self) -> TcpStream;
 
     /// Sends `request` as it is and gives all that comes back; a client that is refused may find
     /// the connection reset.
-    fn raw(&self, request: &str) -> String {
-        let mut stream = self.connect();
-        let _ = stream.write_all(request.as_bytes());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8(answer).unwrap()
-    }
+    fn raw(&self, request: &str) -> String;
 
     fn ask(&self, method: &str, path: &str) -> Answer {
         Answer::parse(&self.raw(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")))
@@ -69,13 +31,24 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.shutdown.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+impl Client for Server {
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
     }
+
+    fn raw(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        let _ = stream.write_all(request.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+fn quiet() -> Server {
+    Server::start(sample::quiet(), Settings::default())
 }
 
 struct Answer {
@@ -98,7 +71,7 @@ impl Answer {
 
 #[test]
 fn metrics_come_with_those_of_the_process() {
-    let answer = Server::quiet().get("/metrics");
+    let answer = quiet().get("/metrics");
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
     assert!(answer.body.contains("synwatch_build_info{version=\"0.1.0\"} 1\n"));
@@ -136,7 +109,7 @@ fn page_shows_services_and_detections_escaped() {
 
 #[test]
 fn ready_only_after_a_report() {
-    let server = Server::quiet();
+    let server = quiet();
     assert_eq!(server.get("/-/healthy").status, 200);
     assert_eq!(server.get("/-/ready").status, 503);
     server.reports.send(Arc::new(sample::quiet())).unwrap();
@@ -149,7 +122,7 @@ fn ready_only_after_a_report() {
 
 #[test]
 fn unready_when_reports_stop() {
-    let server = Server::quiet();
+    let server = quiet();
     server.reports.send(Arc::new(sample::quiet())).unwrap();
     thread::sleep(Duration::from_millis(5500));
     let answer = server.get("/-/ready");
@@ -158,7 +131,7 @@ fn unready_when_reports_stop() {
 
 #[test]
 fn head_has_the_head_of_get_only() {
-    let server = Server::quiet();
+    let server = quiet();
     for path in ["/", "/api/v1/status", "/-/healthy"] {
         let (head, get) = (server.ask("HEAD", path), server.get(path));
         assert_eq!((head.status, head.body.as_str()), (200, ""));
@@ -169,7 +142,7 @@ fn head_has_the_head_of_get_only() {
 
 #[test]
 fn other_methods_and_paths_are_refused() {
-    let server = Server::quiet();
+    let server = quiet();
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "FROB"] {
         let answer = server.ask(method, "/metrics");
         assert_eq!((answer.status, answer.header("allow")), (405, Some("get, head")));
@@ -181,14 +154,14 @@ fn other_methods_and_paths_are_refused() {
 
 #[test]
 fn bodies_are_ignored() {
-    let server = Server::quiet();
+    let server = quiet();
     let request = "GET /-/healthy HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     assert_eq!(Answer::parse(&server.raw(request)).status, 200);
 }
 
 #[test]
 fn nonsense_gets_400() {
-    let server = Server::quiet();
+    let server = quiet();
     assert_eq!(Answer::parse(&server.raw("\x16\x03\x01 nonsense\r\n\r\n")).status, 400);
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(15_000));
     assert_eq!(Answer::parse(&server.raw(&long)).status, 200);

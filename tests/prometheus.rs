@@ -9,15 +9,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sample::server::Server;
 use serde_json::Value;
-use synwatch::http::{Settings, State, bind, serve};
+use synwatch::http::Settings;
 use synwatch::metrics::{Exporter, render};
-use synwatch::observe::Report;
-use tokio::sync::{oneshot, watch};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus")
@@ -62,7 +60,7 @@ fn metrics_pass_the_lint() {
 
 #[test]
 fn metrics_of_the_server_pass_the_lint() {
-    let server = Server::start(sample::quiet());
+    let server = Server::start(sample::quiet(), Settings::default());
     let (_, body) = get(server.address, "/metrics").unwrap();
     assert!(body.contains("process_cpu_seconds_total"));
     promtool(&["check", "metrics"], &body);
@@ -98,7 +96,7 @@ fn rules_ask_for_metrics_that_exist() {
 #[test]
 fn flood_fires_in_prometheus() {
     let Some(mut prometheus) = installed("prometheus") else { return };
-    let server = Server::start(sample::flooded());
+    let server = Server::start(sample::flooded(), Settings::default());
     let data = tempfile::tempdir().unwrap();
     let configuration = data.path().join("prometheus.yml");
     let text = format!(
@@ -166,28 +164,4 @@ fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
-}
-
-/// Our server on a loopback port in a thread of its own; it ends with the value.
-struct Server {
-    address: SocketAddr,
-    _reports: watch::Sender<Arc<Report>>,
-    _shutdown: oneshot::Sender<()>,
-}
-
-impl Server {
-    fn start(report: Report) -> Self {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (reports, receiver) = watch::channel(Arc::new(report));
-        let (shutdown, stop) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let state = State::new(receiver, Exporter::default, "/metrics");
-            let stop = async { stop.await.unwrap_or(()) };
-            runtime.block_on(serve(listener, state, Settings::default(), stop)).unwrap();
-        });
-        Self { address, _reports: reports, _shutdown: shutdown }
-    }
 }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of the samples")]
 
+#[cfg(feature = "host")]
+pub mod server;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
