@@ -5,7 +5,8 @@
 //! promise to users and change only with [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -525,6 +526,21 @@ impl Detection {
     }
 }
 
+impl fmt::Display for Detection {
+    /// What it is and whom it hits, for a headline: `SYN flood on 192.0.2.10:443`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.class.title())?;
+        match (self.target.address, self.target_prefix, self.target.port) {
+            (Some(address), _, Some(port)) => write!(f, " on {}", SocketAddr::new(address, port)),
+            (Some(address), _, None) => write!(f, " on {address}"),
+            (None, Some(prefix), Some(port)) => write!(f, " on {prefix}, port {port}"),
+            (None, Some(prefix), None) => write!(f, " on {prefix}"),
+            (None, None, Some(port)) => write!(f, " on port {port}"),
+            (None, None, None) => Ok(()),
+        }
+    }
+}
+
 /// The figures behind a detection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evidence {
@@ -573,10 +589,7 @@ pub struct Fingerprint {
     pub options: crate::wire::OptionLayout,
 }
 
-fn as_text<T: std::fmt::Display, S: Serializer>(
-    value: &T,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
