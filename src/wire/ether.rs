@@ -102,7 +102,8 @@ pub(super) fn ppp(rest: Rest<'_>) -> Result<Segment, Skip> {
     const MPLS_MULTICAST: u16 = 0x0283;
 
     let rest = match rest.data() {
-        [0xff, 0x03, ..] => rest.skip(2, Skip::NotIp)?,
+        // No protocol field begins with 0xff (RFC 1661, section 2), so even a cut one shows.
+        [0xff] | [0xff, 0x03, ..] => rest.skip(2, Skip::NotIp)?,
         _ => rest,
     };
     let (&[first], after_first) = rest.header::<1>(Skip::NotIp)?;

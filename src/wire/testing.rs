@@ -97,7 +97,7 @@ pub(super) fn join(header: &[u8], payload: &[u8]) -> Vec<u8> {
 }
 
 /// How many tunnels [`tunnelled`] knows.
-pub(super) const TUNNELS: usize = 17;
+pub(super) const TUNNELS: usize = 19;
 
 /// An IPv4 packet that carries a SYN in the tunnel of this number.
 pub(super) fn tunnelled(number: usize) -> Vec<u8> {
@@ -133,6 +133,8 @@ pub(super) fn tunnelled(number: usize) -> Vec<u8> {
             let l2tp = [0x4a, 2, 0, 57, 0, 1, 0, 1, 0, 0, 0, 0, 0, 2, 9, 9, 0x21];
             ipv4(17, &udp(1701, &join(&l2tp, &v4)))
         }
+        16 => ipv4(17, &udp(4790, &join(&[12, 0, 0, 3, 0, 0, 7, 0], &frame))),
+        17 => ipv4(17, &udp(4790, &join(&[12, 0, 0, 2, 0, 0, 7, 0], &v6))),
         _ => ipv4(51, &join(&[4, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0], &v4)),
     }
 }

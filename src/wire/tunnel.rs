@@ -15,6 +15,7 @@ mod port {
     pub(super) const GTP_U: u16 = 2152;
     pub(super) const TEREDO: u16 = 3544;
     pub(super) const VXLAN: u16 = 4789;
+    pub(super) const VXLAN_GPE: u16 = 4790;
     pub(super) const GENEVE: u16 = 6081;
     pub(super) const VXLAN_LINUX: u16 = 8472;
 }
@@ -111,6 +112,7 @@ fn udp(rest: Rest<'_>) -> Result<Segment, Skip> {
     let destination = u16::from_be_bytes([c, d]);
     let tunnel = match (source, destination) {
         (_, port::VXLAN | port::VXLAN_LINUX) => vxlan,
+        (_, port::VXLAN_GPE) => vxlan_gpe,
         (_, port::GENEVE) => geneve,
         (_, port::GTP_U) => gtp_u,
         (_, port::TEREDO) | (port::TEREDO, _) => teredo,
@@ -144,6 +146,24 @@ fn vxlan(rest: Rest<'_>) -> Result<Segment, Skip> {
         return Err(Skip::NotTcp);
     }
     ether::ethernet(rest)
+}
+
+/// VXLAN with the generic protocol extension (draft-ietf-nvo3-vxlan-gpe-13, section 3): version 0, a
+/// next protocol, not an OAM packet.
+fn vxlan_gpe(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const NETWORK_IDENTIFIER_AND_NEXT_PROTOCOL: u8 = 0x0c;
+
+    let (&[flags, 0, 0, next, _, _, _, 0], rest) = rest.header::<8>(Skip::NotTcp)? else {
+        return Err(Skip::NotTcp);
+    };
+    match next {
+        _ if flags != NETWORK_IDENTIFIER_AND_NEXT_PROTOCOL => Err(Skip::NotTcp),
+        1 => ip::decode_v4(rest),
+        2 => ip::decode_v6(rest),
+        3 => ether::ethernet(rest),
+        5 => ether::mpls(rest),
+        _ => Err(Skip::NotTcp),
+    }
 }
 
 /// Geneve (RFC 8926, section 3.4).
@@ -291,6 +311,11 @@ mod tests {
             (17, udp(4789, &join(&[8, 0, 1, 0, 0, 0, 7, 0], &frame))),
             (17, udp(4789, &join(&[8, 0, 0, 0, 0, 0, 7, 1], &frame))),
             (17, udp(4789, &join(&[8, 0, 0, 0, 0, 0, 7, 0], &frame[..20]))),
+            // VXLAN-GPE: no next protocol, an unknown one, a reserved bit, another version.
+            (17, udp(4790, &join(&[8, 0, 0, 0, 0, 0, 7, 0], &frame))),
+            (17, udp(4790, &join(&[12, 0, 0, 4, 0, 0, 7, 0], &frame))),
+            (17, udp(4790, &join(&[12, 0, 1, 3, 0, 0, 7, 0], &frame))),
+            (17, udp(4790, &join(&[0x1c, 0, 0, 3, 0, 0, 7, 0], &frame))),
             // Geneve: version, reserved bits, options beyond the datagram, protocol.
             (17, udp(6081, &join(&[0x40, 0, 0x65, 0x58, 0, 0, 7, 0], &frame))),
             (17, udp(6081, &join(&[0, 1, 0x65, 0x58, 0, 0, 7, 0], &frame))),

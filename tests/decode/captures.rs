@@ -21,7 +21,6 @@ struct Label {
     file: String,
     syns: u64,
     synacks: u64,
-    readable: bool,
 }
 
 #[derive(Default)]
@@ -31,13 +30,21 @@ struct Counts {
     skipped: BTreeMap<Skip, u64>,
 }
 
-/// Why the counts of a file may differ from its label. The rules speak of what is in the file, never
-/// of its name.
-const EXCUSES: [(&str, fn(&Label, &Counts) -> bool); 1] = [
-    ("the file is broken on purpose: how much of it can be read is the reader's choice", |label, _| {
-        !label.readable
-    }),
-];
+/// A cause for which the counts of a file may differ from its label. The rules speak of what is in the
+/// file, never of its name.
+struct Excuse {
+    cause: &'static str,
+    applies: fn(&Label, &Counts) -> bool,
+}
+
+const EXCUSES: [Excuse; 1] = [Excuse {
+    cause: "TCP headers split over IP fragments, which are not put together again",
+    applies: |label, counts| {
+        let fragments = counts.skipped.get(&Skip::Fragment).copied().unwrap_or_default();
+        let missed = (label.syns + label.synacks).checked_sub(counts.syns + counts.synacks);
+        missed.is_some_and(|missed| 2 * missed <= fragments)
+    },
+}];
 
 #[test]
 fn counts_equal_the_labels() {
@@ -59,16 +66,16 @@ fn counts_equal_the_labels() {
             "{}: {} SYNs ({} expected), {} SYN-ACKs ({} expected), skipped {:?}",
             label.file, counts.syns, label.syns, counts.synacks, label.synacks, counts.skipped
         );
-        match EXCUSES.iter().position(|(_, applies)| applies(label, &counts)) {
+        match EXCUSES.iter().position(|excuse| (excuse.applies)(label, &counts)) {
             Some(rule) => {
                 excused[rule] += 1;
-                eprintln!("excused by rule {rule}: {difference}");
+                eprintln!("excused: {difference}");
             }
             None => differences.push(difference),
         }
     }
-    for (rule, (cause, _)) in EXCUSES.iter().enumerate() {
-        eprintln!("rule {rule} excuses {} files: {cause}", excused[rule]);
+    for (excuse, files) in EXCUSES.iter().zip(excused) {
+        eprintln!("{files} files excused: {}", excuse.cause);
     }
     eprintln!("{} files compared", labels.capture.len());
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
