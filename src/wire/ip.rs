@@ -71,12 +71,12 @@ pub(super) fn decode_v4(rest: Rest<'_>) -> Result<Segment, Skip> {
         destination: Address::v4(header.get_destination().octets()),
         ttl: header.get_ttl(),
     };
-    match header.get_next_level_protocol().0 {
+    let (upper, payload) = match header.get_next_level_protocol().0 {
+        protocol::AUTHENTICATION => authentication_header(payload)?,
+        upper => (upper, payload),
+    };
+    match upper {
         protocol::TCP => tcp::decode(envelope, payload),
-        protocol::AUTHENTICATION => match authentication_header(payload)? {
-            (protocol::TCP, payload) => tcp::decode(envelope, payload),
-            (inner, payload) => tunnel::decode(inner, payload),
-        },
         other => tunnel::decode(other, payload),
     }
 }

@@ -40,6 +40,9 @@ use rest::Rest;
 /// `data` is what the capture holds of the frame, `original_len` how many octets the frame had on the
 /// wire (not less than `data.len()`; a smaller value is taken as `data.len()`).
 ///
+/// On the packet path look at the outcome by reference: to move the segment out of it at once makes
+/// the processor wait for the single fields to be stored, for about half the cost of the decoding.
+///
 /// # Errors
 ///
 /// The reason why the frame gives no TCP segment.
