@@ -119,6 +119,7 @@ fn compare(case: Case) {
         let (low, high) = (*low, *high);
         // With cookies, the wire cannot tell a request that is held from one that was answered by
         // a cookie, until the first retransmission is due.
+        assert!(said.unconfirmed <= said.half_open, "{case:?}: {said:?}");
         let unsure = if case.syncookies == 0 { 0 } else { said.unconfirmed };
         let tolerance = (high / 20).max(5);
         let fits = said.half_open - unsure <= high + tolerance && said.half_open + tolerance >= low;

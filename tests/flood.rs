@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::flood::Flood;
+use support::flood::{Flood, Sources};
 use support::lab::{Family, Lab, Settings, service};
 use support::program::{Daemon, document, seconds_between, service_in, synwatch, time};
 use support::traffic::Service;
@@ -55,6 +55,42 @@ fn flood_that_ends_is_cleared() {
         case(511, 1, Family::V6),
         case(4096, 2, Family::V4),
     ]);
+}
+
+/// Who seems to send decides what an operator can do.
+#[test]
+fn variant_follows_the_sources() {
+    if !support::requires_root() {
+        return;
+    }
+    let subnet = |address: &str| Sources::Prefix(address.parse().expect("an address"));
+    let (v4, v6) = (Family::V4, Family::V6);
+    let cases = [
+        ("spoofed_subnet", v4, 500, subnet("198.51.100.0")),
+        ("spoofed_subnet", v6, 500, subnet("2001:db8:5ca1::")),
+        ("single_source", v4, 200, Sources::fixed(1, v4.victim())),
+        ("single_source", v6, 200, Sources::fixed(1, v6.victim())),
+        ("distributed", v4, 300, Sources::fixed(2_000, v4.victim())),
+    ];
+    thread::scope(|scope| {
+        for (variant, family, rate, sources) in cases {
+            scope.spawn(move || {
+                let lab = Lab::new(Settings::default());
+                let target = service(family, PORT);
+                let _service = Service::start(&lab, target, 4096);
+                let daemon = Daemon::start(&lab);
+                let flood = Flood::random(target, rate, Duration::from_secs(15)).from(sources);
+                let flood = flood.start(&lab);
+                let found = daemon.wait_for(Duration::from_secs(15), |daemon| {
+                    daemon.detections().into_iter().find(|found| found["variant"] == variant)
+                });
+                flood.join();
+                let found = found.unwrap_or_else(|| panic!("no {variant}: {:#}", daemon.status()));
+                assert_eq!(found["class"], "syn_flood", "{variant} over {family:?}");
+                assert_eq!(daemon.detections().len(), 1, "{variant} over {family:?}");
+            });
+        }
+    });
 }
 
 /// Floods listeners of one backlog over both IP versions, with SYN cookies off, on demand, always.

@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, document, synwatch};
+use support::program::{Daemon, document, synwatch, time};
 use support::traffic::{Service, connections};
 
 /// The port of the service.
@@ -56,12 +56,13 @@ fn serve(family: Family) {
     assert_eq!(once.status.code(), Some(0), "--once during ordinary traffic: {report:#}");
     assert_eq!(report["detections"], json!([]), "--once");
 
-    let report = daemon
-        .wait_for(Duration::from_secs(5), |daemon| {
-            let report = daemon.status();
-            (report["totals"]["handshakes_completed"].as_u64()? >= made).then_some(report)
-        })
-        .unwrap_or_else(|| panic!("handshakes are missing: {:#}", daemon.status()));
+    // A report from after the last segment.
+    let ended = SystemTime::now() + Duration::from_millis(500);
+    let report = daemon.wait_for(Duration::from_secs(5), |daemon| {
+        let report = daemon.status();
+        (time(&report["observed"]["to"]) > ended).then_some(report)
+    });
+    let report = report.unwrap_or_else(|| panic!("no fresh report: {:#}", daemon.status()));
     let totals = &report["totals"];
     let count = |name: &str| totals[name].as_u64().unwrap_or_else(|| panic!("no {name}"));
     assert_eq!(report["status"], "ok");

@@ -20,7 +20,7 @@ pub const TIME_CAP: Duration = Duration::from_secs(60);
 pub enum Sources {
     /// Any address that could be a client's on the Internet.
     Random,
-    /// Any address inside one prefix: a /24, or a /64 of IPv6, that holds the given address.
+    /// Any address inside one prefix: the /24, or /48 of IPv6, that holds the given address.
     Prefix(IpAddr),
     /// One of a list, in turn.
     List(Vec<IpAddr>),
@@ -71,6 +71,11 @@ impl Flood {
         Self { target, sources: Sources::Random, rate, duration, seed }
     }
 
+    /// The same flood, forged otherwise.
+    pub fn from(self, sources: Sources) -> Self {
+        Self { sources, ..self }
+    }
+
     /// Starts to send from the attacker of `lab`.
     pub fn start(self, lab: &Lab) -> Running {
         Running(lab.attacker.spawn(move || self.send()))
@@ -100,6 +105,12 @@ impl Flood {
 }
 
 impl Sources {
+    /// A list of `count` random addresses of the version of `target`: a botnet.
+    pub fn fixed(count: usize, target: IpAddr) -> Self {
+        let mut random = Random(count as u64 | 1);
+        Self::List((0..count).map(|_| Self::Random.pick(0, target, &mut random)).collect())
+    }
+
     fn pick(&self, index: u64, target: IpAddr, random: &mut Random) -> IpAddr {
         match (self, target) {
             (Self::Random, IpAddr::V4(_)) => loop {
@@ -117,8 +128,8 @@ impl Sources {
                 prefix.to_bits() & !0xff | random.next() as u32 & 0xff,
             )),
             (Self::Prefix(IpAddr::V6(prefix)), _) => {
-                let high = prefix.to_bits() >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from_bits(high | u128::from(random.next())))
+                let low = (u128::from(random.next()) << 64 | u128::from(random.next())) >> 48;
+                IpAddr::V6(Ipv6Addr::from_bits(prefix.to_bits() >> 80 << 80 | low))
             }
             (Self::List(list), _) => list[index as usize % list.len()],
         }
