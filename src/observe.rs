@@ -5,7 +5,8 @@
 //! promise to users and change only with [`SCHEMA_VERSION`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -261,6 +262,9 @@ pub struct Totals {
     pub handshakes_reset: u64,
     /// Answered attempts that the server gave up.
     pub handshakes_timed_out: u64,
+    /// Attempts that completed as far as what was seen shows: the SYN, its answer or its
+    /// acknowledgement was not.
+    pub handshakes_presumed: u64,
     /// Attempts that nobody answered.
     pub syn_unanswered: u64,
     /// Connections in SYN_RECV as of now.
@@ -406,8 +410,6 @@ pub enum Variant {
     Distributed,
     /// One address sends most of them.
     SingleSource,
-    /// Fills the backlog at a low rate.
-    Slow,
 }
 
 impl Variant {
@@ -419,7 +421,6 @@ impl Variant {
             Self::SpoofedSubnet => "spoofed_subnet",
             Self::Distributed => "distributed",
             Self::SingleSource => "single_source",
-            Self::Slow => "slow",
         }
     }
 }
@@ -525,6 +526,21 @@ impl Detection {
     }
 }
 
+impl fmt::Display for Detection {
+    /// What it is and whom it hits, for a headline: `SYN flood on 192.0.2.10:443`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.class.title())?;
+        match (self.target.address, self.target_prefix, self.target.port) {
+            (Some(address), _, Some(port)) => write!(f, " on {}", SocketAddr::new(address, port)),
+            (Some(address), _, None) => write!(f, " on {address}"),
+            (None, Some(prefix), Some(port)) => write!(f, " on {prefix}, port {port}"),
+            (None, Some(prefix), None) => write!(f, " on {prefix}"),
+            (None, None, Some(port)) => write!(f, " on port {port}"),
+            (None, None, None) => Ok(()),
+        }
+    }
+}
+
 /// The figures behind a detection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evidence {
@@ -573,10 +589,7 @@ pub struct Fingerprint {
     pub options: crate::wire::OptionLayout,
 }
 
-fn as_text<T: std::fmt::Display, S: Serializer>(
-    value: &T,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 

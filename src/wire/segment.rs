@@ -114,11 +114,27 @@ impl fmt::Debug for Flags {
 pub struct OptionLayout(pub u64);
 
 impl OptionLayout {
-    /// Nibble values: 0 none, then these, 15 for any other kind.
+    /// The names of the nibble values: 0 none, 15 any other kind.
     const NAMES: [&'static str; 16] = [
         "", "mss", "nop", "ws", "sackok", "ts", "eol", "tfo", "sack", "md5", "ao", "mptcp", "exp",
         "", "", "other",
     ];
+
+    /// The option kinds (IANA registry) of the nibbles from 1 up.
+    const KINDS: [u8; 12] = [2, 1, 3, 4, 8, 0, 34, 5, 19, 29, 30, 253];
+
+    /// The nibble of each option kind. A table: on random traffic the walk over the options branches
+    /// enough as it is.
+    const NIBBLES: [u8; 256] = {
+        let mut nibbles = [15; 256];
+        let mut nibble = 1;
+        while nibble <= Self::KINDS.len() {
+            nibbles[Self::KINDS[nibble - 1] as usize] = nibble as u8;
+            nibble += 1;
+        }
+        nibbles[254] = nibbles[253]; // the second kind for experiments (RFC 6994)
+        nibbles
+    };
 
     /// The layout with one more option of TCP option kind `kind` (IANA registry) at its end, as the
     /// option number `position` (from 0); options beyond the sixteenth are left out.
@@ -127,21 +143,7 @@ impl OptionLayout {
         if position >= 16 {
             return self;
         }
-        let nibble: u64 = match kind {
-            2 => 1,
-            1 => 2,
-            3 => 3,
-            4 => 4,
-            8 => 5,
-            0 => 6,
-            34 => 7,
-            5 => 8,
-            19 => 9,
-            29 => 10,
-            30 => 11,
-            253 | 254 => 12,
-            _ => 15,
-        };
+        let nibble = Self::NIBBLES[kind as usize] as u64;
         Self(self.0 | nibble << (4 * position))
     }
 }
@@ -277,6 +279,30 @@ mod tests {
         assert!(!isn.is_after(isn + 5));
         assert!(SeqNumber(3).is_within(isn, 5));
         assert!(!SeqNumber(4).is_within(isn, 5));
+    }
+
+    #[test]
+    fn option_layout_names_every_kind() {
+        let name = |kind| OptionLayout::default().with(0, kind).to_string();
+        for (kind, expected) in [
+            (0, "eol"),
+            (1, "nop"),
+            (2, "mss"),
+            (3, "ws"),
+            (4, "sackok"),
+            (5, "sack"),
+            (8, "ts"),
+            (19, "md5"),
+            (29, "ao"),
+            (30, "mptcp"),
+            (34, "tfo"),
+            (253, "exp"),
+            (254, "exp"),
+            (6, "other"),
+            (255, "other"),
+        ] {
+            assert_eq!(name(kind), expected, "kind {kind}");
+        }
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! The faces of the program.
+
+pub mod range;
+pub mod render;

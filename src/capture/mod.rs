@@ -1,0 +1,272 @@
+//! Frames from the wire or from files, in batches, with what was lost on the way.
+//!
+//! Three sources: [`ring::Ring`] (TPACKET_V3, the default), [`pnet::Pnet`] (portable, slow) and
+//! [`pcap::Pcap`] (files). None of them decodes: a frame is a link type and bytes.
+//!
+//! # Who drops copies of a packet
+//! A packet that crosses several interfaces (bridge and port, bond and member, VLAN on top of
+//! Ethernet, both ends of a veth) is delivered once for each, with its interface index: the engine
+//! keeps to one interface per flow, since only it knows flows. The capture drops what it can tell
+//! without state, in the kernel: the outgoing copy on a loopback device, which comes back as incoming.
+//!
+//! # VLAN tags
+//! The kernel takes the outermost tag off an incoming frame before the capture sees it. The frame
+//! is delivered as it lies, without that tag; tags still in the data are left there. Flows that
+//! differ in their VLAN alone are one flow.
+
+pub mod filter;
+pub mod pcap;
+pub mod pnet;
+pub mod ring;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::observe::CaptureStats;
+use crate::time::Timestamp;
+use crate::wire::{LinkType, Skip};
+
+/// One frame as it was captured; it may have been cut to its headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// When it was captured.
+    pub at: Timestamp,
+    /// What `data` begins with.
+    pub link: LinkType,
+    /// The octets captured.
+    pub data: &'a [u8],
+    /// Octets on the wire, from the beginning of `data`; at least the captured ones.
+    pub original_len: u32,
+    /// Interface index (RFC 2863 ifIndex); 0 in files.
+    pub interface: u32,
+    /// Whether this host sent it.
+    pub direction: Direction,
+}
+
+/// Which way a frame crossed its interface.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Direction {
+    /// Received, for this host or (mirror ports, bridges) for another.
+    Incoming,
+    /// Sent by this host.
+    Outgoing,
+    /// The source does not tell.
+    Unknown,
+}
+
+/// What came of one [`Source::read_batch`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Batch {
+    /// At least one frame, or record that could not be read, was visited.
+    Frames,
+    /// No frame: the timeout passed or a signal arrived.
+    Idle,
+    /// No frame will ever come again.
+    End,
+}
+
+/// Where frames come from.
+pub trait Source: Send {
+    /// `afpacket`, `pnet` or `pcap`.
+    fn name(&self) -> &'static str;
+
+    /// The interfaces listened on now, or the files read. A live source looks them up in the
+    /// network namespace of the calling thread.
+    fn interfaces(&self) -> Vec<String>;
+
+    /// Visits the next frames; waits for them up to `timeout` (files never wait). `Err` handed to
+    /// `visit` is a record that could not be read.
+    ///
+    /// # Errors
+    /// The source is of no use any more. An interface that goes down or away is no error.
+    fn read_batch(
+        &mut self,
+        timeout: Duration,
+        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+    ) -> Result<Batch, Error>;
+
+    /// Frames received and dropped since the source was opened.
+    fn stats(&mut self) -> CaptureStats;
+}
+
+/// How a live source is opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// What to listen on.
+    pub interfaces: Interfaces,
+    /// Memory for frames that wait to be read, in octets, over all interfaces. Only the ring uses it.
+    pub ring_bytes: usize,
+    /// Also pass segments that carry data: needed where only one direction is seen and data is the
+    /// only sign that a handshake completed.
+    pub data: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { interfaces: Interfaces::default(), ring_bytes: 8 << 20, data: false }
+    }
+}
+
+/// The interfaces to listen on.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Interfaces {
+    /// All that are up, also those that come up later, without loopback.
+    #[default]
+    Up,
+    /// The same with loopback.
+    Any,
+    /// These, also when they are deleted and created again.
+    Named(Vec<String>),
+}
+
+impl Interfaces {
+    /// The choice that `--interface NAME` makes: none given is [`Interfaces::Up`], `any` among them
+    /// is [`Interfaces::Any`]; a name given twice counts once.
+    pub fn from_names(names: impl IntoIterator<Item = String>) -> Self {
+        let mut chosen: Vec<String> = Vec::new();
+        for name in names {
+            if name == "any" {
+                return Self::Any;
+            }
+            if !chosen.contains(&name) {
+                chosen.push(name);
+            }
+        }
+        if chosen.is_empty() { Self::Up } else { Self::Named(chosen) }
+    }
+
+    /// Whether loopback is asked for, by `any` or by its name.
+    fn include_loopback(&self) -> bool {
+        !matches!(self, Self::Up)
+    }
+
+    /// The interfaces of the calling thread's network namespace that are chosen; a named one also
+    /// while it is down.
+    fn present(&self) -> Vec<pnet_datalink::NetworkInterface> {
+        let mut all = existing();
+        all.retain(|interface| match self {
+            Self::Up => interface.is_up() && !interface.is_loopback(),
+            Self::Any => interface.is_up(),
+            Self::Named(names) => names.contains(&interface.name),
+        });
+        all
+    }
+
+    /// Checks that every interface asked for by name exists.
+    fn check(&self) -> Result<(), Error> {
+        let Self::Named(names) = self else { return Ok(()) };
+        let existing: Vec<String> = existing().into_iter().map(|i| i.name).collect();
+        match names.iter().find(|name| !existing.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::UnknownInterface {
+                name: name.clone(),
+                existing: if existing.is_empty() { "none".into() } else { existing.join(", ") },
+            }),
+        }
+    }
+}
+
+/// All interfaces of the calling thread's network namespace.
+fn existing() -> Vec<pnet_datalink::NetworkInterface> {
+    let mut all = pnet_datalink::interfaces();
+    // getifaddrs(3) also lists the labels of IPv4 addresses, as in "eth0:1".
+    all.retain(|interface| !interface.name.contains(':'));
+    all
+}
+
+/// Why a source could not be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An interface asked for by name does not exist.
+    #[error("there is no interface \"{name}\" (there are: {existing})")]
+    UnknownInterface {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        existing: String,
+    },
+    /// The process may not capture.
+    #[error("packet capture is not permitted: CAP_NET_RAW is missing")]
+    Permission,
+    /// A system call on the capture socket failed.
+    #[error("packet capture: {call}: {source}")]
+    Socket {
+        /// The system call or socket option.
+        call: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// An interface cannot be captured on.
+    #[error("packet capture on {interface}: {source}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A capture file cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// A capture file cannot be read any further.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// A capture file without a single octet.
+    #[error("{}: the file is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of another format.
+    #[error("{}: not a pcap or pcapng file", path.display())]
+    NotACapture {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A capture file of a version that does not exist (yet).
+    #[error("{}: version {major}.{minor} of the file format is not supported", path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// Major version.
+        major: u16,
+        /// Minor version.
+        minor: u16,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Interfaces {
+        Interfaces::from_names(names.iter().map(|name| (*name).to_owned()))
+    }
+
+    #[test]
+    fn interfaces_by_name() {
+        assert_eq!(names(&[]), Interfaces::Up);
+        assert_eq!(names(&["eth0", "any"]), Interfaces::Any);
+        assert_eq!(
+            names(&["eth0", "lo", "eth0"]),
+            Interfaces::Named(vec!["eth0".into(), "lo".into()])
+        );
+    }
+
+    #[test]
+    fn an_unknown_interface_is_named_with_those_that_exist() {
+        let error = names(&["lo", "no-such-if"]).check().unwrap_err().to_string();
+        assert!(error.starts_with("there is no interface \"no-such-if\" (there are: "), "{error}");
+        assert!(names(&["lo"]).check().is_ok());
+    }
+}

@@ -1,0 +1,294 @@
+//! The pcapng format (draft-ietf-opsawg-pcapng).
+//!
+//! Packet blocks are read here, in place, since the parser library allocates for the options of each;
+//! interface descriptions, whose options matter, are left to it.
+
+use std::io;
+
+use pcap_parser::{
+    OptionCode, parse_interfacedescriptionblock_be, parse_interfacedescriptionblock_le,
+};
+
+use super::input::Input;
+use super::{MAX_RECORD, Record, Step, Unknown};
+use crate::time::Timestamp;
+use crate::wire::LinkType;
+
+pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+pub(super) const INTERFACE_DESCRIPTION: u32 = 1;
+/// Obsolete, but still met.
+pub(super) const PACKET: u32 = 2;
+pub(super) const SIMPLE_PACKET: u32 = 3;
+pub(super) const ENHANCED_PACKET: u32 = 6;
+
+/// Type and length before a block's body, and the length again after it.
+pub(super) const BLOCK_FRAME: usize = 12;
+
+/// Type, length, byte-order magic and version of a section header.
+const SECTION_START: usize = 16;
+
+/// Interface descriptions remembered in a section: far more than any real capture has.
+const MAX_INTERFACES: usize = 1 << 16;
+
+/// A pcapng file.
+pub(super) struct Ng {
+    order: ByteOrder,
+    interfaces: Vec<Interface>,
+    /// Time of the last packet: simple packet blocks have none of their own.
+    last: Timestamp,
+}
+
+impl Ng {
+    /// Looks at the first section header, without consuming it.
+    pub(super) fn detect(input: &mut Input) -> Result<Option<Self>, Unknown> {
+        input.fill(SECTION_START)?;
+        if !input.available().starts_with(&SECTION_HEADER.to_ne_bytes()) {
+            return Ok(None);
+        }
+        let section = Section::read(input.available()).ok_or(Unknown::NotACapture)?;
+        if !section.is_supported() {
+            return Err(Unknown::Version(section.major, section.minor));
+        }
+        Ok(Some(Self { order: section.order, interfaces: Vec::new(), last: Timestamp::EPOCH }))
+    }
+
+    /// Goes on to the next packet block.
+    pub(super) fn advance(&mut self, input: &mut Input) -> io::Result<Step> {
+        loop {
+            match self.advance_block(input)? {
+                Block::Other => {}
+                Block::Packet(record) => return Ok(Step::Record(record)),
+                Block::BadPacket => return Ok(Step::Bad),
+                Block::End => return Ok(Step::End),
+                Block::Lost => {
+                    // Without a length to trust there is no way to find the next block.
+                    input.close();
+                    return Ok(Step::Bad);
+                }
+            }
+        }
+    }
+
+    fn advance_block(&mut self, input: &mut Input) -> io::Result<Block> {
+        if !input.fill(BLOCK_FRAME)? {
+            return Ok(if input.is_at_end() { Block::End } else { Block::Lost });
+        }
+        // The same in both byte orders.
+        if input.available().starts_with(&SECTION_HEADER.to_ne_bytes())
+            && !self.begin_section(input)?
+        {
+            return Ok(Block::Lost);
+        }
+        let head = input.available();
+        let (Some(kind), Some(length)) = (self.order.u32(head, 0), self.order.u32(head, 4)) else {
+            return Ok(Block::Lost);
+        };
+        if length % 4 != 0 || (length as usize) < BLOCK_FRAME {
+            return Ok(Block::Lost);
+        }
+        if !matches!(kind, INTERFACE_DESCRIPTION | PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
+            let whole = input.skip(length.into())?;
+            return Ok(if whole { Block::Other } else { Block::Lost });
+        }
+        let length = length as usize;
+        if length > MAX_RECORD || !input.fill(length)? {
+            return Ok(Block::Lost);
+        }
+        let block = &input.available()[..length];
+        if self.order.u32(block, length - 4) != self.order.u32(block, 4) {
+            return Ok(Block::Lost);
+        }
+        let result = match kind {
+            INTERFACE_DESCRIPTION => self.describe_interface(block),
+            _ => self.packet(kind, block).map_or(Block::BadPacket, Block::Packet),
+        };
+        let start = input.consume(length);
+        Ok(match result {
+            Block::Packet(record) => {
+                Block::Packet(Record { start: start + record.start, ..record })
+            }
+            other => other,
+        })
+    }
+
+    /// Interfaces are numbered within their section; false where it cannot be read.
+    fn begin_section(&mut self, input: &mut Input) -> io::Result<bool> {
+        input.fill(SECTION_START)?;
+        let section = Section::read(input.available()).filter(Section::is_supported);
+        if let Some(section) = &section {
+            self.order = section.order;
+            self.interfaces.clear();
+        }
+        Ok(section.is_some())
+    }
+
+    fn describe_interface(&mut self, block: &[u8]) -> Block {
+        let parsed = match self.order {
+            ByteOrder::Little => parse_interfacedescriptionblock_le(block),
+            ByteOrder::Big => parse_interfacedescriptionblock_be(block),
+        };
+        let Ok((_, description)) = parsed else { return Block::Lost };
+        if self.interfaces.len() < MAX_INTERFACES {
+            // The library reads this option in little-endian order only.
+            let offset = description.options.iter().find(|o| o.code == OptionCode::IfTsoffset);
+            self.interfaces.push(Interface {
+                link: LinkType::from_dlt(description.linktype.0.cast_unsigned()),
+                snap_length: description.snaplen,
+                clock: Clock::new(
+                    description.if_tsresol,
+                    offset.and_then(|option| self.order.i64(option.value(), 0)).unwrap_or(0),
+                ),
+            });
+        }
+        Block::Other
+    }
+
+    /// Reads a packet block; the record's start is relative to the block.
+    fn packet(&mut self, kind: u32, block: &[u8]) -> Option<Record> {
+        let order = self.order;
+        if kind == SIMPLE_PACKET {
+            const DATA: usize = 12;
+            let interface = self.interfaces.first()?;
+            let original_len = order.u32(block, 8)?;
+            let snap_length = match interface.snap_length {
+                0 => u32::MAX,
+                limit => limit,
+            };
+            let room = block.len() - BLOCK_FRAME - 4;
+            return Some(Record {
+                at: self.last,
+                link: interface.link,
+                start: DATA,
+                captured_len: room.min(original_len.min(snap_length) as usize),
+                original_len,
+            });
+        }
+        const DATA: usize = 28;
+        let interface = match kind {
+            PACKET => order.u16(block, 8)?.into(),
+            _ => order.u32(block, 8)?,
+        };
+        let interface = self.interfaces.get(interface as usize)?;
+        let time = u64::from(order.u32(block, 12)?) << 32 | u64::from(order.u32(block, 16)?);
+        let captured_len = order.u32(block, 20)? as usize;
+        let original_len = order.u32(block, 24)?;
+        if captured_len > block.len().checked_sub(DATA + 4)? {
+            return None;
+        }
+        self.last = interface.clock.timestamp(time);
+        Some(Record {
+            at: self.last,
+            link: interface.link,
+            start: DATA,
+            captured_len,
+            original_len: original_len.max(u32::try_from(captured_len).ok()?),
+        })
+    }
+}
+
+/// What a block was.
+enum Block {
+    Packet(Record),
+    /// A packet block that contradicts itself, or names an interface that was not described.
+    BadPacket,
+    /// Nothing that matters here.
+    Other,
+    /// Not to be read, nor anything after it.
+    Lost,
+    End,
+}
+
+/// The beginning of a section header block.
+struct Section {
+    order: ByteOrder,
+    major: u16,
+    minor: u16,
+}
+
+impl Section {
+    fn read(block: &[u8]) -> Option<Self> {
+        const MAGIC: u32 = 0x1a2b_3c4d;
+        let order = [ByteOrder::Little, ByteOrder::Big]
+            .into_iter()
+            .find(|order| order.u32(block, 8) == Some(MAGIC))?;
+        Some(Self { order, major: order.u16(block, 12)?, minor: order.u16(block, 14)? })
+    }
+
+    /// 1.2 was written by some programs and is 1.0.
+    fn is_supported(&self) -> bool {
+        matches!((self.major, self.minor), (1, 0 | 2))
+    }
+}
+
+/// An interface description.
+struct Interface {
+    link: LinkType,
+    /// Octets kept of each packet; 0 means all.
+    snap_length: u32,
+    clock: Clock,
+}
+
+/// How an interface's time stamps count.
+struct Clock {
+    unit: Unit,
+    /// Nanoseconds to add (`if_tsoffset`).
+    offset: i128,
+}
+
+/// `if_tsresol`, as the way to nanoseconds.
+enum Unit {
+    /// Nanoseconds in a unit.
+    Multiply(u64),
+    /// Units in a nanosecond.
+    Divide(u128),
+    /// A unit is a second divided by 2 to this power.
+    Binary(u8),
+}
+
+impl Clock {
+    fn new(resolution: u8, offset_seconds: i64) -> Self {
+        let exponent = resolution & 0x7f;
+        let unit = match exponent {
+            _ if resolution & 0x80 != 0 => Unit::Binary(exponent),
+            0..=9 => Unit::Multiply(10u64.pow(u32::from(9 - exponent))),
+            // Finer than any 64-bit count of them could reach a nanosecond: always 0.
+            10.. => Unit::Divide(10u128.checked_pow(u32::from(exponent - 9)).unwrap_or(u128::MAX)),
+        };
+        Self { unit, offset: i128::from(offset_seconds) * 1_000_000_000 }
+    }
+
+    /// Times before the epoch, and beyond the year 2554, become the epoch and 2554.
+    fn timestamp(&self, time: u64) -> Timestamp {
+        let nanos = match self.unit {
+            Unit::Multiply(factor) => u128::from(time) * u128::from(factor),
+            Unit::Divide(divisor) => u128::from(time) / divisor,
+            Unit::Binary(bits) => (u128::from(time) * 1_000_000_000) >> bits,
+        };
+        // At most 2^64 * 10^9, far below 2^127.
+        let nanos = (nanos.cast_signed() + self.offset).clamp(0, u64::MAX.into());
+        Timestamp::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ByteOrder {
+    Little,
+    Big,
+}
+
+impl ByteOrder {
+    fn u16(self, bytes: &[u8], offset: usize) -> Option<u16> {
+        let bytes = *bytes.get(offset..)?.first_chunk()?;
+        Some(if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    }
+
+    fn u32(self, bytes: &[u8], offset: usize) -> Option<u32> {
+        let bytes = *bytes.get(offset..)?.first_chunk()?;
+        Some(if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    }
+
+    fn i64(self, bytes: &[u8], offset: usize) -> Option<i64> {
+        let bytes = *bytes.get(offset..)?.first_chunk()?;
+        Some(if self == Self::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
+    }
+}

@@ -1,0 +1,295 @@
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::ng::{
+    BLOCK_FRAME, ByteOrder, ENHANCED_PACKET, INTERFACE_DESCRIPTION, PACKET, SECTION_HEADER,
+    SIMPLE_PACKET,
+};
+use super::*;
+
+/// What a file gives: time in nanoseconds, octets, original length; `None` for a record not read.
+type Read = Vec<Option<(u64, Vec<u8>, u32)>>;
+
+fn file(content: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+fn read_all(source: &mut Pcap) -> Read {
+    let mut read = Read::new();
+    loop {
+        let batch = source
+            .read_batch(Duration::ZERO, &mut |frame| {
+                read.push(frame.ok().map(|f| (f.at.as_nanos(), f.data.to_vec(), f.original_len)));
+            })
+            .unwrap();
+        if batch == Batch::End {
+            return read;
+        }
+    }
+}
+
+fn read(content: &[u8]) -> Read {
+    read_all(&mut Pcap::open(&[file(content).path()]).unwrap())
+}
+
+fn refusal(content: &[u8]) -> String {
+    let file = file(content);
+    let error = Pcap::open(&[file.path()]).err().unwrap().to_string();
+    error.replace(&file.path().display().to_string(), "F")
+}
+
+fn classic(magic: [u8; 4], word: fn(u32) -> [u8; 4], records: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let mut content = magic.to_vec();
+    let half = |value: u32| {
+        if word(1)[0] == 1 { word(value)[..2].to_vec() } else { word(value)[2..].to_vec() }
+    };
+    content.extend(half(2));
+    content.extend(half(4));
+    for value in [0, 0, 65535, 1] {
+        content.extend(word(value));
+    }
+    for (seconds, fraction, data) in records {
+        let length = u32::try_from(data.len()).unwrap();
+        for value in [*seconds, *fraction, length, length + 4] {
+            content.extend(word(value));
+        }
+        content.extend(*data);
+    }
+    content
+}
+
+fn little(records: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    classic(0xa1b2_c3d4u32.to_le_bytes(), u32::to_le_bytes, records)
+}
+
+#[test]
+fn classic_in_all_byte_orders_and_resolutions() {
+    let records = [(1, 2, &[7u8; 60][..]), (3, 4, &[])];
+    let expected = |unit: u64| {
+        vec![
+            Some((1_000_000_000 + 2 * unit, vec![7; 60], 64)),
+            Some((3_000_000_000 + 4 * unit, vec![], 4)),
+        ]
+    };
+    for (magic, unit) in [(0xa1b2_c3d4u32, 1000), (0xa1b2_3c4d, 1)] {
+        assert_eq!(read(&classic(magic.to_le_bytes(), u32::to_le_bytes, &records)), expected(unit));
+        assert_eq!(read(&classic(magic.to_be_bytes(), u32::to_be_bytes, &records)), expected(unit));
+    }
+}
+
+#[test]
+fn a_header_without_records_is_a_file() {
+    assert_eq!(read(&little(&[])), vec![]);
+}
+
+#[test]
+fn a_cut_file_gives_what_comes_before_the_cut() {
+    let whole = little(&[(1, 0, &[1; 60]), (2, 0, &[2; 60])]);
+    let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
+    zipped.write_all(&whole).unwrap();
+    let zipped = zipped.finish().unwrap();
+    assert_eq!(read(&zipped), read(&whole));
+    for length in 24..whole.len() {
+        let read = read(&whole[..length]);
+        let (records, rest) = ((length - 24) / 76, (length - 24) % 76);
+        assert_eq!(read.iter().flatten().count(), records, "{length}");
+        assert_eq!(read.len(), records + usize::from(rest != 0), "{length}");
+    }
+    let cut = read(&zipped[..zipped.len() - 4]);
+    assert_eq!(cut.last(), Some(&None));
+    assert_eq!(cut.iter().filter(|record| record.is_none()).count(), 1);
+}
+
+#[test]
+fn a_large_record_is_read_and_an_absurd_one_ends_the_file() {
+    let large = vec![9; 262_144];
+    let mut content = little(&[(1, 0, &large), (2, 0, &[1; 60])]);
+    assert_eq!(
+        read(&content).iter().flatten().map(|r| r.1.len()).collect::<Vec<_>>(),
+        [262_144, 60]
+    );
+    content.extend([0xff; 16]);
+    content.extend([0; 4096]);
+    let read = read(&content);
+    assert_eq!(read.len(), 3);
+    assert_eq!(read[2], None);
+}
+
+#[test]
+fn what_is_no_capture_is_refused_in_one_line() {
+    assert_eq!(refusal(b""), "F: the file is empty");
+    assert_eq!(refusal(b"#!/bin/sh\nexit 0\n# not a capture\n"), "F: not a pcap or pcapng file");
+    assert_eq!(refusal(&little(&[])[..20]), "F: not a pcap or pcapng file");
+    let mut version = little(&[]);
+    version[4] = 9;
+    assert_eq!(refusal(&version), "F: version 9.4 of the file format is not supported");
+    let mut version = Blocks::section(ByteOrder::Little).content;
+    version[12] = 7;
+    assert_eq!(refusal(&version), "F: version 7.0 of the file format is not supported");
+    let missing = Pcap::open(&["/no/such/file"]).err().unwrap().to_string();
+    assert!(missing.starts_with("cannot open /no/such/file: No such file"), "{missing}");
+    let directory = Pcap::open(&["/"]).err().unwrap().to_string();
+    assert!(directory.starts_with("cannot read /: Is a directory"), "{directory}");
+}
+
+#[test]
+fn of_several_files_the_oldest_packet_comes_first() {
+    let first = file(&little(&[(1, 0, b"a"), (4, 0, b"d"), (9, 0, b"f")]));
+    let second = file(&little(&[(2, 0, b"b"), (3, 0, b"c"), (8, 0, b"e")]));
+    let empty = file(&little(&[]));
+    let mut source = Pcap::open(&[second.path(), empty.path(), first.path()]).unwrap();
+    let order: Vec<u8> = read_all(&mut source).into_iter().flatten().map(|r| r.1[0]).collect();
+    assert_eq!(order, b"abcdef");
+    assert_eq!(source.stats(), CaptureStats { received: 6, dropped: 0 });
+}
+
+/// A pcapng file in the making.
+struct Blocks {
+    order: ByteOrder,
+    content: Vec<u8>,
+}
+
+impl Blocks {
+    fn section(order: ByteOrder) -> Self {
+        let mut blocks = Self { order, content: Vec::new() };
+        blocks.begin_section(order);
+        blocks
+    }
+
+    fn begin_section(&mut self, order: ByteOrder) {
+        self.order = order;
+        let body = [self.word(0x1a2b_3c4d), self.halves(1, 0), [0xff; 4], [0xff; 4]].concat();
+        self.block(SECTION_HEADER, &body);
+    }
+
+    fn word(&self, value: u32) -> [u8; 4] {
+        if self.order == ByteOrder::Big { value.to_be_bytes() } else { value.to_le_bytes() }
+    }
+
+    fn halves(&self, first: u16, second: u16) -> [u8; 4] {
+        let (first, second) = (u32::from(first), u32::from(second));
+        self.word(if self.order == ByteOrder::Big {
+            first << 16 | second
+        } else {
+            second << 16 | first
+        })
+    }
+
+    fn block(&mut self, kind: u32, body: &[u8]) {
+        let padded = body.len().next_multiple_of(4);
+        let length = self.word(u32::try_from(padded + BLOCK_FRAME).unwrap());
+        self.content.extend(self.word(kind));
+        self.content.extend(length);
+        self.content.extend(body);
+        self.content.resize(self.content.len() + padded - body.len(), 0);
+        self.content.extend(length);
+    }
+
+    fn interface(&mut self, snap_length: u32, resolution: Option<u8>, offset: Option<i64>) {
+        let mut body = [self.halves(1, 0), self.word(snap_length)].concat();
+        if let Some(resolution) = resolution {
+            body.extend(self.halves(9, 1));
+            body.extend([resolution, 0, 0, 0]);
+        }
+        if let Some(offset) = offset {
+            body.extend(self.halves(14, 8));
+            let big = self.order == ByteOrder::Big;
+            body.extend(if big { offset.to_be_bytes() } else { offset.to_le_bytes() });
+        }
+        self.block(INTERFACE_DESCRIPTION, &body);
+    }
+
+    fn packet(&mut self, interface: u32, time: u64, data: &[u8]) {
+        let length = u32::try_from(data.len()).unwrap();
+        let (high, low) = (u32::try_from(time >> 32).unwrap(), time as u32);
+        let fields = [interface, high, low, length, length].map(|field| self.word(field));
+        self.block(ENHANCED_PACKET, &[fields.concat(), data.to_vec()].concat());
+    }
+}
+
+#[test]
+fn pcapng_times_follow_their_interface() {
+    for order in [ByteOrder::Little, ByteOrder::Big] {
+        let mut blocks = Blocks::section(order);
+        blocks.interface(0, None, None);
+        blocks.interface(0, Some(9), Some(100));
+        blocks.interface(0, Some(0x80 | 10), None);
+        blocks.interface(0, Some(12), None);
+        blocks.interface(0, None, Some(-1000));
+        blocks.interface(0, Some(0), Some(i64::MAX));
+        for (interface, time) in
+            [(0, 1_500_000), (1, 7), (2, 1536), (3, 2_500), (4, 1), (5, u64::MAX)]
+        {
+            blocks.packet(interface, time, b"x");
+        }
+        let times: Vec<u64> = read(&blocks.content).into_iter().flatten().map(|r| r.0).collect();
+        assert_eq!(
+            times,
+            [1_500_000_000, 100_000_000_007, 1_500_000_000, 2, 0, u64::MAX],
+            "{order:?}"
+        );
+    }
+}
+
+#[test]
+fn pcapng_blocks_of_all_kinds() {
+    let mut blocks = Blocks::section(ByteOrder::Little);
+    blocks.interface(3, None, None);
+    blocks.packet(0, 5, b"abc");
+    blocks.block(0x0bad_cafe, &vec![0; 3 << 20]);
+    blocks.block(SIMPLE_PACKET, &[blocks.word(9).to_vec(), b"defg".to_vec()].concat());
+    blocks.packet(1, 6, b"of no interface");
+    let (two, time) = (blocks.word(2), blocks.word(7));
+    blocks.block(PACKET, &[[0; 4], [0; 4], time, two, two, *b"hi\0\0"].concat());
+    blocks.begin_section(ByteOrder::Big);
+    blocks.interface(0, None, None);
+    blocks.packet(0, 8, b"jkl");
+    assert_eq!(
+        read(&blocks.content),
+        vec![
+            Some((5_000, b"abc".to_vec(), 3)),
+            Some((5_000, b"def".to_vec(), 9)),
+            None,
+            Some((7_000, b"hi".to_vec(), 2)),
+            Some((8_000, b"jkl".to_vec(), 3)),
+        ]
+    );
+}
+
+#[test]
+fn pcapng_that_is_cut_or_wrong_ends_with_one_record_not_read() {
+    let mut blocks = Blocks::section(ByteOrder::Little);
+    blocks.interface(0, None, None);
+    let start = blocks.content.len();
+    blocks.packet(0, 5, b"abcd");
+    for length in start + 1..blocks.content.len() {
+        assert_eq!(read(&blocks.content[..length]), vec![None], "{length}");
+    }
+    for (at, value) in [(start + 4, 0xff), (start + 4, 0x29), (start + 7, 0xff), (start + 32, 1)] {
+        let mut wrong = blocks.content.clone();
+        wrong[at] = value;
+        assert_eq!(read(&wrong), vec![None], "{at}");
+    }
+}
+
+#[test]
+fn no_input_makes_it_panic() {
+    let mut blocks = Blocks::section(ByteOrder::Little);
+    blocks.interface(0, Some(6), Some(3));
+    blocks.packet(0, 5, b"abcd");
+    for content in [blocks.content, little(&[(1, 0, b"abc"), (2, 0, b"def")])] {
+        for at in 0..content.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut wrong = content.clone();
+                wrong[at] = value;
+                if let Ok(mut source) = Pcap::open(&[file(&wrong).path()]) {
+                    assert!(read_all(&mut source).len() <= 3);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! `AF_PACKET` sockets: the system calls, each behind a safe function (packet(7), socket(7)).
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use libc::c_int;
+
+use crate::capture::Error;
+use crate::capture::filter::Filter;
+
+/// A packet socket that hears nothing until it is bound, and then only what its filter passes.
+pub(in crate::capture) struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Opens a socket in the network namespace of the calling thread. Protocol 0: no frame gets in
+    /// before there is a filter.
+    pub(in crate::capture) fn open(filter: Filter) -> Result<Self, Error> {
+        const KIND: c_int = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: no pointers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, KIND, 0) };
+        if fd < 0 {
+            let source = io::Error::last_os_error();
+            return Err(match source.kind() {
+                io::ErrorKind::PermissionDenied => Error::Permission,
+                _ => Error::Socket { call: "socket(AF_PACKET)", source },
+            });
+        }
+        // SAFETY: a descriptor that was just opened and that nothing else owns.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        socket.attach(filter)?;
+        Ok(socket)
+    }
+
+    /// A second handle to the same socket.
+    pub(in crate::capture) fn try_clone(&self) -> Result<Self, Error> {
+        self.0.try_clone().map(Self).map_err(|source| Error::Socket { call: "dup", source })
+    }
+
+    /// Gives the descriptor away.
+    pub(in crate::capture) fn into_raw_fd(self) -> RawFd {
+        self.0.into_raw_fd()
+    }
+
+    fn attach(&self, filter: Filter) -> Result<(), Error> {
+        let mut program = filter.program();
+        let program = libc::sock_fprog {
+            len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+            filter: program.as_mut_ptr(),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })
+    }
+
+    /// Makes a receive ring of `blocks` blocks of `block_size` octets each.
+    pub(super) fn create_ring(
+        &self,
+        block_size: usize,
+        blocks: usize,
+        retire_timeout: Duration,
+    ) -> Result<(), Error> {
+        /// Has no meaning with blocks of frames of any length, but must divide the block.
+        const FRAME_SIZE: usize = 2048;
+        let unsigned = |number: usize| libc::c_uint::try_from(number).unwrap_or(libc::c_uint::MAX);
+        let request = libc::tpacket_req3 {
+            tp_block_size: unsigned(block_size),
+            tp_block_nr: unsigned(blocks),
+            tp_frame_size: unsigned(FRAME_SIZE),
+            tp_frame_nr: unsigned((block_size / FRAME_SIZE).saturating_mul(blocks)),
+            tp_retire_blk_tov: u32::try_from(retire_timeout.as_millis()).unwrap_or(u32::MAX),
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        let version = libc::tpacket_versions::TPACKET_V3 as c_int;
+        self.set(libc::SOL_PACKET, libc::PACKET_VERSION, &version)
+            .map_err(|source| Error::Socket { call: "PACKET_VERSION", source })?;
+        self.set(libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
+            .map_err(|source| Error::Socket { call: "PACKET_RX_RING", source })
+    }
+
+    /// Maps the ring's `length` octets.
+    pub(super) fn map(&self, length: usize) -> Result<NonNull<u8>, Error> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                self.0.as_raw_fd(),
+                0,
+            )
+        };
+        let failed = || Error::Socket { call: "mmap", source: io::Error::last_os_error() };
+        if start == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        NonNull::new(start.cast()).ok_or_else(failed)
+    }
+
+    /// Starts to hear the frames of all protocols on an interface, or on all for index 0.
+    pub(super) fn bind(&self, index: u32) -> io::Result<()> {
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as libc::sa_family_t,
+            sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+            sll_ifindex: index.cast_signed(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        // SAFETY: a valid address and its length.
+        check(unsafe {
+            libc::bind(self.0.as_raw_fd(), (&raw const address).cast(), size_of_val_u32(&address))
+        })
+    }
+
+    /// The index of the interface it is bound to: 0 for all, `u32::MAX` where that is gone.
+    pub(super) fn bound_index(&self) -> io::Result<u32> {
+        self.address().map(|address| address.sll_ifindex.cast_unsigned())
+    }
+
+    /// The `ARPHRD_` type of the interface it is bound to.
+    pub(in crate::capture) fn hardware_type(&self) -> io::Result<u16> {
+        self.address().map(|address| address.sll_hatype)
+    }
+
+    fn address(&self) -> io::Result<libc::sockaddr_ll> {
+        // SAFETY: all zeroes is a valid address.
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        let mut length = size_of_val_u32(&address);
+        // SAFETY: room for an address of the length given; the kernel writes no more.
+        check(unsafe {
+            libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+        })?;
+        Ok(address)
+    }
+
+    /// The index of an interface by its name, in the network namespace of the socket.
+    pub(super) fn interface_index(&self, name: &str) -> io::Result<u32> {
+        // SAFETY: all zeroes is a valid request.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        // The last octet stays 0.
+        if name.len() >= request.ifr_name.len() {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from.cast_signed();
+        }
+        // SAFETY: SIOCGIFINDEX reads the name and writes the index into the request.
+        check(unsafe {
+            libc::ioctl(self.0.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request)
+        })?;
+        // SAFETY: the member that the call has filled in.
+        Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
+    }
+
+    /// Packets that passed the filter, and those of them that were dropped, since the last call.
+    pub(in crate::capture) fn take_statistics(&self) -> io::Result<(u32, u32)> {
+        // A socket without a ring fills in the first two members only, which is all we read.
+        let mut stats = libc::tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
+        self.get(libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut stats)?;
+        Ok((stats.tp_packets, stats.tp_drops))
+    }
+
+    /// Takes the error that waits on the socket: ENETDOWN, once, where its interface has gone down.
+    /// It must be taken, or every poll(2) would return at once.
+    fn clear_error(&self) -> io::Result<()> {
+        let mut error: c_int = 0;
+        self.get(libc::SOL_SOCKET, libc::SO_ERROR, &mut error)
+    }
+
+    fn set<T>(&self, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+        // SAFETY: a valid value and its length; the kernel copies it (and, for a filter, the program).
+        check(unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                level,
+                option,
+                std::ptr::from_ref(value).cast(),
+                size_of_val_u32(value),
+            )
+        })
+    }
+
+    fn get<T: Copy>(&self, level: c_int, option: c_int, value: &mut T) -> io::Result<()> {
+        let mut length = size_of_val_u32(value);
+        // SAFETY: room for a value of the length given, all bit patterns of which are valid for the
+        // plain integers used here; the kernel writes no more.
+        check(unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                level,
+                option,
+                std::ptr::from_mut(value).cast(),
+                &raw mut length,
+            )
+        })
+    }
+}
+
+/// Waits until a socket has something to read, the timeout has passed or a signal has arrived, and
+/// says of each socket whether it has.
+pub(in crate::capture) fn wait<'a>(
+    sockets: impl Iterator<Item = &'a PacketSocket> + Clone,
+    timeout: Duration,
+) -> Result<Vec<bool>, Error> {
+    let mut polled: Vec<libc::pollfd> = sockets
+        .clone()
+        .map(|socket| libc::pollfd { fd: socket.0.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    // Rounded up: a timeout of less than a millisecond must not become a busy loop.
+    let millis = c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
+    // SAFETY: an array of the length given.
+    let result =
+        check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) });
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            return Ok(vec![false; polled.len()]);
+        }
+        result => result.map_err(|source| Error::Socket { call: "poll", source })?,
+    }
+    for (socket, polled) in sockets.zip(&polled) {
+        if polled.revents & libc::POLLERR != 0 {
+            socket.clear_error().map_err(|source| Error::Socket { call: "SO_ERROR", source })?;
+        }
+    }
+    Ok(polled.iter().map(|polled| polled.revents & libc::POLLIN != 0).collect())
+}
+
+/// The result of a system call that returns -1 on failure.
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The size of a value as the socket calls want it.
+fn size_of_val_u32<T>(value: &T) -> libc::socklen_t {
+    libc::socklen_t::try_from(mem::size_of_val(value)).unwrap_or(0)
+}

@@ -1,0 +1,192 @@
+//! A clamped CUSUM of excess failures over a learned baseline.
+
+use crate::stats::STEP;
+
+/// Seconds of a step.
+pub(crate) const D: f64 = STEP.as_millis() as f64 / 1_000.0;
+/// Mean time between false alarms that the limit h is set for: ten years, in steps.
+const ARL0_STEPS: f64 = 10.0 * 365.25 * 86_400.0 / D;
+/// Steps of the baseline's time constant: 10 minutes.
+const LEARNING: f64 = 600.0 / D;
+/// Steps of the time constant of the excess rate: 5 s.
+const RATE: f64 = 5.0 / D;
+/// Steps of the time constant of the rate that ends an incident: 2 s.
+const CALM: f64 = 2.0 / D;
+/// Steps before the baseline is learned from: 120 s.
+const SETTLED: f64 = 120.0 / D;
+
+/// A mean that forgets exponentially, unbiased from its first value on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ewma {
+    sum: f64,
+    weight: f64,
+    keep: f64,
+}
+
+impl Ewma {
+    pub(crate) fn new(steps: f64) -> Self {
+        Self { sum: 0.0, weight: 0.0, keep: (-1.0 / steps).exp() }
+    }
+
+    pub(crate) fn add(&mut self, value: f64) {
+        self.sum = self.sum * self.keep + value * (1.0 - self.keep);
+        self.weight = self.weight * self.keep + 1.0 - self.keep;
+    }
+
+    pub(crate) fn mean(&self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
+    }
+}
+
+/// What is normal for a service, and how far it is from that.
+#[derive(Clone, Debug)]
+pub(crate) struct Baseline {
+    /// Share of the attempts that fail while all is well.
+    rho: f64,
+    /// Failures per second that come without completions.
+    lambda: f64,
+    /// Allowance for noise, in units of the expected failures.
+    kappa: f64,
+    /// Variance over mean of the failures per step.
+    phi: f64,
+    completed: Ewma,
+    failed: Ewma,
+    variance: Ewma,
+    /// Relative excess over the last 10 s, and the mean square of its positive part.
+    relative: Ewma,
+    upper: Ewma,
+    /// The CUSUM.
+    sum: f64,
+    limit: f64,
+    excess: Ewma,
+    recent: Ewma,
+    steps: f64,
+    allowance: f64,
+}
+
+impl Baseline {
+    pub(crate) fn new() -> Self {
+        Self {
+            rho: 0.05,
+            lambda: 0.5,
+            kappa: 1.0,
+            phi: 1.0,
+            completed: Ewma::new(LEARNING),
+            failed: Ewma::new(LEARNING),
+            variance: Ewma::new(LEARNING),
+            relative: Ewma::new(10.0 / D),
+            upper: Ewma::new(LEARNING),
+            sum: 0.0,
+            limit: 50.0,
+            excess: Ewma::new(RATE),
+            recent: Ewma::new(CALM),
+            steps: 0.0,
+            allowance: 0.0,
+        }
+    }
+
+    /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with a
+    /// listen backlog of `backlog`; learns from it where `clear`.
+    pub(crate) fn step(&mut self, completed: f64, failed: f64, backlog: f64, clear: bool) {
+        self.steps += 1.0;
+        let expected = self.rho / (1.0 - self.rho) * completed + self.lambda * D;
+        let absolute = (backlog / 252.0).clamp(0.5, 20.0);
+        self.allowance = self.kappa * expected + absolute * D;
+        let theta = theta(self.kappa);
+        self.limit = (self.phi * ARL0_STEPS.ln() / theta).max(0.05 * backlog).max(50.0);
+        self.sum = (self.sum + failed - expected - self.allowance).clamp(0.0, 4.0 * self.limit);
+        self.excess.add((failed - expected) / D);
+        self.recent.add((failed - expected) / D);
+        if clear && self.sum < self.limit / 2.0 {
+            self.learn(completed, failed, expected, backlog);
+        }
+    }
+
+    fn learn(&mut self, completed: f64, failed: f64, expected: f64, backlog: f64) {
+        // Winsorised: one bad step is not a new normal.
+        let failed = failed.min(expected + 3.0 * expected.sqrt() + 1.0);
+        self.completed.add(completed);
+        self.failed.add(failed);
+        let mean = self.failed.mean();
+        self.variance.add((failed - mean).powi(2));
+        self.relative.add((failed - expected) / expected.max(D));
+        self.upper.add(self.relative.mean().max(0.0).powi(2));
+        if self.steps < SETTLED {
+            return;
+        }
+        let completed = self.completed.mean();
+        self.rho = (mean / (mean + completed).max(f64::MIN_POSITIVE)).clamp(0.005, 0.30);
+        let unexplained = (mean - self.rho / (1.0 - self.rho) * completed) / D;
+        self.lambda = unexplained.clamp(0.2, (backlog / 126.0).max(1.0));
+        self.phi = (self.variance.mean() / mean.max(0.05)).clamp(1.0, 20.0);
+        let kappa = (3.5 * self.upper.mean().sqrt()).clamp(1.0, 4.0);
+        self.kappa = kappa.min(0.6 / self.rho - 1.0).max(1.0);
+    }
+
+    /// The CUSUM in units of its limit: above 1 there is a change.
+    pub(crate) fn level(&self) -> f64 {
+        self.sum / self.limit
+    }
+
+    /// Failures per second beyond what is normal.
+    pub(crate) fn excess_rate(&self) -> f64 {
+        self.excess.mean()
+    }
+
+    /// Whether the last two seconds or so were normal.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.recent.mean() <= self.allowance / D
+    }
+
+    /// Whether nothing beyond the normal has come since the CUSUM was last empty.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sum <= 0.0
+    }
+}
+
+/// The positive root of e^theta - 1 = (1 + kappa) theta: the rate at which the chance falls that a Poisson
+/// stream of mean mu exceeds its allowance kappa mu (Lorden 1971).
+fn theta(kappa: f64) -> f64 {
+    let mut theta = 1.0 + kappa.ln_1p();
+    for _ in 0..20 {
+        let value = theta.exp() - 1.0 - (1.0 + kappa) * theta;
+        theta -= value / (theta.exp() - 1.0 - kappa);
+    }
+    theta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn theta_is_the_root() {
+        for kappa in [1.0, 1.7, 2.5, 4.0] {
+            let theta = theta(kappa);
+            assert!(theta > 0.5);
+            assert!((theta.exp() - 1.0 - (1.0 + kappa) * theta).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_steady_service_never_comes_near_its_limit() {
+        let mut baseline = Baseline::new();
+        for n in 0..40_000_u32 {
+            // 100/s, 2 % of them fail, in lumps.
+            let failed = if n % 4 == 0 { 2.0 } else { 0.0 };
+            baseline.step(25.0, failed, 4096.0, true);
+            assert!(baseline.level() < 0.5);
+        }
+        assert!((0.015..0.03).contains(&baseline.rho), "{}", baseline.rho);
+    }
+
+    #[test]
+    fn a_change_is_seen_from_the_first_second() {
+        let mut baseline = Baseline::new();
+        let steps = (1..).find(|_| {
+            baseline.step(25.0, 250.0, 4096.0, true);
+            baseline.level() > 1.0
+        });
+        assert_eq!(steps, Some(1));
+    }
+}

@@ -1,0 +1,355 @@
+//! When a service is under attack, and how badly.
+
+use std::time::Duration;
+
+use crate::detect::baseline::{Baseline, D, Ewma};
+use crate::observe::Severity;
+use crate::stats::Step;
+use crate::time::Timestamp;
+
+/// The figures of one service at the end of a step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observation {
+    /// End of the step.
+    pub at: Timestamp,
+    /// The step that has matured now.
+    pub matured: Step,
+    /// Its attempts that completed.
+    pub completed: f64,
+    /// Its attempts that were answered and failed, weighted.
+    pub failed: f64,
+    /// Its attempts that nobody answered, weighted.
+    pub unanswered: f64,
+    /// Attempts that are 0.5 to 1.5 s old.
+    pub young: u32,
+    /// Those of them that are not complete.
+    pub young_incomplete: u32,
+    /// Most of the failing attempts are repeated as honest clients do: the path is broken.
+    pub path_outage: bool,
+    /// Half-open connections by the better witness.
+    pub half_open: u64,
+    /// The limit of the SYN queue.
+    pub backlog: u32,
+    /// The kernel has dropped requests or answered them with cookies because the queue was full.
+    pub queue_full: bool,
+}
+
+/// The detector of one service.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    failing: Baseline,
+    unanswered: Baseline,
+    completion_rate: Ewma,
+    usual_completion_rate: Ewma,
+    fill_rate: Ewma,
+    half_open: u64,
+    steps: u32,
+    /// The first step that shows what is going on now.
+    onset: Option<Step>,
+    severity: Option<Severity>,
+    calm_since: Option<Timestamp>,
+    occupied_since: Option<Timestamp>,
+    crowded: bool,
+    fast: bool,
+}
+
+/// An incident of severity warning or less is over after so much calm.
+const CALM: Duration = Duration::from_secs(30);
+/// A critical one.
+const CALM_CRITICAL: Duration = Duration::from_secs(60);
+/// A quarter of the queue for this long is worth a word.
+const OCCUPIED: Duration = Duration::from_secs(10);
+/// Steps until a crowd can be told from a start: 120 s.
+const SETTLED: u32 = 480;
+
+impl Detector {
+    /// A detector that knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            failing: Baseline::new(),
+            unanswered: Baseline::new(),
+            completion_rate: Ewma::new(10.0 / D),
+            usual_completion_rate: Ewma::new(600.0 / D),
+            fill_rate: Ewma::new(5.0 / D),
+            half_open: 0,
+            steps: 0,
+            onset: None,
+            severity: None,
+            calm_since: None,
+            occupied_since: None,
+            crowded: false,
+            fast: false,
+        }
+    }
+
+    /// Takes in a step and returns the severity of the SYN flood that there is now, if any.
+    pub fn observe(&mut self, seen: &Observation) -> Option<Severity> {
+        let backlog = f64::from(seen.backlog);
+        let clear = self.severity.is_none();
+        self.steps += 1;
+        self.failing.step(seen.completed, seen.failed, backlog, clear);
+        self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
+        self.completion_rate.add(seen.completed / D);
+        #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+        self.fill_rate.add((seen.half_open as f64 - self.half_open as f64) / D);
+        self.half_open = seen.half_open;
+
+        let fast_limit = (0.1 * backlog).max(200.0);
+        self.fast = f64::from(seen.young_incomplete) > fast_limit
+            && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
+            && !seen.path_outage;
+        self.note_onset(seen);
+        let now = self.judge(seen, backlog);
+        self.watch_crowd();
+
+        self.severity = match (self.severity, now) {
+            (Some(before), now) => {
+                let severity = now.map_or(before, |now| now.max(before));
+                let wait = if severity == Severity::Critical { CALM_CRITICAL } else { CALM };
+                if self.is_calm() && now.is_none_or(|now| now == Severity::Info) {
+                    let since = *self.calm_since.get_or_insert(seen.at);
+                    if seen.at - since >= wait { None } else { Some(severity) }
+                } else {
+                    self.calm_since = None;
+                    Some(severity)
+                }
+            }
+            (None, now) => {
+                self.calm_since = None;
+                now
+            }
+        };
+        self.severity
+    }
+
+    /// The severity that this step alone would give.
+    fn judge(&mut self, seen: &Observation, backlog: f64) -> Option<Severity> {
+        let occupancy = self.occupancy(seen.backlog);
+        if occupancy >= 0.25 {
+            self.occupied_since.get_or_insert(seen.at);
+        } else {
+            self.occupied_since = None;
+        }
+        let changed = self.level() > 1.0 && !seen.path_outage;
+        let rate = self.excess_rate();
+        let paging =
+            rate >= backlog / 20.0 || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean());
+        if (changed && paging) || self.fast {
+            // A rate that fills the queue within seconds, a queue that is full, or one that the
+            // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
+            let critical = rate >= backlog / 10.0
+                || occupancy >= 0.95
+                || (seen.queue_full && self.level() > 1.0);
+            return Some(if critical { Severity::Critical } else { Severity::Warning });
+        }
+        let occupied = self.occupied_since.is_some_and(|since| seen.at - since >= OCCUPIED);
+        (changed || occupied).then_some(Severity::Info)
+    }
+
+    fn note_onset(&mut self, seen: &Observation) {
+        let quiet = self.failing.is_empty() && self.unanswered.is_empty();
+        if self.fast && quiet {
+            // The attempts that it saw are up to 1.5 s old and not yet matured.
+            self.onset = self.onset.or(Some(Step(seen.matured.0 + 1)));
+        } else if quiet && self.severity.is_none() {
+            self.onset = None;
+        } else if self.onset.is_none() {
+            self.onset = Some(seen.matured);
+        }
+    }
+
+    /// Many more clients than usual, and they do complete.
+    fn watch_crowd(&mut self) {
+        let (now, usual) = (self.completion_rate.mean(), self.usual_completion_rate.mean());
+        let settled = self.steps >= SETTLED;
+        self.crowded = settled && now > if self.crowded { 2.0 } else { 4.0 } * usual + 20.0;
+        // While a crowd is there the usual is not learned, or it would be the crowd.
+        if !self.crowded && self.severity.is_none() {
+            self.usual_completion_rate.add(now);
+        }
+    }
+
+    /// The first step of what is going on, where anything is.
+    #[must_use]
+    pub const fn onset(&self) -> Option<Step> {
+        self.onset
+    }
+
+    /// Whether there is an incident.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        self.severity.is_some() || self.crowded
+    }
+
+    /// Whether attempts too young to be judged one by one gave the alarm.
+    #[must_use]
+    pub const fn is_fast(&self) -> bool {
+        self.fast
+    }
+
+    /// Whether there is a flash crowd: completions per second now and usually.
+    #[must_use]
+    pub fn crowd(&self) -> Option<(f64, f64)> {
+        self.crowded.then(|| (self.completion_rate.mean(), self.usual_completion_rate.mean()))
+    }
+
+    /// The higher CUSUM in units of its limit.
+    #[must_use]
+    pub fn level(&self) -> f64 {
+        self.failing.level().max(self.unanswered.level())
+    }
+
+    /// Failing attempts per second beyond the normal.
+    #[must_use]
+    pub fn excess_rate(&self) -> f64 {
+        self.failing.excess_rate().max(0.0) + self.unanswered.excess_rate().max(0.0)
+    }
+
+    /// Seconds until the queue is full, where it fills.
+    #[must_use]
+    pub fn seconds_to_full(&self, backlog: u32) -> Option<f64> {
+        let rate = self.fill_rate.mean();
+        #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+        let left = f64::from(backlog) - self.half_open as f64;
+        (rate > 0.5 && left > 0.0).then(|| left / rate)
+    }
+
+    /// Half-open connections in proportion to the limit.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+    pub fn occupancy(&self, backlog: u32) -> f64 {
+        self.half_open as f64 / f64::from(backlog.max(1))
+    }
+
+    /// Whether the detector has seen too little yet to know what is normal.
+    #[must_use]
+    pub const fn is_cold(&self) -> bool {
+        self.steps < SETTLED
+    }
+
+    fn is_calm(&self) -> bool {
+        self.failing.is_calm() && self.unanswered.is_calm() && !self.fast
+    }
+
+    /// Whether nothing is left to see: another empty step would change nothing that matters.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.failing.is_empty()
+            && self.unanswered.is_empty()
+            && self.half_open == 0
+            && self.completion_rate.mean() < 0.01
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(
+        detector: &mut Detector,
+        steps: std::ops::Range<u32>,
+        observation: impl Fn(u32) -> Observation,
+    ) -> Vec<(u32, Option<Severity>)> {
+        let mut changes = vec![];
+        let mut last = detector.severity;
+        for step in steps {
+            let seen = Observation {
+                at: Timestamp::EPOCH + Duration::from_millis(250) * (step + 1),
+                matured: Step(step.saturating_sub(6)),
+                ..observation(step)
+            };
+            let severity = detector.observe(&seen);
+            if severity != last {
+                changes.push((step, severity));
+                last = severity;
+            }
+        }
+        changes
+    }
+
+    fn calm(_: u32) -> Observation {
+        Observation {
+            completed: 24.0,
+            failed: 0.5,
+            young: 100,
+            young_incomplete: 2,
+            backlog: 4096,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_flood_pages_at_once_and_clears_after_a_minute_of_calm() {
+        let mut detector = Detector::new();
+        assert_eq!(run(&mut detector, 0..1_200, calm), []);
+        let flood =
+            |_| Observation { failed: 250.5, young: 1_100, young_incomplete: 1_000, ..calm(0) };
+        let raised = run(&mut detector, 1_200..1_240, flood);
+        assert_eq!(raised[0], (1_200, Some(Severity::Warning)));
+        assert_eq!(raised[1].1, Some(Severity::Critical));
+        let cleared = run(&mut detector, 1_240..1_800, calm);
+        assert_eq!(cleared.len(), 1);
+        let (step, severity) = cleared[0];
+        assert_eq!(severity, None);
+        assert!((1_480..1_560).contains(&step), "cleared in step {step}");
+    }
+
+    #[test]
+    fn a_low_rate_against_a_short_queue_pages() {
+        let mut detector = Detector::new();
+        let small = |_| Observation { backlog: 128, ..calm(0) };
+        assert_eq!(run(&mut detector, 0..1_200, small), []);
+        let flood = |_| Observation { failed: 5.5, ..small(0) };
+        let raised = run(&mut detector, 1_200..1_260, flood);
+        assert!(
+            raised.iter().any(|(_, severity)| *severity == Some(Severity::Warning)),
+            "{raised:?}"
+        );
+    }
+
+    #[test]
+    fn an_outage_of_the_path_does_not_page() {
+        let mut detector = Detector::new();
+        let outage = |_| Observation {
+            failed: 250.0,
+            young: 1_000,
+            young_incomplete: 900,
+            path_outage: true,
+            ..calm(0)
+        };
+        assert_eq!(run(&mut detector, 0..200, outage), []);
+    }
+
+    #[test]
+    fn kernel_counters_alone_never_page() {
+        let mut detector = Detector::new();
+        let drops = |_| Observation { queue_full: true, ..calm(0) };
+        assert_eq!(run(&mut detector, 0..200, drops), []);
+        let deferred = |_| Observation { half_open: 4_000, ..calm(0) };
+        let changes = run(&mut detector, 200..400, deferred);
+        assert_eq!(changes.iter().map(|change| change.1).max(), Some(Some(Severity::Info)));
+    }
+
+    #[test]
+    fn a_crowd_that_completes_is_a_crowd() {
+        let mut detector = Detector::new();
+        run(&mut detector, 0..1_200, calm);
+        assert!(detector.crowd().is_none());
+        let crowd = |_| Observation {
+            completed: 480.0,
+            failed: 10.0,
+            young: 2_000,
+            young_incomplete: 40,
+            ..calm(0)
+        };
+        let changes = run(&mut detector, 1_200..1_400, crowd);
+        assert!(
+            changes.iter().all(|(_, severity)| *severity < Some(Severity::Warning)),
+            "{changes:?}"
+        );
+        assert!(detector.crowd().is_some());
+        run(&mut detector, 1_400..1_800, calm);
+        assert!(detector.crowd().is_none());
+    }
+}

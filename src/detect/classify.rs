@@ -1,0 +1,52 @@
+//! What kind of flood it is, from the sources of the attempts that fail.
+
+use crate::observe::Variant;
+use crate::stats::SourceProfile;
+
+/// Failures that are needed before anything is said.
+const ENOUGH: usize = 50;
+
+/// The variant of a SYN flood, `None` until enough failures are seen.
+///
+/// In this order: one source; one prefix; uniform over the address space; else many sources that
+/// come back. Only the spread over /16s tells random forgery from a botnet at these numbers (the
+/// plain entropy of the addresses does not), and with a small botnet even that starts out high: sources
+/// that repeat are the tell, since among 2^32 forged ones none does.
+#[must_use]
+pub fn variant(profile: &SourceProfile) -> Option<Variant> {
+    if profile.failures < ENOUGH {
+        return None;
+    }
+    Some(if profile.top_source.1 >= 0.5 {
+        Variant::SingleSource
+    } else if profile.top_prefix.1 >= 0.5 {
+        Variant::SpoofedSubnet
+    } else if profile.spread >= 0.9 && profile.new >= 0.9 && profile.repeats < 0.02 {
+        Variant::SpoofedRandom
+    } else {
+        Variant::Distributed
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random() -> SourceProfile {
+        SourceProfile { failures: 200, sources: 200, spread: 0.99, new: 1.0, ..Default::default() }
+    }
+
+    #[test]
+    fn the_order_of_the_rules() {
+        assert_eq!(variant(&SourceProfile { failures: 49, ..random() }), None);
+        assert_eq!(variant(&random()), Some(Variant::SpoofedRandom));
+        let subnet = SourceProfile { top_prefix: (None, 0.8), ..random() };
+        assert_eq!(variant(&subnet), Some(Variant::SpoofedSubnet));
+        let single = SourceProfile { top_source: (None, 0.6), ..subnet };
+        assert_eq!(variant(&single), Some(Variant::SingleSource));
+        let known = SourceProfile { new: 0.5, ..random() };
+        assert_eq!(variant(&known), Some(Variant::Distributed));
+        let repeating = SourceProfile { repeats: 0.05, ..random() };
+        assert_eq!(variant(&repeating), Some(Variant::Distributed));
+    }
+}

@@ -1,0 +1,12 @@
+//! Windows become a verdict: change detection, severity from impact, class, and words.
+
+mod baseline;
+mod change;
+mod classify;
+mod explain;
+mod incident;
+
+pub use change::{Detector, Observation};
+pub use classify::variant;
+pub use explain::{Circumstances, advice, confidence, explanation};
+pub use incident::{Incidents, Onset};

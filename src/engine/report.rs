@@ -1,0 +1,172 @@
+//! The engine's state as a document.
+
+use crate::engine::Engine;
+use crate::engine::judge::{completion_ratio, subject_of};
+use crate::flow::ServiceId;
+use crate::observe::{
+    CaptureReport, Class, Internals, KernelReport, Limit, Observed, Report, SCHEMA_VERSION,
+    ServiceReport, Status, Totals,
+};
+use crate::stats::{Step, rounded};
+use crate::time::Timestamp;
+use crate::wire::Skip;
+
+/// The most services in a report.
+const SERVICES: usize = 64;
+
+impl Engine {
+    /// The state as of `now`, which is not before the last segment or tick.
+    #[must_use]
+    pub fn snapshot(&self, now: Timestamp) -> Report {
+        let now = now.max(self.now);
+        let totals = Totals {
+            handshakes_timed_out: self.timed_out.max(self.tracker.timed_out()),
+            syn_unanswered: self.tracker.unanswered(),
+            half_open: self.tracker.half_open_total(),
+            sources: rounded(self.sources.estimate()),
+            ..self.totals
+        };
+        Report {
+            schema_version: SCHEMA_VERSION,
+            version: env!("CARGO_PKG_VERSION"),
+            status: self.status(),
+            observed: Observed {
+                from: self.start,
+                to: now,
+                seconds: (now - self.start).as_secs_f64(),
+            },
+            capture: self.capture_report(&totals),
+            kernel: self.kernel_report(),
+            totals,
+            flows: self.tracker.flows(),
+            services: self.service_reports(),
+            detections: self.incidents.list(),
+            internals: Internals {
+                flow_table_entries: self.tracker.flows().by_state().iter().map(|(_, n)| n).sum(),
+                flow_table_capacity: self.tracker.capacity() as u64,
+                handshake_durations: self.durations,
+                detections_total: self.incidents.raised().clone(),
+            },
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.incidents
+            .all_active()
+            .filter_map(|detection| detection.current_severity())
+            .map(crate::observe::Severity::status)
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn capture_report(&self, totals: &Totals) -> CaptureReport {
+        let skipped = |reason: Skip| self.skipped.get(&reason).copied().unwrap_or(0);
+        let mut limits = Vec::new();
+        if totals.syn_ack == 0 && totals.handshakes_presumed >= 3 {
+            limits.push(Limit::OneWayIngress);
+        }
+        if totals.syn == 0 && totals.syn_ack >= 20 {
+            limits.push(Limit::OneWayEgress);
+        }
+        if self.capture.dropping {
+            limits.push(Limit::Dropping);
+        }
+        if skipped(Skip::Truncated) > 0 {
+            limits.push(Limit::Truncated);
+        }
+        if self.kernel.is_none() {
+            limits.push(Limit::NoKernel);
+        }
+        CaptureReport {
+            source: "none",
+            interfaces: Vec::new(),
+            packets: self.packets,
+            tcp_segments: self.segments,
+            dropped: self.capture.stats.dropped,
+            sampling_ratio: 1.0,
+            limits,
+            skipped: self.skipped.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
+        }
+    }
+
+    fn kernel_report(&self) -> KernelReport {
+        let Some(kernel) = &self.kernel else { return KernelReport::default() };
+        let rows = &kernel.sample.half_open;
+        KernelReport {
+            available: true,
+            syn_recv: Some(rows.iter().map(|row| u64::from(row.count)).sum()),
+            syncookies: kernel.sample.sysctls.syncookies,
+            counters: kernel.sample.counters.clone(),
+            conntrack: kernel.sample.conntrack,
+        }
+    }
+
+    fn service_reports(&self) -> Vec<ServiceReport> {
+        let mut reports: Vec<_> = self
+            .services
+            .ids()
+            .map(|id| self.service_report(id))
+            .filter(|report| report.syn > 0 || report.backlog_known || report.half_open > 0)
+            .collect();
+        reports.sort_by_key(|report| {
+            let severity = report.verdict.map(|(_, _, severity)| severity);
+            let half_open = report.half_open.max(report.half_open_kernel.unwrap_or(0));
+            std::cmp::Reverse((severity, half_open, report.syn))
+        });
+        reports.truncate(SERVICES);
+        reports
+    }
+
+    fn service_report(&self, id: ServiceId) -> ServiceReport {
+        let service = self.services.get(id);
+        let half_open = self.tracker.half_open(id);
+        let backlog = service
+            .listener
+            .as_ref()
+            .map_or(self.settings.backlog, |listener| listener.backlog)
+            .max(1);
+        let kernel = service.kernel_half_open.filter(|_| self.kernel.is_some()).map(u64::from);
+        #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+        let occupancy_ratio = kernel.unwrap_or(half_open.total) as f64 / f64::from(backlog);
+        let windows = &service.windows;
+        let second = windows.sum(1, 4);
+        let mature = windows.sum(Step::MATURE, Step::MATURE + 8);
+        let subject = subject_of(service.address, Some(service.port));
+        let verdict = [Class::SynFlood, Class::FlashCrowd]
+            .iter()
+            .filter_map(|class| self.incidents.active(*class, subject))
+            .filter_map(|detection| {
+                Some((detection.class, detection.variant, detection.current_severity()?))
+            })
+            .max_by_key(|(_, _, severity)| *severity);
+        ServiceReport {
+            address: service.address.into(),
+            port: service.port,
+            process: service.listener.as_ref().and_then(|listener| listener.process.clone()),
+            half_open: half_open.total,
+            half_open_unconfirmed: half_open.unconfirmed,
+            half_open_kernel: kernel,
+            backlog,
+            occupancy_ratio,
+            seconds_to_full: service.detector.seconds_to_full(backlog),
+            syn: service.syn,
+            syn_rate: f64::from(second.syn) / self.seconds_of(4),
+            completion_ratio: completion_ratio(&mature),
+            sources: service.sources(),
+            source_entropy_ratio: service.failures.profile(&[]).entropy_ratio,
+            accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
+            backlog_known: service.listener.is_some(),
+            verdict,
+        }
+    }
+
+    /// The length of the last `steps` whole steps, in seconds, as far as there were so many.
+    fn seconds_of(&self, steps: u32) -> f64 {
+        f64::from(self.present().0.clamp(1, steps)) * crate::stats::STEP.as_secs_f64()
+    }
+
+    /// Keeps the count of timed-out handshakes from falling where one turns out to be kept.
+    pub(super) fn settle_timeouts(&mut self) {
+        self.timed_out = self.timed_out.max(self.tracker.timed_out());
+    }
+}

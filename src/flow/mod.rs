@@ -1,0 +1,19 @@
+//! Segments move handshakes: the connection state machine and the bounded table that holds it.
+//!
+//! [`Tracker`] is the way in. A flow is found by a keyed hash that is the same for both directions
+//! ([`key`]), lives in a set-associative [`table`] of fixed size, moves through the states of RFC 9293
+//! ([`state`]) and leaves without anybody walking the table: [`calendar`] counts what is due when.
+
+mod calendar;
+mod key;
+mod state;
+mod table;
+mod tracker;
+
+pub use calendar::{BIN, Bin};
+pub use key::{FlowHash, HashKey, Hasher};
+#[cfg(test)]
+pub(crate) use state::tests::segment as state_test_segment;
+pub use state::{Connection, Outcome, Role, State};
+pub use table::{Fate, ServiceId};
+pub use tracker::{Event, HalfOpen, Lookup, Seen, Tracker};

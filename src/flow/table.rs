@@ -1,0 +1,188 @@
+//! A hash table of fixed size for flows: 4-way set-associative, two entries a cache line.
+//!
+//! A flow can only be in the four places of one set, so look-up, insertion and eviction touch two
+//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold a 32-bit
+//! tag of the keyed hash and not the addresses; with the set's number that tells flows
+//! apart but for one chance in 2^32 a comparison.
+
+use crate::flow::calendar::Bin;
+use crate::flow::key::FlowHash;
+use crate::flow::state::{Connection, Marks, State};
+use crate::wire::SeqNumber;
+
+/// Number of a service in the engine's list of services.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceId(pub u16);
+
+impl ServiceId {
+    /// Where attempts are counted that are for no service in the list.
+    pub const OTHER: Self = Self(0);
+}
+
+/// What is kept of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    tag: u32,
+    /// Microseconds since the engine's start (modulo 2^32, 71 minutes) at the SYN.
+    pub began: u32,
+    /// When it expires: it is already taken off every count once this bin is closed.
+    pub deadline: Bin,
+    /// States and numbers.
+    pub connection: Connection,
+    /// The service that the client connects to.
+    pub service: ServiceId,
+    /// Low bits of the numbers of the interfaces that each direction was first seen on, sender
+    /// first in canonical order first; 0 for none.
+    pub homes: [u8; 2],
+}
+
+const WAYS: usize = 4;
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Set([Option<Entry>; WAYS]);
+
+/// What became of a flow, for those who kept its hash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// Not answered (yet).
+    Unanswered,
+    /// Answered and not acknowledged (yet).
+    HalfOpen,
+    /// Completed, or presumed so.
+    Completed,
+    /// Refused by the server.
+    Refused,
+    /// Ended by a RST before it completed.
+    Reset,
+    /// No longer in the table.
+    Unknown,
+}
+
+/// The table.
+pub struct Table {
+    sets: Box<[Set]>,
+    mask: u64,
+}
+
+impl Table {
+    /// A table for at least `capacity` flows (rounded up to a power of two); its memory is taken at
+    /// once and never grows.
+    pub fn new(capacity: usize) -> Self {
+        let sets = capacity.div_ceil(WAYS).next_power_of_two();
+        Self {
+            sets: vec![Set([const { None }; WAYS]); sets].into_boxed_slice(),
+            mask: sets as u64 - 1,
+        }
+    }
+
+    /// The most flows that it can hold.
+    pub fn capacity(&self) -> usize {
+        self.sets.len() * WAYS
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "tag and set are parts of the hash")]
+    fn place(&self, hash: FlowHash) -> (usize, u32) {
+        ((hash.0 & self.mask) as usize, (hash.0 >> 32) as u32)
+    }
+
+    /// The entry of a flow, expired or not.
+    pub fn find(&mut self, hash: FlowHash) -> Option<&mut Entry> {
+        let (set, tag) = self.place(hash);
+        self.sets[set].0.iter_mut().flatten().find(|entry| entry.tag == tag)
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, hash: FlowHash) -> Option<Entry> {
+        let (set, tag) = self.place(hash);
+        self.sets[set].0.iter_mut().find(|slot| slot.is_some_and(|e| e.tag == tag))?.take()
+    }
+
+    /// What became of a flow whose SYN had the sequence number `isn`, and whether that SYN was
+    /// repeated as a TCP stack does.
+    pub fn fate(&self, hash: FlowHash, isn: SeqNumber) -> (Fate, bool) {
+        let (set, tag) = self.place(hash);
+        let Some(entry) = self.sets[set].0.iter().flatten().find(|entry| entry.tag == tag) else {
+            return (Fate::Unknown, false);
+        };
+        let connection = &entry.connection;
+        let fate = match connection.state {
+            State::SynSent if connection.client_next == isn + 1 => Fate::Unanswered,
+            State::SynSent => Fate::Unknown,
+            State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => Fate::Unanswered,
+            State::SynReceived => Fate::HalfOpen,
+            State::Refused => Fate::Refused,
+            State::Closed if !connection.marks.has(Marks::COMPLETED) => Fate::Reset,
+            _ => Fate::Completed,
+        };
+        (fate, connection.marks.has(Marks::SYN_RTO))
+    }
+
+    /// A place for a flow that is not in the table, and the live entry that had to leave for it.
+    ///
+    /// Free and expired places come first. Then a connection whose fate is decided goes (closing or
+    /// open: it is counted, and is picked up again by its next segment), then a request nobody
+    /// answered, and a half-open connection last: it is what we are here to count, and losing it
+    /// would both lower the count and miss its completion. Among equals the one due first goes.
+    /// `gentle` takes nobody's place that is still in a handshake.
+    pub fn insert(
+        &mut self,
+        hash: FlowHash,
+        closed: Bin,
+        gentle: bool,
+        entry: impl FnOnce(u32) -> Entry,
+    ) -> Inserted<'_> {
+        let (set, tag) = self.place(hash);
+        let rank = |slot: &Option<Entry>| match slot {
+            None => (0, Bin(0)),
+            Some(entry) if entry.deadline < closed => (1, entry.deadline),
+            Some(entry) => match entry.connection.state {
+                State::SynReceived => (4, entry.deadline),
+                _ if !entry.connection.is_past_handshake() => (3, entry.deadline),
+                _ => (2, entry.deadline),
+            },
+        };
+        let Some(slot) = self.sets[set].0.iter_mut().min_by_key(|slot| rank(slot)) else {
+            return Inserted::Refused;
+        };
+        let (rank, _) = rank(slot);
+        if gentle && rank > 2 {
+            return Inserted::Refused;
+        }
+        let evicted = if rank >= 2 { slot.take() } else { None };
+        Inserted::Entry(slot.insert(entry(tag)), evicted)
+    }
+}
+
+/// The outcome of [`Table::insert`].
+pub enum Inserted<'a> {
+    /// The new entry, and the live one that had to leave for it.
+    Entry(&'a mut Entry, Option<Entry>),
+    /// No place without evicting a handshake.
+    Refused,
+}
+
+impl Entry {
+    /// A new entry under `tag`; the rest as stated.
+    pub fn new(tag: u32, began: u32, connection: Connection, service: ServiceId) -> Self {
+        Self { tag, began, deadline: Bin(0), connection, service, homes: [0; 2] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_entries_share_a_cache_line() {
+        assert_eq!(size_of::<Option<Entry>>(), 32);
+        assert_eq!(size_of::<Set>(), 128);
+    }
+
+    #[test]
+    fn capacity_is_a_power_of_two_of_sets() {
+        assert_eq!(Table::new(1).capacity(), 4);
+        assert_eq!(Table::new(1_000).capacity(), 1_024);
+        assert_eq!(Table::new(1 << 20).capacity(), 1 << 20);
+    }
+}

@@ -1,0 +1,633 @@
+//! The flow table together with what is counted of it.
+//!
+//! Every live flow is counted exactly once: as half-open with its service, or by its state. A flow leaves its
+//! count when it changes state, when it is evicted, or when its deadline passes; what a deadline took
+//! off can still come back, since the entry stays in the table until its place is needed.
+
+use std::time::Duration;
+
+use crate::flow::calendar::{Bin, Calendar};
+use crate::flow::key::{FlowHash, HashKey, Hasher};
+use crate::flow::state::{Connection, Marks, Outcome, Role, State};
+use crate::flow::table::{Entry, Fate, Inserted, ServiceId, Table};
+use crate::observe::FlowCounts;
+use crate::wire::{Address, Flags, Segment, SeqNumber};
+
+/// What a segment meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// Nothing that is counted further.
+    None,
+    /// A copy of a segment seen on another interface before.
+    Copy,
+    /// A new attempt to connect: a SYN that repeats no other.
+    Attempt,
+    /// A repeat of an attempt's SYN.
+    SynRepeated,
+    /// An attempt is answered; it is half-open now. `late`: its SYN had to be repeated.
+    Answered {
+        /// Answered only after a retransmission time.
+        late: bool,
+    },
+    /// An attempt is answered whose SYN was not seen.
+    AnsweredMidway,
+    /// The answer was sent again.
+    AnswerRepeated,
+    /// An attempt completed.
+    Completed,
+    /// The server shows that an attempt completed whose ACK was not seen.
+    PresumedByServer,
+    /// The same attempt completed: its ACK came after all.
+    CompletedLate,
+    /// The client goes on as if answered; answers of this server are never seen.
+    PresumedByClient,
+    /// A connection completed whose SYN was not seen.
+    CompletedMidway,
+    /// A RST ended an attempt before it was answered.
+    Refused(Role),
+    /// A RST ended an attempt that was answered.
+    Reset(Role),
+}
+
+/// An [`Event`] and the attempt that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// What happened.
+    pub event: Event,
+    /// The service that the attempt is for.
+    pub service: ServiceId,
+    /// The flow.
+    pub flow: FlowHash,
+    /// Time since the attempt's SYN.
+    pub age: Duration,
+    /// Whether the segment came from the client.
+    pub from_client: bool,
+}
+
+/// Half-open connections of one service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct HalfOpen {
+    /// Answered and not acknowledged, and still held by the server as far as its repeats show.
+    pub total: u64,
+    /// Those among them that are too young to have had their answer repeated.
+    pub unconfirmed: u64,
+}
+
+/// How long a server waits before it repeats its SYN-ACK the first time (`TCP_TIMEOUT_INIT`, RFC 6298).
+const FIRST_REPEAT: Duration = Duration::from_secs(1);
+
+/// Where a live flow is counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Count {
+    /// Half-open, with a service; `true` once the server has shown that it keeps it.
+    HalfOpen(ServiceId, bool),
+    /// By state.
+    State(StateName),
+    /// Closed: only its fate is remembered.
+    Nowhere,
+}
+
+/// The states that are counted over all services.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum StateName {
+    SynSent,
+    Established,
+    FinWait1,
+    FinWait2,
+    Closing,
+    CloseWait,
+    LastAck,
+    TimeWait,
+}
+
+/// Deadlines of one service's half-open connections.
+struct Ledger {
+    /// Answer repeated at least once: the next repeat may be 32 s away.
+    confirmed: Calendar<1024>,
+    /// Answered once: the repeat is due after 1 s.
+    unconfirmed: Calendar<64>,
+}
+
+/// Counts of states are kept to the second: 16 bins.
+const STATE_SHIFT: u32 = 4;
+
+/// A request that is not answered lives until its first repeat is overdue.
+const UNANSWERED: Duration = Duration::from_secs(3);
+/// The longest that a client waits for an answer: Linux gives up 127 s after the first SYN
+/// (`tcp_syn_retries` = 6).
+const UNANSWERED_MAX: Duration = Duration::from_secs(130);
+/// An open connection without a segment for so long is not counted any more; its next segment
+/// brings it back.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+/// A teardown that does not go on: the last retransmission of a FIN comes about then.
+const TEARDOWN: Duration = Duration::from_secs(120);
+/// TIME_WAIT in Linux (`TCP_TIMEWAIT_LEN`).
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// How long the fate of a reset connection is remembered: until the detector has asked for it.
+const CLOSED: Duration = Duration::from_secs(4);
+/// A half-open connection that was found underway, with an unknown number of repeats behind it.
+const MIDWAY: Duration = Duration::from_secs(33);
+/// A SYN repeated sooner than this after the first is the work of a tool or of a second capture
+/// point, not of a TCP stack (RFC 6298: 1 s, less what timers may be early).
+const SYN_RTO_MIN: Duration = Duration::from_millis(900);
+
+/// The flow table together with what is counted of it.
+pub struct Tracker {
+    table: Table,
+    hasher: Hasher,
+    ledgers: Vec<Ledger>,
+    states: [Calendar<1024>; 8],
+    /// The bin that time stands in; all before it are closed.
+    bin: Bin,
+    half_open: u64,
+    unanswered: u64,
+    /// Half-open connections that expired, less those that came back.
+    timed_out: u64,
+    evicted: u64,
+}
+
+impl Tracker {
+    /// A tracker of at most `capacity` flows towards at most `services` services.
+    pub fn new(capacity: usize, services: u16, key: HashKey) -> Self {
+        Self {
+            table: Table::new(capacity),
+            hasher: Hasher::new(key),
+            ledgers: (0..services)
+                .map(|_| Ledger { confirmed: Calendar::new(0), unconfirmed: Calendar::new(0) })
+                .collect(),
+            states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
+            bin: Bin(0),
+            half_open: 0,
+            unanswered: 0,
+            timed_out: 0,
+            evicted: 0,
+        }
+    }
+
+    /// The keyed hasher.
+    pub const fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// The bin that time stands in.
+    pub const fn bin(&self) -> Bin {
+        self.bin
+    }
+
+    /// Half-open connections of all services.
+    pub const fn half_open_total(&self) -> u64 {
+        self.half_open
+    }
+
+    /// Half-open connections of a service.
+    pub fn half_open(&self, service: ServiceId) -> HalfOpen {
+        let ledger = &self.ledgers[usize::from(service.0)];
+        let unconfirmed = ledger.unconfirmed.total();
+        HalfOpen { total: ledger.confirmed.total() + unconfirmed, unconfirmed }
+    }
+
+    /// Attempts that nobody answered, since the start.
+    pub const fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
+    /// Half-open connections that the server gave up. May fall by those that turn out to be kept.
+    pub const fn timed_out(&self) -> u64 {
+        self.timed_out
+    }
+
+    /// Live flows that had to leave for others, since the start.
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// The most flows that can be held.
+    pub fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
+    /// Live flows by state.
+    pub fn flows(&self) -> FlowCounts {
+        let count = |name: StateName| self.states[name as usize].total();
+        FlowCounts {
+            syn_sent: count(StateName::SynSent),
+            syn_recv: self.half_open,
+            established: count(StateName::Established),
+            fin_wait_1: count(StateName::FinWait1),
+            fin_wait_2: count(StateName::FinWait2),
+            closing: count(StateName::Closing),
+            close_wait: count(StateName::CloseWait),
+            last_ack: count(StateName::LastAck),
+            time_wait: count(StateName::TimeWait),
+        }
+    }
+
+    /// What became of the attempt that began with the sequence number `isn`, and whether its SYN
+    /// was repeated as a TCP stack does.
+    pub fn fate(&self, flow: FlowHash, isn: SeqNumber) -> (Fate, bool) {
+        self.table.fate(flow, isn)
+    }
+
+    /// Closes the present bin: what is due in it expires. Only the first `services` services are
+    /// in use.
+    pub fn close_bin(&mut self, services: usize) {
+        let bin = self.bin;
+        for ledger in self.ledgers.iter_mut().take(services) {
+            let expired = ledger.confirmed.close(bin) + ledger.unconfirmed.close(bin);
+            self.timed_out += expired;
+            self.half_open -= expired;
+        }
+        for (number, calendar) in self.states.iter_mut().enumerate() {
+            let expired = calendar.close(bin);
+            if number == StateName::SynSent as usize {
+                self.unanswered += expired;
+            }
+        }
+        self.bin = Bin(bin.0 + 1);
+    }
+
+    /// Goes to a bin so far ahead that everything has expired by then.
+    pub fn skip_to(&mut self, bin: Bin) {
+        for ledger in &mut self.ledgers {
+            self.timed_out += ledger.confirmed.close_all() + ledger.unconfirmed.close_all();
+        }
+        self.half_open = 0;
+        for (number, calendar) in self.states.iter_mut().enumerate() {
+            let left = calendar.close_all();
+            if number == StateName::SynSent as usize {
+                self.unanswered += left;
+            }
+        }
+        self.bin = bin;
+    }
+
+    /// Takes in a segment that arrived `micros` (modulo 2^32) after the engine's start.
+    ///
+    /// `interface` tells copies of one packet apart from repeats; 0 where there is only one. `lookup`
+    /// knows the services.
+    pub fn handle(
+        &mut self,
+        segment: &Segment,
+        micros: u32,
+        interface: u32,
+        lookup: &mut impl Lookup,
+    ) -> Seen {
+        let (flow, sender_first) = self.hasher.flow(segment);
+        let bin = self.bin;
+        let Some(entry) = self.table.find(flow) else {
+            return self.begin(flow, sender_first, segment, micros, interface, lookup);
+        };
+        let expired = entry.deadline < bin;
+        if expired && entry.connection.is_past_handshake() {
+            self.table.remove(flow);
+            return self.begin(flow, sender_first, segment, micros, interface, lookup);
+        }
+        let mut next = *entry;
+        let sender =
+            if next.connection.client_first == sender_first { Role::Client } else { Role::Server };
+        let age = Duration::from_micros(u64::from(micros.wrapping_sub(next.began)));
+        let one_way = lookup.is_one_way(next.service);
+        let before = next.connection;
+        let mut outcome = next.connection.receive(sender, segment, one_way);
+        // A request that the server has forgotten does not stand in the way of a new one.
+        if expired && outcome == Outcome::Ignored && segment.flags.is_syn() {
+            outcome = Outcome::Superseded;
+        }
+        if outcome == Outcome::Superseded {
+            return self.supersede(flow, before, sender_first, segment, micros, interface, lookup);
+        }
+
+        let event = match outcome {
+            Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,
+            Outcome::SynRepeated => {
+                next.connection.marks.set(Marks::ANSWER_DUE, true);
+                if age >= SYN_RTO_MIN {
+                    next.connection.marks.set(Marks::SYN_RTO, true);
+                }
+                Event::SynRepeated
+            }
+            Outcome::Answered => {
+                // Durations count from the SYN that was answered, as near as can be told.
+                let late = age >= SYN_RTO_MIN;
+                if late {
+                    next.began = micros;
+                }
+                Event::Answered { late }
+            }
+            Outcome::AnswerReplaced => {
+                next.began = micros;
+                next.connection.answers_repeated = 0;
+                Event::AnswerRepeated
+            }
+            Outcome::AnswerRepeated => Event::AnswerRepeated,
+            Outcome::Completed if before.is_past_handshake() => Event::CompletedLate,
+            Outcome::Completed => Event::Completed,
+            Outcome::Presumed if before.marks.has(Marks::MIDWAY) => Event::CompletedMidway,
+            Outcome::Presumed if before.state == State::SynSent => Event::PresumedByClient,
+            Outcome::Presumed => Event::PresumedByServer,
+            Outcome::HandshakeReset(role) if before.state == State::SynSent => Event::Refused(role),
+            Outcome::HandshakeReset(role) => Event::Reset(role),
+        };
+        let repeat = match outcome {
+            Outcome::AnswerRepeated if before.state == State::SynReceived => {
+                note_repeat(&mut next, age, micros)
+            }
+            _ => false,
+        };
+
+        // On another interface than the flow's own and without any effect: a copy.
+        let home = &mut next.homes[usize::from(sender_first)];
+        let foreign = interface != 0 && *home != 0 && *home != home_of(interface);
+        *home = home_of(interface);
+        if foreign && !repeat && next.connection.state == before.state {
+            let copy = match outcome {
+                Outcome::SynRepeated => age < SYN_RTO_MIN,
+                Outcome::Answered
+                | Outcome::Completed
+                | Outcome::Presumed
+                | Outcome::HandshakeReset(_)
+                | Outcome::AnswerReplaced => false,
+                Outcome::Ignored
+                | Outcome::Progress
+                | Outcome::AnswerRepeated
+                | Outcome::Superseded => true,
+            };
+            if copy {
+                return Seen::nothing(Event::Copy, flow, next.service, sender);
+            }
+        }
+
+        let renewed = match (outcome, next.connection.state) {
+            (Outcome::Ignored, _) => None,
+            (Outcome::Answered | Outcome::AnswerReplaced, _) => Some(after_answer(0)),
+            (Outcome::AnswerRepeated, State::SynReceived) => {
+                repeat.then(|| after_answer(next.connection.answers_repeated))
+            }
+            (_, State::SynReceived) => None,
+            (_, state) => Some(lifetime(state, age)),
+        };
+        if let Some(lifetime) = renewed {
+            self.recount(flow, next, lifetime);
+        } else if let Some(entry) = self.table.find(flow) {
+            *entry = next;
+        }
+        Seen { event, service: next.service, flow, age, from_client: sender == Role::Client }
+    }
+
+    /// A flow that is not in the table, or whose time is over.
+    fn begin(
+        &mut self,
+        flow: FlowHash,
+        sender_first: bool,
+        segment: &Segment,
+        micros: u32,
+        interface: u32,
+        lookup: &mut impl Lookup,
+    ) -> Seen {
+        let flags = segment.flags;
+        let to = (segment.destination, segment.destination_port);
+        let from = (segment.source, segment.source_port);
+        let (mut connection, sender, event, lifetime) = if flags.is_syn() {
+            (Connection::open(segment), Role::Client, Event::Attempt, UNANSWERED)
+        } else if flags.is_syn_ack() {
+            (Connection::answered(segment), Role::Server, Event::AnsweredMidway, MIDWAY)
+        } else if flags.intersects(Flags::ACK) && !flags.intersects(Flags::SYN | Flags::RST) {
+            // An open connection; which end is the server is a guess unless the service is known.
+            let to_server =
+                lookup.is_known(to.0, to.1) || (!lookup.is_known(from.0, from.1) && to.1 <= from.1);
+            let sender = if to_server { Role::Client } else { Role::Server };
+            let connection = Connection::midstream(sender, segment);
+            let lifetime = lifetime(connection.state, Duration::ZERO);
+            (connection, sender, Event::None, lifetime)
+        } else {
+            return Seen::nothing(Event::None, flow, ServiceId::OTHER, Role::Client);
+        };
+        let from_client = sender == Role::Client;
+        connection.client_first = sender_first == from_client;
+        let gentle = event == Event::None;
+        let service = if gentle {
+            ServiceId::OTHER
+        } else {
+            let (address, port) = if from_client { to } else { from };
+            lookup.service(address, port)
+        };
+        let bin = self.bin;
+        // What is left of an earlier connection on the same ports makes room.
+        let inserted = self.table.insert(flow, bin, gentle, |tag| {
+            let mut entry = Entry::new(tag, micros, connection, service);
+            entry.homes[usize::from(sender_first)] = home_of(interface);
+            entry
+        });
+        match inserted {
+            Inserted::Refused => return Seen::nothing(event, flow, service, sender),
+            Inserted::Entry(entry, evicted) => {
+                let entry = *entry;
+                if let Some(evicted) = evicted {
+                    self.evicted += 1;
+                    self.uncount(&evicted);
+                }
+                self.enter(flow, entry, lifetime);
+            }
+        }
+        Seen { event, service, flow, age: Duration::ZERO, from_client }
+    }
+
+    /// A new connection on the ports of one that is in the table.
+    #[expect(clippy::too_many_arguments, reason = "the same packet once more, from the start")]
+    fn supersede(
+        &mut self,
+        flow: FlowHash,
+        before: Connection,
+        sender_first: bool,
+        segment: &Segment,
+        micros: u32,
+        interface: u32,
+        lookup: &mut impl Lookup,
+    ) -> Seen {
+        if let Some(entry) = self.table.remove(flow) {
+            self.uncount(&entry);
+        }
+        let seen = self.begin(flow, sender_first, segment, micros, interface, lookup);
+        // The server may still answer the earlier SYN.
+        if seen.event == Event::Attempt
+            && before.state == State::SynSent
+            && let Some(entry) = self.table.find(flow)
+        {
+            entry.connection.server_next = before.client_next;
+        }
+        seen
+    }
+
+    /// Moves a flow from the count that it was in to the one that it belongs to now.
+    fn recount(&mut self, flow: FlowHash, next: Entry, lifetime: Duration) {
+        if let Some(entry) = self.table.find(flow) {
+            let before = *entry;
+            self.uncount(&before);
+            // It had expired and shows that it is still there, or that it ended well after all.
+            if before.deadline < self.bin && before.connection.state == State::SynReceived {
+                self.timed_out = self.timed_out.saturating_sub(1);
+            }
+        }
+        self.enter(flow, next, lifetime);
+    }
+
+    /// Counts a flow that is counted nowhere, until `lifetime` from now.
+    fn enter(&mut self, flow: FlowHash, mut entry: Entry, lifetime: Duration) {
+        let due = self.bin.after(lifetime);
+        entry.deadline = match count_of(&entry) {
+            Count::HalfOpen(service, confirmed) => {
+                self.half_open += 1;
+                let ledger = &mut self.ledgers[usize::from(service.0)];
+                if confirmed {
+                    let due = ledger.confirmed.round(due, self.bin);
+                    ledger.confirmed.enter(due);
+                    due
+                } else {
+                    let due = ledger.unconfirmed.round(due, self.bin);
+                    ledger.unconfirmed.enter(due);
+                    due
+                }
+            }
+            Count::State(name) => {
+                let calendar = &mut self.states[name as usize];
+                let due = calendar.round(due, self.bin);
+                calendar.enter(due);
+                due
+            }
+            Count::Nowhere => due,
+        };
+        if let Some(slot) = self.table.find(flow) {
+            *slot = entry;
+        }
+    }
+
+    /// Takes a flow off its count, unless its deadline already did.
+    fn uncount(&mut self, entry: &Entry) {
+        if entry.deadline < self.bin {
+            return;
+        }
+        match count_of(entry) {
+            Count::HalfOpen(service, confirmed) => {
+                self.half_open -= 1;
+                let ledger = &mut self.ledgers[usize::from(service.0)];
+                if confirmed {
+                    ledger.confirmed.strike(entry.deadline);
+                } else {
+                    ledger.unconfirmed.strike(entry.deadline);
+                }
+            }
+            Count::State(name) => self.states[name as usize].strike(entry.deadline),
+            Count::Nowhere => {}
+        }
+    }
+}
+
+/// What the tracker asks about services.
+pub trait Lookup {
+    /// The service at an address and port, a new one if need be.
+    fn service(&mut self, address: Address, port: u16) -> ServiceId;
+    /// Whether there is a service at an address and port.
+    fn is_known(&self, address: Address, port: u16) -> bool;
+    /// Whether the answers of a service are never seen.
+    fn is_one_way(&self, service: ServiceId) -> bool;
+}
+
+impl Seen {
+    fn nothing(event: Event, flow: FlowHash, service: ServiceId, sender: Role) -> Self {
+        let from_client = sender == Role::Client;
+        Self { event, service, flow, age: Duration::ZERO, from_client }
+    }
+}
+
+/// The calendar that a flow belongs to. States are those of the end that answered the SYN; where that
+/// one is closed, of the other.
+fn count_of(entry: &Entry) -> Count {
+    let connection = &entry.connection;
+    let name = match connection.state {
+        State::SynReceived => {
+            return Count::HalfOpen(entry.service, connection.marks.has(Marks::CONFIRMED));
+        }
+        State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
+            StateName::SynSent
+        }
+        State::Established => StateName::Established,
+        State::FinWait1(Role::Server) => StateName::FinWait1,
+        State::FinWait2(Role::Server) => StateName::FinWait2,
+        State::FinWait1(Role::Client) | State::FinWait2(Role::Client) => StateName::CloseWait,
+        State::Closing | State::ClosingAcked(Role::Client) => StateName::Closing,
+        State::LastAck(Role::Client) => StateName::LastAck,
+        State::LastAck(Role::Server) | State::ClosingAcked(Role::Server) | State::TimeWait(_) => {
+            StateName::TimeWait
+        }
+        State::Refused | State::Closed => return Count::Nowhere,
+    };
+    Count::State(name)
+}
+
+/// How long a flow is counted after a segment that left it in `state`, `age` after it began.
+fn lifetime(state: State, age: Duration) -> Duration {
+    match state {
+        State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
+            (age * 2 + UNANSWERED).min(UNANSWERED_MAX)
+        }
+        State::SynReceived => after_answer(0),
+        State::Established | State::FinWait2(_) => IDLE,
+        State::FinWait1(_) | State::LastAck(_) | State::Closing | State::ClosingAcked(_) => {
+            TEARDOWN
+        }
+        State::TimeWait(_) => TIME_WAIT,
+        State::Refused | State::Closed => CLOSED,
+    }
+}
+
+/// How long a half-open connection is counted after its answer was repeated `repeats` times.
+///
+/// The server repeats after 1, 2, 4, 8, 16 s and forgets the request when it would have repeated it
+/// once more, or earlier where the queue is half full (`reqsk_timer_handler`): so a repeat that is
+/// overdue means that it is forgotten, or was never kept (a SYN cookie). Linux timers of more than a
+/// few ticks are late by up to an eighth (`kernel/time/timer.c`, wheel granularity), how late depends on
+/// HZ: the slack is about the middle, since a repeat that comes even later revives the entry.
+fn after_answer(repeats: u8) -> Duration {
+    const SLACK_MS: [u64; 6] = [90, 90, 150, 290, 290, 1_050];
+    let repeats = usize::from(repeats).min(SLACK_MS.len() - 1);
+    FIRST_REPEAT * (1 << repeats) + Duration::from_millis(SLACK_MS[repeats])
+}
+
+/// Takes note of a repeated answer; `false` where it says nothing about the server's queue.
+fn note_repeat(entry: &mut Entry, age: Duration, micros: u32) -> bool {
+    let connection = &mut entry.connection;
+    if connection.marks.has(Marks::ANSWER_DUE) {
+        // It answers a repeated SYN. Kept requests and cookies are answered alike, so this confirms
+        // nothing; where the request is kept, its timer starts again (`tcp_check_req`).
+        connection.marks.set(Marks::ANSWER_DUE, false);
+        return true;
+    }
+    let seconds = age.as_secs_f64();
+    let repeats = if connection.marks.has(Marks::MIDWAY) {
+        // Each repeat comes after twice the time of the one before.
+        entry.began = micros;
+        seconds.max(0.1).log2().round() + 1.0
+    } else if connection.marks.has(Marks::SYN_REPEATED) {
+        f64::from(connection.answers_repeated) + 1.0
+    } else {
+        // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
+        // repeats that the capture lost, and copies.
+        (seconds + 1.0).log2().round()
+    };
+    if repeats < 1.0 {
+        return false;
+    }
+    connection.marks.set(Marks::CONFIRMED, true);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 16")]
+    let repeats = repeats.min(16.0) as u8;
+    connection.answers_repeated = repeats;
+    true
+}
+
+/// An interface's mark in an entry; 0 is none.
+const fn home_of(interface: u32) -> u8 {
+    if interface == 0 { 0 } else { (interface % 255) as u8 + 1 }
+}
+
+#[cfg(test)]
+mod tests;

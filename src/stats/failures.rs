@@ -1,0 +1,421 @@
+//! Who the failing attempts come from: a bounded sample of attempts, judged when they are mature.
+//!
+//! Up to [`PER_STEP`] attempts of every step are drawn (all of them below 128 attempts a second,
+//! a uniform sample above), and looked up again when their step is mature. Those that failed form the set
+//! that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the address; those of IPv6 /32, /48
+//! and /64, since one host owns a /64.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::flow::FlowHash;
+use crate::observe::{Fingerprint, PrefixShare};
+use crate::stats::window::Step;
+use crate::time::Timestamp;
+use crate::wire::{Address, OptionLayout, Segment, SeqNumber};
+
+/// Attempts that are drawn from a step.
+const PER_STEP: usize = 32;
+/// Steps whose samples are kept until they are mature.
+const STEPS: usize = Step::MATURE as usize + 2;
+/// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
+/// error, more adds nothing.
+const KEPT: usize = 256;
+/// Failures older than this say nothing of what happens now.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// Routable /16 prefixes of IPv4: what sources drawn at random spread over.
+const ROUTABLE_16: f64 = 56_000.0;
+
+/// An attempt that was drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The flow, to ask for its fate.
+    pub flow: FlowHash,
+    /// Its SYN's number.
+    pub isn: SeqNumber,
+    /// When the SYN came.
+    pub at: Timestamp,
+    /// Who sent it.
+    pub source: Address,
+    /// The address that it was sent to.
+    pub destination: Address,
+    /// What the SYN looked like.
+    pub look: Look,
+}
+
+/// The part of a SYN that tells its sender's TCP stack or tool apart.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Look {
+    ttl: u8,
+    window: u16,
+    mss: Option<u16>,
+    options: OptionLayout,
+}
+
+impl Attempt {
+    /// The attempt that `syn` begins.
+    #[must_use]
+    pub const fn new(flow: FlowHash, at: Timestamp, syn: &Segment) -> Self {
+        Self {
+            flow,
+            isn: syn.seq,
+            at,
+            source: syn.source,
+            destination: syn.destination,
+            look: Look { ttl: syn.ttl, window: syn.window, mss: syn.mss, options: syn.options },
+        }
+    }
+
+    /// An attempt of which the kernel knows no more than the addresses.
+    #[must_use]
+    pub fn known_by_kernel(at: Timestamp, source: Address, destination: Address) -> Self {
+        let look = Look { ttl: 0, window: 0, mss: None, options: OptionLayout::default() };
+        Self { flow: FlowHash(0), isn: SeqNumber(0), at, source, destination, look }
+    }
+}
+
+/// What is known of a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Its SYN was repeated as a TCP stack does: an honest client out of luck, or its path.
+    pub retransmitted: bool,
+    /// A reset ended it.
+    pub reset: bool,
+    /// Its source has not completed a handshake here for long.
+    pub new: bool,
+    /// What it counts for: 1, or less where it is likely to be honest.
+    pub weight: f64,
+}
+
+/// The samples of one service.
+#[derive(Clone, Debug, Default)]
+pub struct Failures {
+    drawn: [Vec<Attempt>; STEPS],
+    offered: [u32; STEPS],
+    kept: VecDeque<Failure>,
+}
+
+impl Failures {
+    /// Begins a step: what was drawn in the step that had its place before is gone.
+    pub fn begin(&mut self, step: Step) {
+        let place = step.0 as usize % STEPS;
+        self.drawn[place].clear();
+        self.offered[place] = 0;
+    }
+
+    /// Offers an attempt of the present step, of which the sample takes a uniform draw. `random` is
+    /// any number that the sender cannot predict.
+    pub fn offer(&mut self, step: Step, random: u64, attempt: impl FnOnce() -> Attempt) {
+        let place = step.0 as usize % STEPS;
+        let offered = u64::from(self.offered[place]);
+        self.offered[place] += 1;
+        let drawn = &mut self.drawn[place];
+        if drawn.len() < PER_STEP {
+            drawn.push(attempt());
+        } else {
+            // Reservoir sampling (Vitter 1985, algorithm R).
+            let slot = random % (offered + 1);
+            if let Some(old) = usize::try_from(slot).ok().and_then(|slot| drawn.get_mut(slot)) {
+                *old = attempt();
+            }
+        }
+    }
+
+    /// The attempts drawn in `step`.
+    #[must_use]
+    pub fn drawn(&self, step: Step) -> &[Attempt] {
+        &self.drawn[step.0 as usize % STEPS]
+    }
+
+    /// Keeps a failure, and forgets those that are too old or too many.
+    pub fn keep(&mut self, failure: Failure) {
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(failure);
+    }
+
+    /// Forgets failures too old to count at `now`.
+    pub fn forget(&mut self, now: Timestamp) {
+        while self.kept.front().is_some_and(|failure| now - failure.attempt.at > MAX_AGE) {
+            self.kept.pop_front();
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.drawn.iter_mut().for_each(Vec::clear);
+        self.offered = [0; STEPS];
+        self.kept.clear();
+    }
+
+    /// The earliest kept failure that began at `since` or later.
+    #[must_use]
+    pub fn first_since(&self, since: Timestamp) -> Option<Timestamp> {
+        self.kept.iter().map(|failure| failure.attempt.at).filter(|at| *at >= since).min()
+    }
+
+    /// Judges the sources of the kept failures and of `younger` ones that have not matured yet.
+    #[must_use]
+    pub fn profile(&self, younger: &[Failure]) -> SourceProfile {
+        let failures: Vec<&Failure> = self.kept.iter().chain(younger).collect();
+        SourceProfile::of(&failures)
+    }
+}
+
+/// What the sources of failing attempts look like.
+#[derive(Clone, Debug, Default)]
+pub struct SourceProfile {
+    /// How many failures were judged.
+    pub failures: usize,
+    /// Distinct sources among them.
+    pub sources: usize,
+    /// Distinct /16 (IPv6: /32) prefixes, in proportion to what as many random addresses would have.
+    pub spread: f64,
+    /// Share of the commonest source (IPv6: /64).
+    pub top_source: (Option<Address>, f64),
+    /// Share of the commonest prefix, of whichever length of /8, /16, /24 (IPv6: /32, /48).
+    pub top_prefix: (Option<IpNet>, f64),
+    /// The prefixes that evidence is given of: the commonest at each length, with a share above a tenth.
+    pub top_prefixes: Vec<PrefixShare>,
+    /// Share of sources that never completed here.
+    pub new: f64,
+    /// Share whose SYN was repeated at a retransmission time.
+    pub retransmitted: f64,
+    /// Share that a RST ended.
+    pub reset: f64,
+    /// Failures whose source had failed before, as a share of all.
+    pub repeats: f64,
+    /// Collision entropy of the sources over the highest that their number allows, 0 to 1.
+    pub entropy_ratio: f64,
+    /// The commonest SYN.
+    pub fingerprint: Option<Fingerprint>,
+    /// The address that most of them were sent to, and its share.
+    pub top_destination: (Option<Address>, f64),
+}
+
+impl SourceProfile {
+    fn of(failures: &[&Failure]) -> Self {
+        if failures.is_empty() {
+            return Self::default();
+        }
+        let count = failures.len();
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let share = |part: usize| part as f64 / count as f64;
+        let sources = || failures.iter().map(|failure| source_of(failure.attempt.source));
+        let mut by_source = Tally::of(sources());
+        let (top_source, top_count) = by_source.top();
+
+        let mut top_prefix = (None, 0.0);
+        let mut top_prefixes = Vec::new();
+        for level in [0, 1, 2] {
+            let (prefix, part) = Tally::of(
+                failures.iter().filter_map(|failure| prefix_at(failure.attempt.source, level)),
+            )
+            .top();
+            let prefix =
+                prefix.and_then(|(address, length)| IpNet::new(IpAddr::from(address), length).ok());
+            // Of two that hold as much the longer says more.
+            if share(part) >= top_prefix.1 && part > 0 {
+                top_prefix = (prefix, share(part));
+            }
+            if let Some(prefix) = prefix.filter(|_| share(part) > 0.1) {
+                top_prefixes.push(PrefixShare { prefix, share: share(part) });
+            }
+        }
+
+        let (look, look_count) = Tally::of(failures.iter().map(|f| f.attempt.look)).top();
+        let (destination, to_destination) =
+            Tally::of(failures.iter().map(|f| f.attempt.destination)).top();
+        let part = |test: fn(&Failure) -> bool| share(failures.iter().filter(|f| test(f)).count());
+        Self {
+            failures: count,
+            sources: by_source.distinct(),
+            spread: spread(failures),
+            top_source: (top_source, share(top_count)),
+            top_prefix,
+            top_prefixes,
+            new: part(|failure| failure.new),
+            retransmitted: part(|failure| failure.retransmitted),
+            reset: part(|failure| failure.reset),
+            repeats: share(count - by_source.distinct()),
+            entropy_ratio: by_source.entropy_ratio(),
+            fingerprint: look.map(|look| Fingerprint {
+                share: share(look_count),
+                ttl: look.ttl,
+                window: look.window,
+                mss: look.mss,
+                options: look.options,
+            }),
+            top_destination: (destination, share(to_destination)),
+        }
+    }
+}
+
+/// Distinct /16 (IPv6: /32) prefixes over the number that as many uniform random sources would
+/// have; IPv6 is taken to have more /32s than are ever drawn.
+fn spread(failures: &[&Failure]) -> f64 {
+    let prefixes = |v4: bool, length: u8| {
+        let of_family = failures.iter().map(|f| f.attempt.source).filter(|a| a.is_ipv4() == v4);
+        let drawn = of_family.clone().count();
+        (drawn, Tally::of(of_family.map(|address| address.prefix(length))).distinct())
+    };
+    let (drawn4, distinct4) = prefixes(true, 16);
+    let (drawn6, distinct6) = prefixes(false, 32);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "at most a few hundred"
+    )]
+    let expected =
+        ROUTABLE_16 * (1.0 - (1.0 - 1.0 / ROUTABLE_16).powi(drawn4 as i32)) + drawn6 as f64;
+    #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+    let distinct = (distinct4 + distinct6) as f64;
+    distinct / expected
+}
+
+/// What counts as one source: an IPv4 address, an IPv6 /64.
+pub(crate) const fn source_of(address: Address) -> Address {
+    if address.is_ipv4() { address } else { address.prefix(64) }
+}
+
+/// The network that clients share: an IPv4 /24, an IPv6 /48.
+pub(crate) const fn network_of(address: Address) -> Address {
+    address.prefix(if address.is_ipv4() { 24 } else { 48 })
+}
+
+/// The prefix at one of three levels, shortest first, with its length.
+const fn prefix_at(address: Address, level: usize) -> Option<(Address, u8)> {
+    let length = match (address.is_ipv4(), level) {
+        (true, 0) => 8,
+        (true, 1) => 16,
+        (true, 2) => 24,
+        (false, 0) => 32,
+        (false, 1) => 48,
+        _ => return None,
+    };
+    Some((address.prefix(length), length))
+}
+
+/// How often each of some things occurs.
+struct Tally<T>(Vec<(T, usize)>);
+
+impl<T: Copy + Ord> Tally<T> {
+    fn of(things: impl Iterator<Item = T>) -> Self {
+        let mut things: Vec<T> = things.collect();
+        things.sort_unstable();
+        Self(things.chunk_by(PartialEq::eq).map(|run| (run[0], run.len())).collect())
+    }
+
+    fn distinct(&self) -> usize {
+        self.0.len()
+    }
+
+    fn top(&mut self) -> (Option<T>, usize) {
+        let top = self.0.iter().max_by_key(|(_, count)| *count);
+        (top.map(|(thing, _)| *thing), top.map_or(0, |(_, count)| *count))
+    }
+
+    /// The nearly unbiased collision estimate of the entropy, -log2 of the share of equal pairs, over the
+    /// highest that can be told from so many draws.
+    #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+    fn entropy_ratio(&self) -> f64 {
+        let total: usize = self.0.iter().map(|(_, count)| count).sum();
+        if total < 2 {
+            return 0.0;
+        }
+        let pairs = total as f64 * (total - 1) as f64;
+        let equal: f64 = self.0.iter().map(|(_, count)| *count as f64 * (*count - 1) as f64).sum();
+        // Without any equal pair all that is known is that the entropy is at least this.
+        (pairs / equal.max(2.0)).log2() / (pairs / 2.0).log2().max(f64::MIN_POSITIVE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::state_test_segment;
+    use crate::wire::Flags;
+
+    fn failures(sources: impl Iterator<Item = Address>) -> Failures {
+        let mut failures = Failures::default();
+        for source in sources {
+            let mut syn = state_test_segment(Flags::SYN, 1, 0);
+            syn.source = source;
+            failures.keep(Failure {
+                attempt: Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn),
+                retransmitted: false,
+                reset: false,
+                new: true,
+                weight: 1.0,
+            });
+        }
+        failures
+    }
+
+    fn scattered(number: u32) -> u32 {
+        number.wrapping_mul(2_654_435_761).rotate_left(7)
+    }
+
+    #[test]
+    fn random_sources_spread_over_prefixes() {
+        let sources = (0..200).map(|n| Address::v4((scattered(n) | 1).to_be_bytes()));
+        let profile = failures(sources).profile(&[]);
+        assert!(profile.spread > 0.95, "{profile:?}");
+        assert!(profile.top_prefix.1 < 0.2);
+        assert!((profile.entropy_ratio - 1.0).abs() < 1e-9);
+        assert_eq!(profile.sources, 200);
+    }
+
+    #[test]
+    fn one_subnet_is_found_at_its_length() {
+        let sources = (0..200).map(|n: u32| Address::v4([203, 0, 113, n as u8]));
+        let profile = failures(sources).profile(&[]);
+        assert!(profile.spread < 0.1);
+        assert_eq!(profile.top_prefix.0.expect("a prefix").to_string(), "203.0.113.0/24");
+        assert!((profile.top_prefix.1 - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_source_has_no_entropy() {
+        let profile = failures((0..100).map(|_| Address::v4([203, 0, 113, 9]))).profile(&[]);
+        assert!((profile.top_source.1 - 1.0).abs() < 1e-9);
+        assert!(profile.entropy_ratio < 0.01);
+        assert_eq!(profile.sources, 1);
+    }
+
+    #[test]
+    fn ipv6_sources_are_their_64s() {
+        let sources = (0..100_u128).map(|n| Address::from_bits(0x2001_0db8 << 96 | n));
+        let profile = failures(sources).profile(&[]);
+        assert_eq!(profile.sources, 1);
+        assert_eq!(profile.top_prefix.0.expect("a prefix").to_string(), "2001:db8::/48");
+    }
+
+    #[test]
+    fn the_sample_of_a_step_is_uniform() {
+        let mut failures = Failures::default();
+        let mut drawn = [0_u32; 100];
+        for round in 0..2_000_u64 {
+            failures.begin(Step(0));
+            for n in 0..100_u32 {
+                let mut syn = state_test_segment(Flags::SYN, n, 0);
+                syn.seq = SeqNumber(n);
+                let random = (round * 100 + u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+                failures
+                    .offer(Step(0), random, || Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn));
+            }
+            for attempt in failures.drawn(Step(0)) {
+                drawn[attempt.isn.0 as usize] += 1;
+            }
+        }
+        // 640 each are expected, with a standard deviation of 21.
+        assert!(drawn.iter().all(|n| (520..760).contains(n)), "{drawn:?}");
+    }
+}

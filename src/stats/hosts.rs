@@ -1,0 +1,152 @@
+//! What each watched host gets, over all of its ports: the view in which one source that tries port after port at
+//! a flood's rate stands out.
+
+use std::collections::HashMap;
+
+use crate::flow::Hasher;
+use crate::stats::failures::source_of;
+use crate::stats::services::Keyed;
+use crate::stats::window::Step;
+use crate::wire::Address;
+
+/// Hosts that are followed at once; further ones have to wait for a step without traffic.
+const LIMIT: usize = 256;
+/// Steps that are kept.
+const KEPT: usize = 4;
+
+/// One step of a host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    attempts: u32,
+    completed: u32,
+    /// The source that may hold the majority (Boyer and Moore 1981), its votes, and how many attempts it made
+    /// since it was chosen.
+    candidate: Option<Address>,
+    votes: u32,
+    made: u32,
+}
+
+/// The hosts.
+pub struct Hosts {
+    map: HashMap<Address, [Tally; KEPT], Keyed>,
+    step: Step,
+}
+
+/// A source that sends more than a flood's worth of SYNs at one host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FullTilt {
+    /// The host.
+    pub host: Address,
+    /// The source.
+    pub source: Address,
+    /// Its share of the attempts.
+    pub share: f64,
+    /// Attempts per second.
+    pub rate: f64,
+    /// Share of the attempts that completed.
+    pub completed: f64,
+}
+
+impl Hosts {
+    /// No hosts yet.
+    #[must_use]
+    pub fn new(hasher: Hasher) -> Self {
+        Self { map: HashMap::with_hasher(Keyed(hasher)), step: Step(0) }
+    }
+
+    /// Begins a step.
+    pub fn begin(&mut self, step: Step) {
+        let passed = (step.0 - self.step.0).min(KEPT as u32);
+        for tallies in self.map.values_mut() {
+            for ago in 0..passed {
+                tallies[(step.0 - ago) as usize % KEPT] = Tally::default();
+            }
+        }
+        self.map.retain(|_, tallies| tallies.iter().any(|tally| tally.attempts > 0));
+        self.step = step;
+    }
+
+    /// Counts an attempt.
+    pub fn attempt(&mut self, host: Address, source: Address) {
+        if self.map.len() >= LIMIT && !self.map.contains_key(&host) {
+            return;
+        }
+        let tally = &mut self.map.entry(host).or_default()[self.step.0 as usize % KEPT];
+        let source = Some(source_of(source));
+        tally.attempts += 1;
+        if tally.votes == 0 {
+            tally.candidate = source;
+            tally.made = 0;
+        }
+        if tally.candidate == source {
+            tally.votes += 1;
+            tally.made += 1;
+        } else {
+            tally.votes -= 1;
+        }
+    }
+
+    /// Counts a completion of an attempt that began in `step`.
+    pub fn complete(&mut self, host: Address, step: Step) {
+        if step <= self.step
+            && self.step.0 - step.0 < KEPT as u32
+            && let Some(tallies) = self.map.get_mut(&host)
+        {
+            tallies[step.0 as usize % KEPT].completed += 1;
+        }
+    }
+
+    /// Hosts at which one source sent at least `per_step` attempts in each of the two steps before
+    /// the present one, most of which did not complete.
+    pub fn full_tilt(&self, per_step: u32) -> Vec<FullTilt> {
+        let (Some(last), Some(first)) = (self.step.before(1), self.step.before(2)) else {
+            return Vec::new();
+        };
+        let judge = |(host, tallies): (&Address, &[Tally; KEPT])| {
+            let pair = [first, last].map(|step| tallies[step.0 as usize % KEPT]);
+            let source = pair[0].candidate?;
+            let steady = pair.iter().all(|t| t.candidate == Some(source) && t.made >= per_step);
+            let attempts: u32 = pair.iter().map(|tally| tally.attempts).sum();
+            let completed: u32 = pair.iter().map(|tally| tally.completed).sum();
+            let made: u32 = pair.iter().map(|tally| tally.made).sum();
+            let completed = f64::from(completed) / f64::from(attempts.max(1));
+            (steady && completed < 0.3).then(|| FullTilt {
+                host: *host,
+                source,
+                share: f64::from(made) / f64::from(attempts),
+                rate: f64::from(attempts) * 2.0,
+                completed,
+            })
+        };
+        self.map.iter().filter_map(judge).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::HashKey;
+
+    #[test]
+    fn one_source_at_full_tilt_stands_out() {
+        let mut hosts = Hosts::new(Hasher::new(HashKey([1; 16])));
+        let (host, source) = (Address::v4([192, 0, 2, 1]), Address::v4([203, 0, 113, 5]));
+        for step in 1..4 {
+            hosts.begin(Step(step));
+            for n in 0..1_500_u32 {
+                hosts.attempt(host, if n % 5 == 0 { Address::v4(n.to_be_bytes()) } else { source });
+            }
+        }
+        let tilt = hosts.full_tilt(1_000);
+        assert_eq!(tilt.len(), 1);
+        assert_eq!((tilt[0].host, tilt[0].source), (host, source));
+        assert!(hosts.full_tilt(1_400).is_empty());
+        for _ in 0..600 {
+            hosts.complete(host, Step(1));
+            hosts.complete(host, Step(2));
+        }
+        assert!(hosts.full_tilt(1_000).is_empty(), "a benchmark completes");
+        hosts.begin(Step(40));
+        assert!(hosts.map.is_empty());
+    }
+}

@@ -1,0 +1,21 @@
+//! Handshakes fill windows: what is counted per service, and who the failing attempts come from.
+//!
+//! Counts are kept in steps of 250 ms by the step in which the attempt began, so a step can be judged once
+//! all of its attempts are old enough, without a timer for any of them. Sources are
+//! judged on a bounded sample of the attempts that failed, not on all SYNs: legitimate clients do
+//! not dilute it and its cost does not grow with the attack.
+
+mod failures;
+mod hosts;
+mod memory;
+mod services;
+mod window;
+
+pub use failures::{Attempt, Failure, Failures, SourceProfile};
+pub(crate) use failures::{network_of, source_of};
+pub use hosts::{FullTilt, Hosts};
+pub use memory::Completed;
+pub use services::{Service, Services};
+pub(crate) use services::{rounded, sketch};
+pub(crate) use window::BINS;
+pub use window::{STEP, Step, Window, Windows};

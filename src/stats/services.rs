@@ -1,0 +1,315 @@
+//! The services that are watched: a bounded list, and the way from an address and port to its place in it.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use datasketches::hll::{HllSketch, HllType};
+use ipnet::IpNet;
+
+use crate::detect::Detector;
+use crate::flow::{Hasher, Lookup, ServiceId};
+use crate::observe::Listener;
+use crate::stats::failures::Failures;
+use crate::stats::window::{Step, Windows};
+use crate::time::Timestamp;
+use crate::wire::Address;
+
+/// log2 of the registers of a source count: 2,048, a standard error of 2.3 %.
+const SOURCES_LG_K: u8 = 11;
+/// A service without any traffic for so long gives its place to another: no flow refers to it any more (a
+/// client gives up after 127 s).
+const IDLE: Duration = Duration::from_secs(135);
+/// The same for one that had hardly any: what a scanner leaves behind.
+const IDLE_FEW: Duration = Duration::from_secs(10);
+/// Addresses of wildcard listeners that are remembered; each of the host's own is one per port.
+const MAX_ALIASES: usize = 8_192;
+
+/// One watched service.
+pub struct Service {
+    /// Its address; unspecified for a wildcard listener.
+    pub address: Address,
+    /// Its port.
+    pub port: u16,
+    /// Last time that an attempt or an answer was seen.
+    pub last_seen: Timestamp,
+    /// Counts by step.
+    pub windows: Windows,
+    /// Who fails.
+    pub failures: Failures,
+    /// SYNs since the start, repeats included.
+    pub syn: u64,
+    /// SYN-ACKs since the start.
+    pub syn_ack: u64,
+    /// Attempts since the start.
+    pub attempts: u64,
+    /// The listening socket as of the last look at the kernel.
+    pub listener: Option<Listener>,
+    /// Requests in SYN_RECV as of the last look at the kernel.
+    pub kernel_half_open: Option<u32>,
+    /// Change detection.
+    pub detector: Detector,
+    sources: HllSketch,
+}
+
+impl Service {
+    fn new(address: Address, port: u16, now: Timestamp, step: Step) -> Self {
+        let mut windows = Windows::default();
+        windows.begin(step);
+        Self {
+            address,
+            port,
+            last_seen: now,
+            windows,
+            failures: Failures::default(),
+            syn: 0,
+            syn_ack: 0,
+            attempts: 0,
+            listener: None,
+            kernel_half_open: None,
+            detector: Detector::new(),
+            sources: new_sketch(),
+        }
+    }
+
+    /// Counts a source by its keyed hash.
+    pub fn count_source(&mut self, hash: u64) {
+        self.sources.update(hash);
+    }
+
+    /// Distinct sources since the start (estimate, exact while small).
+    #[must_use]
+    pub fn sources(&self) -> u64 {
+        rounded(self.sources.estimate())
+    }
+
+    /// Whether only segments towards the service are seen: many SYNs and no answer at all.
+    #[must_use]
+    pub const fn is_one_way(&self) -> bool {
+        self.syn_ack == 0
+    }
+
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let idle = now - self.last_seen;
+        self.listener.is_none()
+            && !self.detector.is_active()
+            && (idle > IDLE || (self.attempts <= 3 && idle > IDLE_FEW))
+    }
+}
+
+/// A cardinality sketch.
+fn new_sketch() -> HllSketch {
+    sketch(SOURCES_LG_K)
+}
+
+/// A cardinality sketch of `2^lg_k` registers.
+pub(crate) fn sketch(lg_k: u8) -> HllSketch {
+    #[expect(clippy::expect_used, reason = "the constants given are within 4 to 21")]
+    HllSketch::new(lg_k, HllType::Hll8).expect("a valid number of registers")
+}
+
+/// An estimate as a count.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
+pub(crate) fn rounded(estimate: f64) -> u64 {
+    estimate.round().max(0.0) as u64
+}
+
+/// The list.
+pub struct Services {
+    list: Vec<Service>,
+    limit: usize,
+    places: HashMap<(Address, u16), ServiceId, Keyed>,
+    /// Destinations that belong to a wildcard listener.
+    aliases: HashMap<(Address, u16), ServiceId, Keyed>,
+    listeners: Vec<Listener>,
+    networks: Vec<IpNet>,
+    hand: usize,
+    now: Timestamp,
+    step: Step,
+}
+
+impl Services {
+    /// A list of at most `limit` services on addresses in `networks` (all where it is empty).
+    #[must_use]
+    pub fn new(limit: u16, networks: Vec<IpNet>, hasher: Hasher, now: Timestamp) -> Self {
+        let other = Service::new(Address::from_bits(0), 0, now, Step(0));
+        Self {
+            list: vec![other],
+            limit: usize::from(limit.max(2)),
+            places: HashMap::with_hasher(Keyed(hasher)),
+            aliases: HashMap::with_hasher(Keyed(hasher)),
+            listeners: Vec::new(),
+            networks,
+            hand: 0,
+            now,
+            step: Step(0),
+        }
+    }
+
+    /// The networks whose services are watched.
+    pub fn watch(&mut self, networks: Vec<IpNet>) {
+        if networks != self.networks {
+            self.networks = networks;
+            self.aliases.clear();
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, now: Timestamp, step: Step) {
+        self.now = now;
+        if step > self.step {
+            self.step = step;
+            for service in &mut self.list {
+                service.windows.begin(step);
+                service.failures.begin(step);
+            }
+        }
+    }
+
+    /// The time of the last segment or tick.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// How many places are in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The services with their numbers, without the place for all others.
+    pub fn iter(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
+        (0..).map(ServiceId).zip(&self.list).skip(1)
+    }
+
+    /// The numbers of all services, without the place for all others.
+    pub fn ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
+        (1..u16::try_from(self.list.len()).unwrap_or(u16::MAX)).map(ServiceId)
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn get(&self, id: ServiceId) -> &Service {
+        &self.list[usize::from(id.0)]
+    }
+
+    /// One service.
+    pub fn get_mut(&mut self, id: ServiceId) -> &mut Service {
+        &mut self.list[usize::from(id.0)]
+    }
+
+    /// Takes in the listening sockets of the host. Each has a place before its first SYN comes.
+    pub fn listen(&mut self, listeners: Vec<Listener>) {
+        let same = |a: &Listener, b: &Listener| (a.address, a.port) == (b.address, b.port);
+        let moved = listeners.len() != self.listeners.len()
+            || listeners.iter().zip(&self.listeners).any(|(new, old)| !same(new, old));
+        if moved {
+            self.aliases.clear();
+        }
+        for service in &mut self.list {
+            service.listener = None;
+        }
+        for listener in &listeners {
+            let id = self.place(Address::from(listener.address), listener.port);
+            if id != ServiceId::OTHER {
+                self.get_mut(id).listener = Some(listener.clone());
+            }
+        }
+        self.listeners = listeners;
+    }
+
+    /// The listener that takes connections to an address and port.
+    fn listener_for(&self, address: Address, port: u16) -> Option<&Listener> {
+        let ip = IpAddr::from(address);
+        let on_port = || self.listeners.iter().filter(|listener| listener.port == port);
+        on_port().find(|listener| listener.address == ip).or_else(|| {
+            on_port().find(|listener| {
+                listener.address.is_unspecified()
+                    && (listener.address.is_ipv4() == ip.is_ipv4()
+                        || (ip.is_ipv4() && listener.dual_stack))
+            })
+        })
+    }
+
+    /// Whether the services of an address are watched.
+    fn is_watched(&self, address: Address) -> bool {
+        let ip = IpAddr::from(address);
+        self.networks.is_empty() || self.networks.iter().any(|network| network.contains(&ip))
+    }
+
+    /// The place of a service by its own address, a new one where there is room.
+    fn place(&mut self, address: Address, port: u16) -> ServiceId {
+        if let Some(id) = self.places.get(&(address, port)) {
+            return *id;
+        }
+        let service = Service::new(address, port, self.now, self.step);
+        let place = if self.list.len() < self.limit {
+            self.list.push(service);
+            self.list.len() - 1
+        } else {
+            let Some(place) = self.idle_place() else { return ServiceId::OTHER };
+            let old = std::mem::replace(&mut self.list[place], service);
+            self.places.remove(&(old.address, old.port));
+            self.aliases.retain(|_, id| usize::from(id.0) != place);
+            place
+        };
+        let id = u16::try_from(place).map_or(ServiceId::OTHER, ServiceId);
+        self.places.insert((address, port), id);
+        id
+    }
+
+    /// A place whose service may go, among the next few in turn: the search takes constant time.
+    fn idle_place(&mut self) -> Option<usize> {
+        const TRIES: usize = 8;
+        for _ in 0..TRIES {
+            self.hand = self.hand % (self.list.len() - 1) + 1;
+            if self.list[self.hand].is_idle(self.now) {
+                return Some(self.hand);
+            }
+        }
+        None
+    }
+}
+
+impl Lookup for Services {
+    fn service(&mut self, address: Address, port: u16) -> ServiceId {
+        let key = (address, port);
+        if let Some(id) = self.places.get(&key).or_else(|| self.aliases.get(&key)) {
+            return *id;
+        }
+        if !self.is_watched(address) {
+            return ServiceId::OTHER;
+        }
+        let Some(bound) = self.listener_for(address, port).map(|listener| listener.address) else {
+            return self.place(address, port);
+        };
+        let id = self.place(Address::from(bound), port);
+        if id != ServiceId::OTHER && self.aliases.len() < MAX_ALIASES {
+            self.aliases.insert(key, id);
+        }
+        id
+    }
+
+    fn is_known(&self, address: Address, port: u16) -> bool {
+        let key = (address, port);
+        self.places.contains_key(&key) || self.aliases.contains_key(&key)
+    }
+
+    fn is_one_way(&self, service: ServiceId) -> bool {
+        self.get(service).is_one_way()
+    }
+}
+
+/// The keyed flow hasher as a hasher of maps: addresses are the attacker's to choose.
+#[derive(Clone, Copy)]
+pub(crate) struct Keyed(pub Hasher);
+
+impl BuildHasher for Keyed {
+    type Hasher = siphasher::sip::SipHasher13;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.state()
+    }
+}

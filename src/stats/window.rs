@@ -1,0 +1,131 @@
+//! Counts of one service by step.
+
+use std::time::Duration;
+
+use crate::flow::BIN;
+
+/// The detector's step, D: 250 ms, four bins of the flow calendars.
+pub const STEP: Duration = Duration::from_millis(250);
+/// Bins per step.
+pub(crate) const BINS: u32 = 4;
+const _: () = assert!(BIN.as_nanos() * BINS as u128 == STEP.as_nanos());
+
+/// A step since the engine's start.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Step(pub u32);
+
+impl Step {
+    /// An attempt that has not completed after tau = 1.5 s has failed; so many steps after its own a
+    /// step is judged.
+    pub const MATURE: u32 = 6;
+
+    /// The step `steps` earlier; `None` before the start.
+    #[must_use]
+    pub fn before(self, steps: u32) -> Option<Self> {
+        self.0.checked_sub(steps).map(Self)
+    }
+}
+
+/// What happened to the attempts that began in one step.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Window {
+    /// SYNs that arrived, repeats included.
+    pub syn: u32,
+    /// Attempts without an answer (yet).
+    pub unanswered: u32,
+    /// Attempts with an answer.
+    pub answered: u32,
+    /// Those of the answered that completed.
+    pub completed: u32,
+    /// Those of the answered that their client reset.
+    pub reset: u32,
+    /// Attempts that the service refused.
+    pub refused: u32,
+}
+
+impl Window {
+    /// Answered attempts that did not complete.
+    #[must_use]
+    pub const fn failed(&self) -> u32 {
+        self.answered.saturating_sub(self.completed)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.syn += other.syn;
+        self.unanswered += other.unanswered;
+        self.answered += other.answered;
+        self.completed += other.completed;
+        self.reset += other.reset;
+        self.refused += other.refused;
+    }
+}
+
+const KEPT: usize = 16;
+
+/// The windows of the last 16 steps, 4 s.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    ring: [Window; KEPT],
+    now: Step,
+}
+
+impl Windows {
+    /// The step that is being filled.
+    #[must_use]
+    pub const fn now(&self) -> Step {
+        self.now
+    }
+
+    /// Begins step `now`; steps in between were empty.
+    pub fn begin(&mut self, now: Step) {
+        let passed = now.0.saturating_sub(self.now.0) as usize;
+        for step in 0..passed.min(KEPT) {
+            self.ring[(now.0 as usize - step) % KEPT] = Window::default();
+        }
+        self.now = now;
+    }
+
+    /// The window of `step` for counting, where it is still kept.
+    pub fn at(&mut self, step: Step) -> Option<&mut Window> {
+        let kept = step <= self.now && self.now.0 - step.0 < KEPT as u32;
+        kept.then(|| &mut self.ring[step.0 as usize % KEPT])
+    }
+
+    /// The window of `step`; empty where it is not kept.
+    #[must_use]
+    pub fn get(&self, step: Step) -> Window {
+        let kept = step <= self.now && self.now.0 - step.0 < KEPT as u32;
+        if kept { self.ring[step.0 as usize % KEPT] } else { Window::default() }
+    }
+
+    /// The sum of the windows from `youngest` to `oldest` steps before the present one.
+    #[must_use]
+    pub fn sum(&self, youngest: u32, oldest: u32) -> Window {
+        let mut sum = Window::default();
+        for step in (youngest..=oldest).filter_map(|ago| self.now.before(ago)) {
+            sum.add(&self.get(step));
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_kept_for_sixteen_steps() {
+        let mut windows = Windows::default();
+        windows.at(Step(0)).expect("the present step").syn = 7;
+        windows.begin(Step(15));
+        assert_eq!(windows.get(Step(0)).syn, 7);
+        assert_eq!(windows.sum(15, 15).syn, 7);
+        windows.begin(Step(16));
+        assert_eq!(windows.get(Step(0)).syn, 0);
+        assert!(windows.at(Step(0)).is_none());
+        assert!(windows.at(Step(17)).is_none());
+        windows.at(Step(16)).expect("the present step").syn = 1;
+        windows.begin(Step(4_000));
+        assert_eq!(windows.sum(0, 15), Window::default());
+    }
+}

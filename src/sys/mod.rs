@@ -1,0 +1,3 @@
+//! The operating system around the daemon: everything that changes the process itself.
+
+pub mod netns;

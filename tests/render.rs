@@ -1,0 +1,109 @@
+//! The text of `--once` and `replay`.
+
+#![cfg(feature = "host")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod sample;
+
+use synwatch::app::render::{Limits, status, text};
+use synwatch::observe::{Class, Report, Severity, Status};
+
+fn limits(warning: &str, critical: &str) -> Limits {
+    Limits { warning: warning.parse().ok(), critical: critical.parse().ok() }
+}
+
+fn first_line(report: &Report, limits: &Limits) -> String {
+    let line = text(report, limits, &[], false).lines().next().unwrap().to_owned();
+    let words = line.split(" | ").next().unwrap();
+    assert!(words.chars().count() < 80, "{words}");
+    line
+}
+
+#[test]
+fn report_renders_as_before() {
+    let unseen = ["no CAP_NET_RAW: kernel only".to_owned()];
+    let none = Limits::default();
+    insta::assert_snapshot!("quiet", text(&sample::quiet(), &none, &unseen, false));
+    insta::assert_snapshot!("flooded", text(&sample::flooded(), &none, &[], false));
+    let coloured = text(&sample::flooded(), &none, &[], true);
+    insta::assert_snapshot!("coloured", coloured.replace('\x1b', "ESC"));
+}
+
+#[test]
+fn first_line_names_the_target() {
+    assert!(first_line(&sample::flooded(), &Limits::default()).starts_with(
+        "SYNWATCH CRITICAL: SYN flood on 192.0.2.10:443, 511/511 half-open | half_open=511;;;0; "
+    ));
+}
+
+#[test]
+fn first_line_has_room_for_any_ipv6_target() {
+    let mut report = sample::flooded();
+    report.detections[0].target.address =
+        Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap());
+    report.detections[0].target.port = Some(65_535);
+    assert!(first_line(&report, &Limits::default()).starts_with(
+        "SYNWATCH CRITICAL: SYN flood on [2001:db8:1111:2222:3333:4444:5555:6666]:65535 | "
+    ));
+}
+
+#[test]
+fn detection_that_is_over_shows_its_peak() {
+    let mut report = sample::flooded();
+    report.detections[0].cleared_at = Some(sample::at(400));
+    let line = first_line(&report, &Limits::default());
+    assert!(line.contains("SYN flood on 192.0.2.10:443, peak 511/511 half-open | "), "{line}");
+    assert!(line.contains(" detections=0;;;0;"), "{line}");
+}
+
+#[test]
+fn limits_raise_the_status_and_stand_in_the_figures() {
+    let mut report = sample::quiet();
+    report.services[0].half_open_kernel = Some(42);
+    let line = first_line(&report, &limits("40", "100"));
+    assert!(
+        line.starts_with(
+            "SYNWATCH WARNING: 42 half-open breaks --warning 40 | half_open=42;40;100;0; "
+        ),
+        "{line}"
+    );
+    assert_eq!(status(&report, &limits("40", "41")), Status::Critical);
+    assert_eq!(status(&report, &limits("50", "@0:10")), Status::Ok);
+    assert_eq!(status(&sample::flooded(), &limits("~:", "~:")), Status::Critical);
+}
+
+#[test]
+fn info_does_not_change_the_status() {
+    let mut report = sample::flooded();
+    report.status = Status::Ok;
+    let crowd = &mut report.detections[0];
+    crowd.class = Class::FlashCrowd;
+    crowd.variant = None;
+    crowd.severity = Severity::Info;
+    crowd.severity_history.truncate(1);
+    crowd.severity_history[0].severity = Severity::Info;
+    assert!(
+        first_line(&report, &Limits::default()).starts_with(
+            "SYNWATCH OK: 511 half-open, 3 services, flash crowd on 192.0.2.10:443 | "
+        )
+    );
+}
+
+#[test]
+fn no_witness_is_unknown() {
+    let mut report = sample::quiet();
+    report.status = Status::Unknown;
+    assert!(
+        first_line(&report, &limits("0", "0"))
+            .starts_with("SYNWATCH UNKNOWN: no witness could be asked | ")
+    );
+}
+
+#[test]
+fn process_names_cannot_steer_the_terminal() {
+    let mut report = sample::quiet();
+    report.services[0].process.as_mut().unwrap().name = Some("a\x1b[2Jb\nc".into());
+    let text = text(&report, &Limits::default(), &[], false);
+    assert!(text.contains("a?[2Jb?c[812]"), "{text}");
+    assert!(!text.contains('\x1b'));
+}
