@@ -6,6 +6,10 @@ pub mod alert;
 pub mod app;
 #[cfg(feature = "host")]
 pub mod capture;
+#[cfg(feature = "host")]
+pub mod cli;
+#[cfg(feature = "host")]
+pub mod config;
 pub mod detect;
 pub mod engine;
 pub mod flow;

@@ -1,4 +1,19 @@
-//! The faces of the program.
+//! The faces of the program: the only place where the parts are wired together.
+//!
+//! The daemon, `--once` and `replay` run the same [`crate::engine::Engine`]; they differ in where frames come
+//! from, how long they run and what is done with the outcome.
 
+pub mod check_config;
+pub mod daemon;
+mod feed;
+mod live;
+pub mod logging;
+pub mod once;
 pub mod range;
 pub mod render;
+pub mod replay;
+
+pub use live::{
+    Clock, Correction, LiveError, enter_namespace, fixed_settings, open_source, settings,
+    take_sample,
+};

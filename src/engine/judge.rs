@@ -104,6 +104,8 @@ impl Engine {
             service.failures.keep(failure);
         }
         service.failures.forget(at);
+        let profile = service.failures.profile(&[]);
+        service.source_entropy_ratio = profile.entropy_ratio;
         let idle = window == Window::default()
             && !service.detector.is_active()
             && service.windows.sum(0, 6) == Window::default();
@@ -112,7 +114,6 @@ impl Engine {
         }
         // Attempts of 0.5 to 1.5 s.
         let young = service.windows.sum(2, 5);
-        let profile = service.failures.profile(&[]);
         let observation = Observation {
             at,
             matured,
@@ -422,7 +423,8 @@ impl Engine {
         };
         let subject = subject_of(service.address, Some(service.port));
         let Some(severity) = severity else {
-            if self.incidents.is_active(Class::SynFlood, subject) {
+            // Where there is a wire, its word on the end of an incident counts.
+            if self.settings.kernel_only && self.incidents.is_active(Class::SynFlood, subject) {
                 let action = self.incidents.update(at, Class::SynFlood, subject, None);
                 self.actions.extend(action);
             }
@@ -434,6 +436,8 @@ impl Engine {
             failures.keep(self.failure(attempt, false, false, true));
         }
         let profile = failures.profile(&[]);
+        self.services.get_mut(id).source_entropy_ratio = profile.entropy_ratio;
+        let service = self.services.get(id);
         let busiest = rows.iter().max_by_key(|row| row.count);
         let address = busiest
             .filter(|row| row.count * 2 >= count)

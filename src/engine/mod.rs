@@ -105,6 +105,8 @@ pub struct Engine {
     next_bin: Timestamp,
     step: Step,
     draw: u64,
+    /// Whether `start` is known: in a file it is the time of the first segment.
+    anchored: bool,
 }
 
 /// Time that may pass without a segment before everything is known to have expired.
@@ -144,9 +146,25 @@ impl Engine {
             next_bin: start + BIN,
             step: Step(0),
             draw: 0,
+            anchored: true,
             tracker,
             settings,
         }
+    }
+
+    /// An engine whose time begins with its first segment.
+    #[must_use]
+    pub fn idle(settings: Settings) -> Self {
+        Self { anchored: false, ..Self::new(settings, Timestamp::EPOCH) }
+    }
+
+    fn anchor(&mut self, start: Timestamp) {
+        self.anchored = true;
+        self.start = start;
+        self.now = start;
+        self.next_bin = start + BIN;
+        self.capture.since = start;
+        self.services.advance(start, self.step);
     }
 
     /// The time that the engine has come to.
@@ -158,6 +176,9 @@ impl Engine {
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
     /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
+        if !self.anchored {
+            self.anchor(now);
+        }
         self.advance(now);
         let micros = (self.now - self.start).as_nanos() / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
@@ -222,6 +243,12 @@ impl Engine {
         if self.settings.kernel_only {
             self.judge_kernel();
         }
+    }
+
+    /// Judges by the kernel's word too, where the wire was not watched long enough to see what the
+    /// kernel has kept for a minute.
+    pub fn consult_kernel(&mut self) {
+        self.judge_kernel();
     }
 
     /// Replaces the networks whose services are watched.

@@ -153,7 +153,7 @@ impl Engine {
             syn_rate: f64::from(second.syn) / self.seconds_of(4),
             completion_ratio: completion_ratio(&mature),
             sources: service.sources(),
-            source_entropy_ratio: service.failures.profile(&[]).entropy_ratio,
+            source_entropy_ratio: service.source_entropy_ratio,
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
             backlog_known: service.listener.is_some(),
             verdict,

@@ -48,6 +48,8 @@ pub struct Service {
     pub listener: Option<Listener>,
     /// Requests in SYN_RECV as of the last look at the kernel.
     pub kernel_half_open: Option<u32>,
+    /// Entropy of the sources of failing attempts, as of the last step.
+    pub source_entropy_ratio: f64,
     /// Change detection.
     pub detector: Detector,
     sources: HllSketch,
@@ -68,6 +70,7 @@ impl Service {
             attempts: 0,
             listener: None,
             kernel_half_open: None,
+            source_entropy_ratio: 0.0,
             detector: Detector::new(),
             sources: new_sketch(),
         }

@@ -1,3 +1,6 @@
-//! The operating system around the daemon: everything that changes the process itself.
+//! The operating system around the program: everything that changes the process itself.
 
 pub mod netns;
+pub mod privileges;
+pub mod sandbox;
+pub mod service;

@@ -1,0 +1,428 @@
+//! The daemon: watch until told to stop.
+//!
+//! # Order of the start
+//!
+//! 1. Enter the network namespace; open what needs privileges or may fail: capture socket, HTTP port, event file,
+//!    kernel reader. Every failure up to here ends the program with one line.
+//! 2. Start the kernel thread, which alone keeps what it takes to name other users' processes.
+//! 3. Drop all other privileges and enter the sandbox; both hold for the threads started from here on.
+//! 4. Start the capture thread, which owns the engine, and the alert thread; last the asynchronous
+//!    runtime with HTTP and signals on the first thread.
+//!
+//! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
+//! through a bounded queue, kernel samples come in through one that it only looks into.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
+use crate::app::feed::feed;
+use crate::app::{self, Clock, LiveError, open_source, render, settings, take_sample};
+use crate::capture::{self, Source};
+use crate::config::{Backend, Config, LogFormat};
+use crate::engine::{Action, Engine};
+use crate::http;
+use crate::kernel;
+use crate::metrics::Exporter;
+use crate::observe::{KernelSample, Report};
+use crate::stats::STEP;
+use crate::sys::privileges::{self, Capability};
+use crate::sys::{sandbox, service};
+
+/// Why the daemon does not start or go on.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The wire cannot be watched, and not for want of privilege.
+    #[error(transparent)]
+    Capture(#[from] capture::Error),
+    /// Something that both live faces need is missing.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// The HTTP port cannot be had.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The event file cannot be had.
+    #[error(transparent)]
+    Alert(#[from] alert::Error),
+    /// Neither the wire nor the kernel can be watched.
+    #[error("nothing to watch: {capture}, and {kernel}")]
+    NoWitness {
+        /// Why not the wire.
+        capture: String,
+        /// Why not the kernel.
+        kernel: String,
+    },
+    /// Privileges remain that should not.
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
+    /// A thread, the runtime or a signal handler cannot be had.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// The capture thread is gone.
+    #[error("the capture thread ended: {0}")]
+    Ended(String),
+}
+
+/// What the threads tell one another.
+struct Shared {
+    stop: AtomicBool,
+    /// Rises with every turn of the capture thread: what the watchdog looks at.
+    turns: AtomicU64,
+    capture_ok: AtomicBool,
+    kernel_ok: AtomicBool,
+    counters: Arc<Counters>,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Where it cannot start, or cannot go on.
+pub fn run(config: &Config) -> Result<(), Error> {
+    app::logging::start(&config.log);
+    app::enter_namespace(config)?;
+    let (source, no_wire) = match open_source(config) {
+        Ok(source) => (Some(source), None),
+        Err(error @ capture::Error::Permission) => (None, Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let listener = match config.web.enabled {
+        true => Some(http::bind(config.web.listen_address.0)?),
+        false => None,
+    };
+    let counters = Arc::new(Counters::default());
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(alert::Log)];
+    if let Some(path) = &config.events.path {
+        sinks.push(Box::new(alert::Events::open(path.as_path(), Arc::clone(&counters))?));
+    }
+    let (reader, no_kernel) = match config.kernel.enabled.then(kernel::Reader::open) {
+        Some(Ok(reader)) => (Some(reader), None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+        None => (None, Some("the kernel is not asked (kernel.enabled = false)".to_owned())),
+    };
+    if let (Some(capture), Some(kernel)) = (&no_wire, &no_kernel) {
+        return Err(Error::NoWitness { capture: capture.clone(), kernel: kernel.clone() });
+    }
+    let engine_settings = settings(config, source.is_none())?;
+    let clock = Clock::start();
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        turns: AtomicU64::new(0),
+        capture_ok: AtomicBool::new(source.is_some()),
+        kernel_ok: AtomicBool::new(reader.is_some()),
+        counters: Arc::clone(&counters),
+    });
+
+    let samples = match reader {
+        Some(reader) => Some(start_kernel(reader, config.kernel.interval.get(), clock, &shared)?),
+        None => None,
+    };
+    confine(config)?;
+    announce(config, source.as_deref(), no_wire.as_deref(), no_kernel.as_deref());
+
+    let engine = Engine::new(engine_settings, clock.now());
+    let (alerts, worker) = alert::start(sinks, counters)?;
+    let (reports, latest) = watch::channel(Arc::new(engine.snapshot(clock.now())));
+    let (ended, capture_end) = oneshot::channel();
+    let capture = Capture {
+        engine,
+        source,
+        samples,
+        reports,
+        alerts: alerts.clone(),
+        clock,
+        config: config.clone(),
+        shared: Arc::clone(&shared),
+        greet: greets(config),
+    };
+    let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
+        // Where the receiver is gone the daemon is ending anyway.
+        let _ = ended.send(capture.run());
+    })?;
+
+    let outcome = serve(config, listener, latest, &shared, &alerts, capture_end);
+    service::stopping();
+    shared.stop.store(true, Ordering::Relaxed);
+    if thread.join().is_err() {
+        return Err(Error::Ended("panic".to_owned()));
+    }
+    if !worker.stop(Duration::from_secs(2)) {
+        tracing::warn!("the last alerts could not be delivered within 2 s");
+    }
+    outcome
+}
+
+/// The thread that asks the kernel.
+fn start_kernel(
+    mut reader: kernel::Reader,
+    interval: Duration,
+    clock: Clock,
+    shared: &Arc<Shared>,
+) -> io::Result<Receiver<KernelSample>> {
+    let (sender, receiver) = sync_channel(1);
+    let shared = Arc::clone(shared);
+    thread::Builder::new().name("kernel".to_owned()).spawn(move || {
+        let keep = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+        if let Err(error) = privileges::drop_except(&keep) {
+            tracing::warn!(%error, "the kernel thread keeps its privileges");
+        }
+        let mut told: Vec<String> = Vec::new();
+        while !shared.stop.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            match reader.sample(clock.now()) {
+                Ok(sample) => {
+                    shared.kernel_ok.store(true, Ordering::Relaxed);
+                    if !hand_over(&sender, sample) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    if shared.kernel_ok.swap(false, Ordering::Relaxed) {
+                        tracing::warn!(%error, "the kernel does not answer");
+                    }
+                }
+            }
+            if told != reader.problems() {
+                told = reader.problems().to_vec();
+                for problem in &told {
+                    tracing::info!(problem, "the kernel's answer is incomplete");
+                }
+            }
+            thread::sleep(interval.saturating_sub(begin.elapsed()));
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Hands a sample to the capture thread, or drops it where that has not taken the last one; false
+/// where nobody takes any.
+fn hand_over(sender: &SyncSender<KernelSample>, sample: KernelSample) -> bool {
+    !matches!(sender.try_send(sample), Err(TrySendError::Disconnected(_)))
+}
+
+/// Gives up privileges and the view of the file system.
+fn confine(config: &Config) -> Result<(), Error> {
+    // pnet opens a socket for every interface that comes up; the ring needs nothing any more.
+    let keep: &[Capability] = match config.capture.backend {
+        Backend::Pnet => &[Capability::CAP_NET_RAW],
+        Backend::Ring => &[],
+    };
+    privileges::drop_except(keep)?;
+    let directory = config.events.path.as_ref().and_then(|path| path.as_path().parent());
+    let writable: Vec<&Path> = directory.into_iter().collect();
+    tracing::debug!("{}", sandbox::confine(&[], &writable));
+    Ok(())
+}
+
+/// Says what is watched and what is not.
+fn announce(
+    config: &Config,
+    source: Option<&dyn Source>,
+    no_wire: Option<&str>,
+    no_kernel: Option<&str>,
+) {
+    if let Some(source) = source {
+        let interfaces = source.interfaces().join(", ");
+        tracing::info!(interfaces, backend = source.name(), "watching the wire");
+    }
+    if let Some(missing) = no_wire {
+        tracing::warn!("not watching the wire: {missing}; this is the kernel's word only");
+    }
+    match no_kernel {
+        Some(missing) => tracing::warn!("not watching the kernel: {missing}"),
+        None => tracing::info!(interval = ?config.kernel.interval.get(), "asking the kernel"),
+    }
+    if config.web.enabled {
+        let address = config.web.listen_address.0;
+        let path = config.web.telemetry_path.as_str();
+        tracing::info!("metrics at http://{address}{path}, status at http://{address}/");
+    }
+}
+
+/// Whether somebody started it by hand who wants to see what it sees.
+fn greets(config: &Config) -> bool {
+    !service::stderr_is_journal() && matches!(config.log.format, LogFormat::Auto | LogFormat::Text)
+}
+
+/// The capture thread: owner of the engine.
+struct Capture {
+    engine: Engine,
+    source: Option<Box<dyn Source>>,
+    samples: Option<Receiver<KernelSample>>,
+    reports: watch::Sender<Arc<Report>>,
+    alerts: Alerts,
+    clock: Clock,
+    config: Config,
+    shared: Arc<Shared>,
+    /// Print the first report that the kernel has a part in.
+    greet: bool,
+}
+
+impl Capture {
+    fn run(mut self) -> Result<(), capture::Error> {
+        let mut next_tick = Instant::now();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            self.shared.turns.fetch_add(1, Ordering::Relaxed);
+            let left = next_tick.saturating_duration_since(Instant::now());
+            match &mut self.source {
+                Some(source) => {
+                    feed(&mut self.engine, source.as_mut(), left, self.clock.correction())?;
+                }
+                None => thread::sleep(left),
+            }
+            while let Some(sample) =
+                self.samples.as_ref().and_then(|samples| samples.try_recv().ok())
+            {
+                take_sample(&mut self.engine, &self.config, sample);
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + STEP;
+                self.tick();
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        if let Some(source) = &mut self.source {
+            self.engine.handle_capture(source.stats());
+        }
+        for action in self.engine.tick(self.clock.settled()) {
+            let (change, detection) = match action {
+                Action::Raised(detection) => (Change::Raised, detection),
+                Action::Updated(detection) => (Change::Updated, detection),
+                Action::Cleared(detection) => (Change::Cleared, detection),
+            };
+            self.alerts.send(Alert { change, detection });
+        }
+        let mut report = self.engine.snapshot(self.engine.now());
+        if let Some(source) = &self.source {
+            report.capture.source = source.name();
+            report.capture.interfaces = source.interfaces();
+        }
+        if self.greet && (report.kernel.available || self.samples.is_none()) {
+            self.greet = false;
+            println!("{}", render::text(&report, &render::Limits::default(), &[], false));
+        }
+        self.reports.send_replace(Arc::new(report));
+    }
+}
+
+/// HTTP, signals and the watchdog, until the end.
+fn serve(
+    config: &Config,
+    listener: Option<TcpListener>,
+    latest: watch::Receiver<Arc<Report>>,
+    shared: &Arc<Shared>,
+    alerts: &Alerts,
+    capture_end: oneshot::Receiver<Result<(), capture::Error>>,
+) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = match listener {
+            Some(listener) => {
+                let state = http::State::new(
+                    latest.clone(),
+                    exporter(config, shared),
+                    config.web.telemetry_path.as_str(),
+                );
+                let max = usize::try_from(config.web.max_connections.get()).unwrap_or(usize::MAX);
+                let settings = http::Settings { max_connections: max, ..http::Settings::default() };
+                Some(tokio::spawn(http::serve(listener, state, settings, async {
+                    let _ = stopped.await;
+                })))
+            }
+            None => None,
+        };
+        service::ready("watching");
+        let watchdog = tokio::spawn(watch_over(Arc::clone(shared), latest));
+        let mut capture_end = std::pin::pin!(capture_end);
+        let outcome = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hangup.recv() => {
+                    service::reloading();
+                    alerts.reopen();
+                    tracing::info!("event file opened anew");
+                    service::ready("watching");
+                }
+                end = &mut capture_end => break match end {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => Err(Error::Capture(error)),
+                    Err(_) => Err(Error::Ended("panic".to_owned())),
+                },
+            }
+        };
+        tracing::info!("stopping");
+        watchdog.abort();
+        drop(stop);
+        if let Some(server) = server {
+            // It ends by itself within its connection timeout; longer nobody waits.
+            let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+        }
+        outcome
+    })
+}
+
+/// What the metrics say of the program itself.
+fn exporter(config: &Config, shared: &Arc<Shared>) -> impl Fn() -> Exporter + Send + Sync + use<> {
+    let shared = Arc::clone(shared);
+    let asks_kernel = config.kernel.enabled;
+    move || {
+        let get = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let mut collectors = std::collections::BTreeMap::new();
+        collectors.insert("capture", get(&shared.capture_ok));
+        if asks_kernel {
+            collectors.insert("kernel", get(&shared.kernel_ok));
+        }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Exporter {
+            collectors,
+            alerts_dropped: count(&shared.counters.dropped),
+            event_write_errors: count(&shared.counters.write_errors),
+            events_lost: count(&shared.counters.lost),
+            ..Exporter::default()
+        }
+    }
+}
+
+/// Tells the service manager that all is well as long as the capture thread turns.
+async fn watch_over(shared: Arc<Shared>, latest: watch::Receiver<Arc<Report>>) {
+    let interval = service::watchdog_interval().unwrap_or(Duration::from_secs(10));
+    let mut turns = shared.turns.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(interval).await;
+        let now = shared.turns.load(Ordering::Relaxed);
+        if now != turns {
+            turns = now;
+            service::watchdog();
+        }
+        service::status(&status_line(&latest.borrow()));
+    }
+}
+
+/// The line that `systemctl status` shows.
+fn status_line(report: &Report) -> String {
+    let active = report.detections.iter().filter(|detection| detection.cleared_at.is_none());
+    format!(
+        "{}: {} half-open, {} active detections",
+        report.status.word(),
+        report.totals.half_open.max(report.kernel.syn_recv.unwrap_or(0)),
+        active.count()
+    )
+}

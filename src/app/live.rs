@@ -1,0 +1,164 @@
+//! What the daemon and `--once` share: this host as the source.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::capture::{self, Interfaces, Source, pnet::Pnet, ring::Ring};
+use crate::config::{Backend, Config};
+use crate::engine::{Engine, Settings};
+use crate::flow::HashKey;
+use crate::observe::KernelSample;
+use crate::sys::netns;
+use crate::time::Timestamp;
+
+/// What keeps the live faces from starting.
+#[derive(Debug, Error)]
+pub enum LiveError {
+    /// The network namespace asked for cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] netns::Error),
+    /// No secret for the hash tables.
+    #[error("cannot get random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Frames wait in the ring's open block for up to 64 ms; the engine's time stays so far behind the
+/// clock, so that it does not run ahead of them.
+const SETTLE: Duration = Duration::from_millis(80);
+
+/// The engine's time: the time of day at the start, going on evenly, whatever becomes of the
+/// system's clock afterwards. A step of that clock is no silence of an hour, and no hour twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    base: Timestamp,
+    begin: Instant,
+}
+
+impl Clock {
+    /// Starts the clock.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { base: wall(), begin: Instant::now() }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.base + self.begin.elapsed()
+    }
+
+    /// The time up to which all frames have come up.
+    #[must_use]
+    pub fn settled(&self) -> Timestamp {
+        self.now().before(SETTLE)
+    }
+
+    /// What turns times of the system's clock into this one's, as of now.
+    #[must_use]
+    pub fn correction(&self) -> Correction {
+        let (own, system) = (self.now(), wall());
+        let step = (own - system).max(system - own) > STEPPED;
+        if step { Correction { add: own - system, take: system - own } } else { Correction::NONE }
+    }
+}
+
+/// The difference between two clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Correction {
+    add: Duration,
+    take: Duration,
+}
+
+impl Correction {
+    /// No difference.
+    pub const NONE: Self = Self { add: Duration::ZERO, take: Duration::ZERO };
+
+    /// The time on the other clock.
+    #[must_use]
+    pub fn apply(self, at: Timestamp) -> Timestamp {
+        (at + self.add).before(self.take)
+    }
+}
+
+/// Smaller differences are the slewing of a clock that is being synchronised.
+const STEPPED: Duration = Duration::from_millis(500);
+
+fn wall() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::EPOCH + since
+}
+
+/// Enters the network namespace of the configuration, for this thread and those it starts.
+///
+/// # Errors
+/// There is none such, or it may not be entered.
+pub fn enter_namespace(config: &Config) -> Result<(), LiveError> {
+    match &config.watch.netns {
+        Some(namespace) => Ok(netns::enter(namespace.as_str())?),
+        None => Ok(()),
+    }
+}
+
+/// Opens the capture of the configuration.
+///
+/// # Errors
+/// An unknown interface, or no privilege.
+pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
+    let names = config.capture.interfaces.iter().map(|name| name.as_str().to_owned());
+    let settings = capture::Settings {
+        interfaces: Interfaces::from_names(names),
+        ring_bytes: usize::try_from(config.capture.ring_size.get()).unwrap_or(usize::MAX),
+        ..capture::Settings::default()
+    };
+    Ok(match config.capture.backend {
+        Backend::Ring => Box::new(Ring::open(&settings)?),
+        Backend::Pnet => Box::new(Pnet::open(&settings)?),
+    })
+}
+
+/// The engine's settings for this host, with a fresh secret.
+///
+/// # Errors
+/// No random numbers.
+pub fn settings(config: &Config, kernel_only: bool) -> Result<Settings, LiveError> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(LiveError::Random)?;
+    Ok(Settings {
+        networks: networks(config, &own_addresses()),
+        kernel_only,
+        key: HashKey(key),
+        ..fixed_settings(config)
+    })
+}
+
+/// The settings that need nothing but the configuration.
+#[must_use]
+pub fn fixed_settings(config: &Config) -> Settings {
+    Settings {
+        flows: usize::try_from(config.tracker.capacity.get()).unwrap_or(usize::MAX),
+        services: u16::try_from(config.watch.max_services.get()).unwrap_or(u16::MAX),
+        backlog: u32::try_from(config.watch.backlog.get()).unwrap_or(u32::MAX),
+        ..Settings::default()
+    }
+}
+
+/// Hands a look at the kernel to the engine; the host's addresses may have changed with it.
+pub fn take_sample(engine: &mut Engine, config: &Config, sample: KernelSample) {
+    engine.watch(networks(config, &sample.addresses));
+    engine.handle_kernel(sample);
+}
+
+/// The networks asked for, or else the host's own addresses.
+fn networks(config: &Config, own: &[std::net::IpAddr]) -> Vec<IpNet> {
+    if config.watch.networks.is_empty() {
+        own.iter().copied().map(IpNet::from).collect()
+    } else {
+        config.watch.networks.iter().map(|network| network.get()).collect()
+    }
+}
+
+fn own_addresses() -> Vec<std::net::IpAddr> {
+    pnet_datalink::interfaces().iter().flat_map(|i| i.ips.iter().map(|n| n.ip())).collect()
+}

@@ -1,0 +1,169 @@
+//! `synwatch --once`: look for a moment, answer, exit.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::app::feed::feed;
+use crate::app::render;
+use crate::app::{Clock, open_source, settings};
+use crate::capture::Source;
+use crate::cli::{Format, Output};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::kernel;
+use crate::observe::{Report, Status};
+use crate::stats::STEP;
+use crate::{app, capture};
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// `--warning` or `--critical` is no range.
+    #[error(transparent)]
+    Range(#[from] app::range::Error),
+    /// The wire cannot be listened on, and not for want of privilege.
+    #[error(transparent)]
+    Capture(#[from] capture::Error),
+    /// Something that both live faces need is missing.
+    #[error(transparent)]
+    Live(#[from] app::LiveError),
+    /// The report is no JSON.
+    #[error("cannot write the report: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Standard output takes no more.
+    #[error("cannot write the report: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Listens for `duration`, asks the kernel, and prints the verdict.
+///
+/// # Errors
+/// Wrong ranges, an unknown interface or namespace, or an output that is closed. A witness that
+/// cannot be asked is no error: the answer says so.
+pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Status, Error> {
+    let limits = limits(output)?;
+    app::enter_namespace(config)?;
+    let mut unseen = Vec::new();
+    let mut source: Option<Box<dyn Source>> = None;
+    if duration.is_zero() {
+        unseen.push("the wire: --duration 0 asks the kernel only".to_owned());
+    } else {
+        match open_source(config) {
+            Ok(opened) => source = Some(opened),
+            Err(error @ capture::Error::Permission) => {
+                unseen.push(format!("the wire: {error}; this is the kernel's word only"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let clock = Clock::start();
+    let mut engine = Engine::new(settings(config, source.is_none())?, clock.now());
+    let mut kernel = Kernel::open(config, &mut unseen);
+    kernel.ask(&mut engine, config, &clock);
+    let begin = Instant::now();
+    if let Some(source) = &mut source {
+        while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
+        {
+            feed(&mut engine, source.as_mut(), left.min(STEP), clock.correction())?;
+            engine.handle_capture(source.stats());
+            engine.tick(clock.settled());
+        }
+        kernel.ask(&mut engine, config, &clock);
+        engine.tick(clock.now());
+        engine.consult_kernel();
+    }
+    let mut report = engine.snapshot(clock.now());
+    if let Some(source) = &source {
+        report.capture.source = source.name();
+        report.capture.interfaces = source.interfaces();
+    }
+    if !report.kernel.available && source.is_none() {
+        report.status = Status::Unknown;
+    }
+    kernel.tell(&mut unseen);
+    if config.watch.netns.is_none() && has_namespaces() {
+        unseen.push(
+            "listeners inside containers have their own network namespace: --netns".to_owned(),
+        );
+    }
+    print(&report, &limits, &unseen, output)?;
+    Ok(render::status(&report, &limits))
+}
+
+/// The limits asked for on the command line.
+///
+/// # Errors
+/// Where one is no range.
+pub fn limits(output: &Output) -> Result<render::Limits, app::range::Error> {
+    let parse = |range: &Option<String>| range.as_deref().map(str::parse).transpose();
+    Ok(render::Limits { warning: parse(&output.warning)?, critical: parse(&output.critical)? })
+}
+
+/// Prints the report in the form asked for.
+///
+/// # Errors
+/// Where standard output does not take it.
+pub fn print(
+    report: &Report,
+    limits: &render::Limits,
+    unseen: &[String],
+    output: &Output,
+) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match output.format {
+        Format::Text => {
+            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            out.write_all(render::text(report, limits, unseen, colour).as_bytes())?;
+        }
+        Format::Json => {
+            let report = Report { status: render::status(report, limits), ..report.clone() };
+            serde_json::to_writer(&mut out, &report)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// The kernel, where it may be asked.
+struct Kernel(Option<kernel::Reader>);
+
+impl Kernel {
+    fn open(config: &Config, unseen: &mut Vec<String>) -> Self {
+        if !config.kernel.enabled {
+            unseen.push("the kernel: switched off in the configuration".to_owned());
+            return Self(None);
+        }
+        match kernel::Reader::open() {
+            Ok(reader) => Self(Some(reader)),
+            Err(error) => {
+                unseen.push(format!("the kernel: {error}"));
+                Self(None)
+            }
+        }
+    }
+
+    fn ask(&mut self, engine: &mut Engine, config: &Config, clock: &Clock) {
+        let Some(reader) = &mut self.0 else { return };
+        match reader.sample(clock.now()) {
+            Ok(sample) => app::take_sample(engine, config, sample),
+            Err(error) => tracing::warn!(%error, "the kernel did not answer"),
+        }
+    }
+
+    fn tell(&self, unseen: &mut Vec<String>) {
+        if let Some(reader) = &self.0 {
+            unseen.extend(reader.problems().iter().cloned());
+        }
+    }
+}
+
+/// Whether there are other network namespaces that have a name.
+fn has_namespaces() -> bool {
+    ["/run/netns", "/run/docker/netns"].iter().any(|directory| {
+        std::fs::read_dir(Path::new(directory)).is_ok_and(|mut names| names.next().is_some())
+    })
+}
