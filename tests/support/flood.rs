@@ -22,7 +22,7 @@ pub enum Sources {
     Random,
     /// Any address inside one prefix: the /24, or /48 of IPv6, that holds the given address.
     Prefix(IpAddr),
-    /// One of a list, in turn.
+    /// Any of a list: bots that know nothing of each other.
     List(Vec<IpAddr>),
 }
 
@@ -95,7 +95,7 @@ impl Flood {
             if started.elapsed() > TIME_CAP {
                 break;
             }
-            let source = self.sources.pick(index, self.target.ip(), &mut random);
+            let source = self.sources.pick(self.target.ip(), &mut random);
             let frame = syn_frame(source, self.target, &mut random);
             // A receiver that is full for a moment loses a SYN, as on any wire.
             count += u64::from(link.send(&frame).is_ok());
@@ -108,10 +108,10 @@ impl Sources {
     /// A list of `count` random addresses of the version of `target`: a botnet.
     pub fn fixed(count: usize, target: IpAddr) -> Self {
         let mut random = Random(count as u64 | 1);
-        Self::List((0..count).map(|_| Self::Random.pick(0, target, &mut random)).collect())
+        Self::List((0..count).map(|_| Self::Random.pick(target, &mut random)).collect())
     }
 
-    fn pick(&self, index: u64, target: IpAddr, random: &mut Random) -> IpAddr {
+    fn pick(&self, target: IpAddr, random: &mut Random) -> IpAddr {
         match (self, target) {
             (Self::Random, IpAddr::V4(_)) => loop {
                 let address = Ipv4Addr::from_bits(random.next() as u32);
@@ -131,7 +131,7 @@ impl Sources {
                 let low = (u128::from(random.next()) << 64 | u128::from(random.next())) >> 48;
                 IpAddr::V6(Ipv6Addr::from_bits(prefix.to_bits() >> 80 << 80 | low))
             }
-            (Self::List(list), _) => list[index as usize % list.len()],
+            (Self::List(list), _) => list[random.next() as usize % list.len()],
         }
     }
 }
