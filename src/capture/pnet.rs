@@ -67,6 +67,9 @@ impl Pnet {
                 match Tap::open(interface, self.filter) {
                     // Deleted since it was listed.
                     Err(Error::Interface { source, .. }) if is_absence(&source) => {}
+                    // The capability was there when the source was opened, and has been given up
+                    // since: what comes later cannot be heard.
+                    Err(Error::Permission) => {}
                     result => self.taps.push(result?),
                 }
             }

@@ -74,7 +74,7 @@ pub type Backlog = Bounded<1, 0xffff_ffff>;
 /// Memory of a packet ring, in bytes: 256 KiB to 1 GiB.
 pub type RingSize = Bounded<0x4_0000, 0x4000_0000>;
 /// Services that are followed one by one.
-pub type MaxServices = Bounded<1, 65_536>;
+pub type MaxServices = Bounded<2, 16_384>;
 /// Entries of the flow table.
 pub type TrackerCapacity = Bounded<1_024, 0x100_0000>;
 /// HTTP connections at a time.

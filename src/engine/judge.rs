@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::detect::{Circumstances, Observation, Onset, advice, confidence, explanation, variant};
-use crate::engine::{Engine, step_at};
+use crate::engine::Engine;
 use crate::flow::{Fate, ServiceId};
 use crate::observe::{Class, Evidence, KernelHalfOpen, Severity, Sysctls, Target, Variant};
 use crate::stats::{
@@ -186,7 +186,7 @@ impl Engine {
             profile = service.failures.profile(&failures_of_young);
         }
         let onset_step = service.detector.onset().unwrap_or(self.step);
-        let since = self.start + STEP * onset_step.0;
+        let since = self.begin_of(onset_step);
         let first_packet_at = failures_of_young
             .iter()
             .map(|failure| failure.attempt.at)
@@ -470,11 +470,6 @@ impl Engine {
             &circumstances,
             at,
         );
-    }
-
-    /// The step that the engine's time lies in.
-    pub(super) fn present(&self) -> Step {
-        step_at(self.start, self.now)
     }
 }
 

@@ -13,7 +13,7 @@ use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
 use crate::detect::Incidents;
-use crate::flow::{BIN, Bin, Event, HashKey, Role, Seen, ServiceId, Tracker};
+use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Detection, Durations, KernelSample, Totals};
 use crate::stats::{Attempt, BINS, Completed, Hosts, STEP, Services, Step, network_of, source_of};
 use crate::time::Timestamp;
@@ -111,6 +111,9 @@ pub struct Engine {
 
 /// Time that may pass without a segment before everything is known to have expired.
 const LONG_SILENCE: Duration = Duration::from_secs(1_200);
+/// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
+/// to go on.
+const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
 /// log2 of the registers of the count of all sources: 16,384, a standard error of 0.8 %.
 const ALL_SOURCES_LG_K: u8 = 14;
 /// Capture losses are judged over so long.
@@ -159,6 +162,7 @@ impl Engine {
     }
 
     fn anchor(&mut self, start: Timestamp) {
+        let start = start.min(LATEST);
         self.anchored = true;
         self.start = start;
         self.now = start;
@@ -269,23 +273,30 @@ impl Engine {
     }
 
     fn advance(&mut self, now: Timestamp) {
-        if now > self.now {
-            self.now = now;
-        }
-        let silence = self.now - self.next_bin;
-        if silence > LONG_SILENCE * 2 {
-            // Everything expires and clears within LONG_SILENCE; the time after it is empty.
-            let end = self.next_bin + LONG_SILENCE;
-            self.close_bins_until(end);
-            let whole_steps = (self.now - self.next_bin).as_nanos() / STEP.as_nanos();
-            let steps = u32::try_from(whole_steps).unwrap_or(u32::MAX / BINS);
-            self.next_bin = self.next_bin + STEP * steps;
-            self.step = Step(self.step.0.saturating_add(steps));
-            self.tracker.skip_to(Bin(self.tracker.bin().0.saturating_add(steps * BINS)));
-            self.services.advance(self.now, self.step);
-            self.hosts.begin(self.step);
+        self.now = self.now.max(now.min(LATEST));
+        if self.now - self.next_bin > LONG_SILENCE * 2 {
+            // Within LONG_SILENCE everything expires and every incident clears; of the time after
+            // it there is nothing to count.
+            self.close_bins_until(self.next_bin + LONG_SILENCE);
+            while self.tracker.bin().0 % BINS != 0 {
+                self.close_bins_until(self.next_bin);
+            }
+            self.next_bin = self.now + BIN;
         }
         self.close_bins_until(self.now);
+    }
+
+    /// When a step began, or will begin.
+    fn begin_of(&self, step: Step) -> Timestamp {
+        let into = BIN * (self.tracker.bin().0 % BINS + 1);
+        let present = self.next_bin.before(into);
+        present.before(STEP * self.step.0.saturating_sub(step.0))
+    }
+
+    /// The step that a time lies in, which is not in the future.
+    fn step_at(&self, at: Timestamp) -> Step {
+        let ago = (self.begin_of(self.step) - at).as_nanos().div_ceil(STEP.as_nanos());
+        Step(self.step.0.saturating_sub(u32::try_from(ago).unwrap_or(u32::MAX)))
     }
 
     fn close_bins_until(&mut self, end: Timestamp) {
@@ -341,7 +352,7 @@ impl Engine {
         let now = self.now;
         let step = self.step;
         let flags = segment.flags;
-        let began = step_at(self.start, now.before(seen.age));
+        let began = self.step_at(now.before(seen.age));
         let service = self.services.get_mut(seen.service);
         if flags.is_syn() {
             service.syn += 1;
@@ -366,7 +377,7 @@ impl Engine {
                 service.failures.offer(step, seen.flow.0.rotate_left(17) ^ self.draw, || {
                     Attempt::new(seen.flow, now, segment)
                 });
-                if seen.service != ServiceId::OTHER {
+                if seen.service != ServiceId::OTHER || self.services.is_watched(host) {
                     self.hosts.attempt(host, client);
                 }
             }
@@ -441,12 +452,6 @@ impl Engine {
         self.completed_networks.insert(hasher.address(network_of(client)));
         self.hosts.complete(host, began);
     }
-}
-
-/// The step that a time lies in.
-fn step_at(start: Timestamp, at: Timestamp) -> Step {
-    let steps = (at - start).as_nanos() / STEP.as_nanos();
-    Step(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

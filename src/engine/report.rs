@@ -162,7 +162,7 @@ impl Engine {
 
     /// The length of the last `steps` whole steps, in seconds, as far as there were so many.
     fn seconds_of(&self, steps: u32) -> f64 {
-        f64::from(self.present().0.clamp(1, steps)) * crate::stats::STEP.as_secs_f64()
+        f64::from(self.step.0.clamp(1, steps)) * crate::stats::STEP.as_secs_f64()
     }
 
     /// Keeps the count of timed-out handshakes from falling where one turns out to be kept.

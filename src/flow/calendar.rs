@@ -85,12 +85,6 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
         self.total -= expired;
         expired
     }
-
-    /// Closes everything: returns how many were left.
-    pub fn close_all(&mut self) -> u64 {
-        self.counts.fill(0);
-        std::mem::take(&mut self.total)
-    }
 }
 
 #[cfg(test)]

@@ -296,6 +296,11 @@ impl Connection {
         use Role::{Client, Server};
         let same = segment.seq + 1 == self.client_next;
         match (self.state, sender) {
+            // The answer overtook the SYN, as it may where several queues are captured.
+            (State::SynReceived, Client) if same && self.marks.has(Marks::MIDWAY) => {
+                self.marks.set(Marks::MIDWAY, false);
+                Outcome::Answered
+            }
             (State::SynSent | State::SynReceived, Client) if same => {
                 self.marks.set(Marks::SYN_REPEATED, true);
                 Outcome::SynRepeated

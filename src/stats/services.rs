@@ -237,7 +237,8 @@ impl Services {
     }
 
     /// Whether the services of an address are watched.
-    fn is_watched(&self, address: Address) -> bool {
+    #[must_use]
+    pub fn is_watched(&self, address: Address) -> bool {
         let ip = IpAddr::from(address);
         self.networks.is_empty() || self.networks.iter().any(|network| network.contains(&ip))
     }

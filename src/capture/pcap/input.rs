@@ -61,7 +61,13 @@ impl Input {
 
     /// Reads on until `length` octets are available; false where the input ends before that. No
     /// more is waited for, so that a slow pipe is followed promptly.
+    #[inline]
     pub(super) fn fill(&mut self, length: usize) -> io::Result<bool> {
+        if self.end - self.start >= length { Ok(true) } else { self.refill(length) }
+    }
+
+    #[cold]
+    fn refill(&mut self, length: usize) -> io::Result<bool> {
         while self.end - self.start < length {
             if self.exhausted {
                 return Ok(false);

@@ -79,8 +79,9 @@ impl Ng {
         {
             return Ok(Block::Lost);
         }
-        let head = input.available();
-        let (Some(kind), Some(length)) = (self.order.u32(head, 0), self.order.u32(head, 4)) else {
+        let (Some(kind), Some(length)) =
+            (self.order.u32(input.available(), 0), self.order.u32(input.available(), 4))
+        else {
             return Ok(Block::Lost);
         };
         if length % 4 != 0 || (length as usize) < BLOCK_FRAME {
@@ -100,6 +101,7 @@ impl Ng {
         }
         let result = match kind {
             INTERFACE_DESCRIPTION => self.describe_interface(block),
+            SIMPLE_PACKET => self.simple_packet(block).map_or(Block::BadPacket, Block::Packet),
             _ => self.packet(kind, block).map_or(Block::BadPacket, Block::Packet),
         };
         let start = input.consume(length);
@@ -145,34 +147,17 @@ impl Ng {
 
     /// Reads a packet block; the record's start is relative to the block.
     fn packet(&mut self, kind: u32, block: &[u8]) -> Option<Record> {
-        let order = self.order;
-        if kind == SIMPLE_PACKET {
-            const DATA: usize = 12;
-            let interface = self.interfaces.first()?;
-            let original_len = order.u32(block, 8)?;
-            let snap_length = match interface.snap_length {
-                0 => u32::MAX,
-                limit => limit,
-            };
-            let room = block.len() - BLOCK_FRAME - 4;
-            return Some(Record {
-                at: self.last,
-                link: interface.link,
-                start: DATA,
-                captured_len: room.min(original_len.min(snap_length) as usize),
-                original_len,
-            });
-        }
         const DATA: usize = 28;
+        let order = self.order;
+        let header: &[u8; DATA] = block.first_chunk()?;
         let interface = match kind {
-            PACKET => order.u16(block, 8)?.into(),
-            _ => order.u32(block, 8)?,
+            PACKET => order.u16(header, 8)?.into(),
+            _ => order.u32(header, 8)?,
         };
         let interface = self.interfaces.get(interface as usize)?;
-        let time = u64::from(order.u32(block, 12)?) << 32 | u64::from(order.u32(block, 16)?);
-        let captured_len = order.u32(block, 20)? as usize;
-        let original_len = order.u32(block, 24)?;
-        if captured_len > block.len().checked_sub(DATA + 4)? {
+        let time = u64::from(order.u32(header, 12)?) << 32 | u64::from(order.u32(header, 16)?);
+        let captured_len = order.u32(header, 20)?;
+        if captured_len as usize > block.len().checked_sub(DATA + 4)? {
             return None;
         }
         self.last = interface.clock.timestamp(time);
@@ -180,8 +165,28 @@ impl Ng {
             at: self.last,
             link: interface.link,
             start: DATA,
-            captured_len,
-            original_len: original_len.max(u32::try_from(captured_len).ok()?),
+            captured_len: captured_len as usize,
+            original_len: order.u32(header, 24)?.max(captured_len),
+        })
+    }
+
+    /// The same for a block that leaves out all it can: it is of the first interface, captured at
+    /// nobody knows what time.
+    fn simple_packet(&self, block: &[u8]) -> Option<Record> {
+        const DATA: usize = 12;
+        let room = block.len().checked_sub(DATA + 4)?;
+        let interface = self.interfaces.first()?;
+        let original_len = self.order.u32(block, 8)?;
+        let snap_length = match interface.snap_length {
+            0 => usize::MAX,
+            limit => limit as usize,
+        };
+        Some(Record {
+            at: self.last,
+            link: interface.link,
+            start: DATA,
+            captured_len: room.min(original_len as usize).min(snap_length),
+            original_len,
         })
     }
 }
@@ -277,11 +282,13 @@ pub(super) enum ByteOrder {
 }
 
 impl ByteOrder {
+    #[inline]
     fn u16(self, bytes: &[u8], offset: usize) -> Option<u16> {
         let bytes = *bytes.get(offset..)?.first_chunk()?;
         Some(if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
+    #[inline]
     fn u32(self, bytes: &[u8], offset: usize) -> Option<u32> {
         let bytes = *bytes.get(offset..)?.first_chunk()?;
         Some(if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })

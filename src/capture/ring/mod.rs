@@ -2,7 +2,7 @@
 //! (Linux, Documentation/networking/packet_mmap.rst).
 //!
 //! The kernel writes frames into blocks of memory that it shares with us and hands over a block
-//! when it is full, or when its first frame has waited for [`RETIRE_TIMEOUT`]. Needs CAP_NET_RAW to open,
+//! when it is full, or when its first frame has waited for 64 ms. Needs CAP_NET_RAW to open,
 //! nothing to read, and leaves nothing behind.
 //!
 //! By default one socket listens on every interface, so that those which come up later are heard too;
