@@ -13,7 +13,7 @@ use super::lab::{ATTACKER_LINK, ATTACKER_MAC, Lab, VICTIM_MAC};
 use super::netns;
 
 /// No flood lasts longer.
-pub const TIME_CAP: Duration = Duration::from_secs(60);
+const TIME_CAP: Duration = Duration::from_secs(60);
 
 /// Where the forged SYNs claim to come from.
 #[derive(Clone, Debug)]
@@ -48,10 +48,6 @@ pub struct Sent {
     pub count: u64,
     /// When the first left, by the wall clock.
     pub first: SystemTime,
-    /// When the first left.
-    pub started: Instant,
-    /// When the last left.
-    pub ended: Instant,
 }
 
 /// A flood under way.
@@ -100,7 +96,7 @@ impl Flood {
             // A receiver that is full for a moment loses a SYN, as on any wire.
             count += u64::from(link.send(&frame).is_ok());
         }
-        Sent { count, first, started, ended: Instant::now() }
+        Sent { count, first }
     }
 }
 
@@ -240,7 +236,7 @@ fn packet_socket(interface: &str) -> io::Result<Socket> {
 }
 
 /// The index of an interface in the namespace of the calling thread.
-pub fn interface_index(interface: &str) -> io::Result<i32> {
+fn interface_index(interface: &str) -> io::Result<i32> {
     let name = std::ffi::CString::new(interface)?;
     // SAFETY: the pointer is to a NUL-terminated string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

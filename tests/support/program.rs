@@ -62,11 +62,6 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// The process id of the daemon.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The body of a page; `None` where there is no answer or not 200.
     pub fn get(&self, path: &str) -> Option<String> {
         self.lab.victim.run(|| {

@@ -11,7 +11,6 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::lab::Lab;
-use super::netns::Namespace;
 
 /// Threads of a [`Service`]; more clients at once wait in the accept queue.
 const WORKERS: usize = 4;
@@ -36,7 +35,6 @@ impl Ending {
 
 /// A listener in the victim's namespace that accepts, reads a request and answers.
 pub struct Service {
-    address: SocketAddr,
     listener: Arc<TcpListener>,
     workers: Vec<JoinHandle<()>>,
     answered: Arc<AtomicU64>,
@@ -45,10 +43,6 @@ pub struct Service {
 impl Service {
     /// Listens on `address` with the given backlog.
     pub fn start(lab: &Lab, address: SocketAddr, backlog: i32) -> Self {
-        Self::start_in(&lab.victim, address, backlog)
-    }
-
-    fn start_in(namespace: &Namespace, address: SocketAddr, backlog: i32) -> Self {
         let listen = || -> io::Result<TcpListener> {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
@@ -56,7 +50,7 @@ impl Service {
             socket.listen(backlog)?;
             Ok(socket.into())
         };
-        let listener = namespace.run(listen);
+        let listener = lab.victim.run(listen);
         let listener = listener.unwrap_or_else(|error| panic!("listen on {address}: {error}"));
         let listener = Arc::new(listener);
         let answered = Arc::new(AtomicU64::new(0));
@@ -71,12 +65,7 @@ impl Service {
                 })
             })
             .collect();
-        Self { address, listener, workers, answered }
-    }
-
-    /// The address that it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { listener, workers, answered }
     }
 
     /// Requests answered so far.
