@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, service};
+use support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
 use support::program::{SYNWATCH, copy_for_everybody, document, finish, service_in, synwatch};
 use support::traffic::Service;
 
@@ -224,4 +224,26 @@ fn once_as_json_is_one_document() {
         assert_eq!(report["kernel"]["syn_recv"], 0);
         assert!(service_in(&report, Family::V4, PORT).is_some(), "{report:#}");
     }
+}
+
+#[test]
+fn netns_looks_into_another_namespace() {
+    if !support::requires_root() {
+        return;
+    }
+    let lab = Lab::new(Settings::default());
+    let _server = Service::start(&lab, service(Family::V4, PORT), 511);
+    let namespace = lab.victim.name();
+    // From the root namespace, of which nothing is to be seen; no SYN is sent.
+    for arguments in [
+        ["--once", "--duration", "200ms", "--format", "json", "--netns", namespace],
+        ["--once", "--duration", "0", "--format", "json", "--netns", namespace],
+    ] {
+        let report = document(&run(&arguments));
+        let service = service_in(&report, Family::V4, PORT);
+        assert_eq!(service.map(|service| &service["backlog"]), Some(&511.into()), "{report:#}");
+        let elsewhere = report["capture"]["interfaces"].as_array().expect("interfaces");
+        assert!(elsewhere.iter().all(|name| name == VICTIM_LINK), "{report:#}");
+    }
+    assert_refused(&run(&["--once", "--netns", "sw-nowhere"]), &["sw-nowhere"]);
 }

@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use support::lab::{Family, Lab, Settings, service};
+use support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
 use support::program::{Daemon, document, synwatch, time};
 use support::traffic::{Service, connections};
 
@@ -27,6 +27,41 @@ fn ordinary_ipv4_connections_raise_nothing() {
 #[test]
 fn ordinary_ipv6_connections_raise_nothing() {
     serve(Family::V6);
+}
+
+/// A bridge shows every packet a second time, on the port and on the bridge itself.
+#[test]
+fn a_packet_that_crosses_a_bridge_counts_once() {
+    if !support::requires_root() {
+        return;
+    }
+    let lab = Lab::new(Settings::default());
+    for change in [
+        "link add br0 type bridge".to_owned(),
+        format!("addr flush dev {VICTIM_LINK}"),
+        format!("link set {VICTIM_LINK} master br0"),
+        "link set br0 up".to_owned(),
+        "addr add 192.0.2.10/24 dev br0".to_owned(),
+    ] {
+        lab.victim.ip(&change);
+    }
+    let clients = lab.add_clients(Family::V4, 4);
+    let target = service(Family::V4, PORT);
+    let _server = Service::start(&lab, target, 511);
+    let daemon = Daemon::start(&lab);
+    let made = connections(&lab, target, &clients, 200, RATE);
+    assert_eq!(made, 200, "connections that failed");
+
+    let report = daemon.wait_for(Duration::from_secs(5), |daemon| {
+        let report = daemon.status();
+        (report["totals"]["handshakes_completed"] == made).then_some(report)
+    });
+    let report = report.unwrap_or_else(|| panic!("not all seen: {:#}", daemon.status()));
+    let totals = &report["totals"];
+    assert_eq!(totals["syn"], made, "{report:#}");
+    assert_eq!(totals["syn_ack"], made, "{report:#}");
+    let copies = report["capture"]["skipped"]["duplicate"].as_u64();
+    assert!(copies.is_some_and(|copies| copies >= 2 * made), "{report:#}");
 }
 
 /// Thousands of connections through one listener, closed by the server, by the client, or half by
