@@ -106,9 +106,11 @@ const SERVER: usize = 1;
 /// The unscaled window: what either end offers during the handshake at most.
 const WINDOW: u32 = 65_535;
 
-/// Counts by the labels' definitions, which the label's numbers make definite where the words leave
-/// room: an ACK completes where it acknowledges the server's ISN + 1 or anything after it, by
-/// signed comparison, and any RST ends an attempt; except where one of `rules` says otherwise.
+/// Counts by the labels' definitions, except where one of `rules` says otherwise.
+///
+/// Where the definitions leave room, the labels' numbers show what is meant: any RST ends an attempt
+/// that is not completed, and an ACK completes it that acknowledges the server's ISN + 1 or anything
+/// after that (by less than half the number space).
 pub fn count(segments: &[Found], rules: &[Rule]) -> Counts {
     let mut counts = Counts::default();
     // SYN-ACKs without a SYN, for those that come first.
