@@ -466,7 +466,8 @@ impl Connection {
             }
             (State::SynReceived, Server) => {
                 let first = self.server_next - u32::from(self.early_data);
-                if !segment.seq.is_within(first, HANDSHAKE_WINDOW) {
+                let took = segment.ack.offset_from(self.client_next);
+                if !segment.seq.is_within(first, HANDSHAKE_WINDOW) || took >= WINDOW {
                     return Outcome::Ignored;
                 }
                 let sent = segment.end().offset_from(first);
@@ -474,8 +475,7 @@ impl Connection {
                 self.server_next = first + u32::from(self.early_data);
                 // Without Fast Open a server sends data or takes it in only after the ACK, so the
                 // ACK was missed. A bare ACK that takes in nothing may be a challenge.
-                let took = segment.ack.offset_from(self.client_next);
-                let open = segment.sequence_len() > 0 || (took > 0 && took < WINDOW);
+                let open = segment.sequence_len() > 0 || took > 0;
                 if !open || self.marks.has(Marks::FAST_OPEN) {
                     return Outcome::Progress;
                 }
@@ -521,11 +521,19 @@ impl Connection {
 
     /// RFC 9293, figure 7: each end has sent a SYN and must have the other's acknowledged.
     fn acknowledge_simultaneous(&mut self, sender: Role, segment: &Segment) -> Outcome {
-        if segment.ack != self.next(sender.peer()) {
+        let next = self.next(sender);
+        let in_order = if segment.flags.intersects(Flags::SYN) {
+            // A SYN-ACK repeats the SYN.
+            segment.seq + 1 == next
+        } else {
+            segment.seq.is_within(next, HANDSHAKE_WINDOW)
+        };
+        if !in_order || segment.ack != self.next(sender.peer()) {
             return Outcome::Ignored;
         }
         if self.state == State::SimultaneousOpenAcked(sender.peer()) {
             self.establish(Marks::COMPLETED);
+            self.progress(sender, segment);
             return Outcome::Completed;
         }
         self.state = State::SimultaneousOpenAcked(sender);
@@ -535,10 +543,10 @@ impl Connection {
     /// Moves an open or closing connection by an acceptable segment: numbers, then FIN and the
     /// acknowledgements of FIN (RFC 9293, section 3.6 and 3.10.7.4, fifth and eighth step).
     fn progress(&mut self, sender: Role, segment: &Segment) {
-        let acked = |next: SeqNumber| !next.is_after(segment.ack);
         let fin = segment.flags.intersects(Flags::FIN);
         let peer = sender.peer();
-        let peer_fin_acked = acked(self.next(peer));
+        // What was never sent, as far as can be told, is not acknowledged either.
+        let peer_fin_acked = segment.ack.offset_from(self.next(peer)) <= WINDOW;
         self.state = match (self.state, fin) {
             (State::Established, true) => State::FinWait1(sender),
             (State::FinWait1(closer), _) if closer == sender => self.state,

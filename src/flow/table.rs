@@ -81,6 +81,15 @@ impl Table {
         self.sets.len() * WAYS
     }
 
+    /// All entries with the numbers of their sets, expired ones too.
+    #[cfg(test)]
+    pub fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.sets
+            .iter()
+            .enumerate()
+            .flat_map(|(set, entries)| entries.0.iter().flatten().map(move |entry| (set, entry)))
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "tag and set are parts of the hash")]
     fn place(&self, hash: FlowHash) -> (usize, u32) {
         ((hash.0 & self.mask) as usize, (hash.0 >> 32) as u32)
@@ -163,6 +172,12 @@ pub enum Inserted<'a> {
 }
 
 impl Entry {
+    /// What tells it apart in its set.
+    #[cfg(test)]
+    pub const fn tag(&self) -> u32 {
+        self.tag
+    }
+
     /// A new entry under `tag`; the rest as stated.
     pub fn new(tag: u32, began: u32, connection: Connection, service: ServiceId) -> Self {
         Self { tag, began, deadline: Bin(0), connection, service, homes: [0; 2] }

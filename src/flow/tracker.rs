@@ -140,6 +140,8 @@ pub struct Tracker {
     /// The bin that time stands in; all before it are closed.
     bin: Bin,
     half_open: u64,
+    /// Requests that expired, less those that came back, and the most that these ever were.
+    lapsed: u64,
     unanswered: u64,
     /// Half-open connections that expired, less those that came back.
     timed_out: u64,
@@ -158,6 +160,7 @@ impl Tracker {
             states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
             bin: Bin(0),
             half_open: 0,
+            lapsed: 0,
             unanswered: 0,
             timed_out: 0,
             evicted: 0,
@@ -240,7 +243,8 @@ impl Tracker {
         for (number, calendar) in self.states.iter_mut().enumerate() {
             let expired = calendar.close(bin);
             if number == StateName::SynSent as usize {
-                self.unanswered += expired;
+                self.lapsed += expired;
+                self.unanswered = self.unanswered.max(self.lapsed);
             }
         }
         self.bin = Bin(bin.0.saturating_add(1));
@@ -449,8 +453,14 @@ impl Tracker {
             let before = *entry;
             self.uncount(&before);
             // It had expired and shows that it is still there, or that it ended well after all.
-            if before.deadline < self.bin && before.connection.state == State::SynReceived {
-                self.timed_out = self.timed_out.saturating_sub(1);
+            if before.deadline < self.bin {
+                match count_of(&before) {
+                    Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(1),
+                    Count::State(StateName::SynSent) => {
+                        self.lapsed = self.lapsed.saturating_sub(1);
+                    }
+                    Count::State(_) | Count::Nowhere => {}
+                }
             }
         }
         self.enter(flow, next, lifetime);
@@ -588,16 +598,18 @@ fn note_repeat(entry: &mut Entry, age: Duration, micros: u32) -> bool {
         return true;
     }
     let seconds = age.as_secs_f64();
+    // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
+    // repeats that the capture lost, and copies.
+    let by_time = (seconds + 1.0).log2().round();
     let repeats = if connection.marks.has(Marks::MIDWAY) {
         // Each repeat comes after twice the time of the one before.
         entry.began = micros;
         seconds.max(0.1).log2().round() + 1.0
-    } else if connection.marks.has(Marks::SYN_REPEATED) {
+    } else if connection.marks.has(Marks::SYN_REPEATED) && by_time >= 1.0 {
+        // The repeated SYN started the timer again.
         f64::from(connection.answers_repeated) + 1.0
     } else {
-        // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
-        // repeats that the capture lost, and copies.
-        (seconds + 1.0).log2().round()
+        by_time
     };
     if repeats < 1.0 {
         return false;

@@ -1,1 +1,759 @@
+//! Connections told as traffic and time, and the books that must balance whatever comes.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
 use super::*;
+use crate::flow::BIN;
+use crate::flow::state::tests::segment;
+
+const SYN: Flags = Flags::SYN;
+const ACK: Flags = Flags::ACK;
+const RST: Flags = Flags::RST;
+const SYN_ACK: Flags = Flags(Flags::SYN.0 | Flags::ACK.0);
+const FIN_ACK: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
+const RST_ACK: Flags = Flags(Flags::RST.0 | Flags::ACK.0);
+
+const HTTPS: ServiceId = ServiceId(1);
+const HTTP: ServiceId = ServiceId(2);
+
+/// Two services by port; everything else is for others.
+#[derive(Clone, Copy, Default)]
+struct Ports {
+    one_way: bool,
+}
+
+impl Lookup for Ports {
+    fn service(&mut self, _: Address, port: u16) -> ServiceId {
+        match port {
+            443 => HTTPS,
+            80 => HTTP,
+            _ => ServiceId::OTHER,
+        }
+    }
+
+    fn is_known(&self, _: Address, port: u16) -> bool {
+        matches!(port, 80 | 443)
+    }
+
+    fn is_one_way(&self, _: ServiceId) -> bool {
+        self.one_way
+    }
+}
+
+/// `client(SYN, 100, 0)`: the client, 198.51.100.7:40000, sends a SYN to 192.0.2.10:443.
+fn client(flags: Flags, seq: u32, ack: u32) -> Segment {
+    segment(flags, seq, ack)
+}
+
+/// `server(SYN_ACK, 300, 101)`: the other way.
+fn server(flags: Flags, seq: u32, ack: u32) -> Segment {
+    let there = segment(flags, seq, ack);
+    Segment {
+        source: there.destination,
+        destination: there.source,
+        source_port: there.destination_port,
+        destination_port: there.source_port,
+        ..there
+    }
+}
+
+/// The same segment of another client port.
+fn of_port(segment: Segment, port: u16) -> Segment {
+    if segment.destination_port == 443 {
+        Segment { source_port: port, ..segment }
+    } else {
+        Segment { destination_port: port, ..segment }
+    }
+}
+
+/// A tracker and the time.
+struct Scene {
+    tracker: Tracker,
+    ports: Ports,
+    now: Duration,
+    /// The interface that is watched; 0 where there is only one.
+    interface: u32,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with_capacity(1_024)
+    }
+
+    fn with_capacity(flows: usize) -> Self {
+        Self {
+            tracker: Tracker::new(flows, 3, HashKey([9; 16])),
+            ports: Ports::default(),
+            now: Duration::ZERO,
+            interface: 0,
+        }
+    }
+
+    /// Lets time pass until so many seconds after the start.
+    fn at(&mut self, seconds: f64) -> &mut Self {
+        self.until(Duration::from_secs_f64(seconds))
+    }
+
+    fn until(&mut self, time: Duration) -> &mut Self {
+        self.now = self.now.max(time);
+        while BIN * (self.tracker.bin().0 + 1) <= self.now {
+            self.tracker.close_bin(3);
+        }
+        self
+    }
+
+    fn sees(&mut self, segment: Segment) -> Event {
+        let micros = (self.now.as_micros() & u128::from(u32::MAX)) as u32;
+        self.tracker.handle(&segment, micros, self.interface, &mut self.ports).event
+    }
+
+    fn half_open(&self) -> (u64, u64) {
+        let HalfOpen { total, unconfirmed } = self.tracker.half_open(HTTPS);
+        (total, unconfirmed)
+    }
+
+    /// A SYN and its answer.
+    fn opens_halfway(&mut self) -> &mut Self {
+        assert_eq!(self.sees(client(SYN, 100, 0)), Event::Attempt);
+        assert_eq!(self.sees(server(SYN_ACK, 300, 101)), Event::Answered { late: false });
+        self
+    }
+
+    /// A whole handshake.
+    fn opens(&mut self) -> &mut Self {
+        self.opens_halfway();
+        assert_eq!(self.sees(client(ACK, 101, 301)), Event::Completed);
+        self
+    }
+
+    /// The states that have any flow, with their counts.
+    fn states(&self) -> Vec<(&'static str, u64)> {
+        check_books(&self.tracker);
+        self.tracker.flows().by_state().into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Counts what the table holds, and compares it with what the tracker says.
+fn check_books(tracker: &Tracker) {
+    let mut counts = FlowCounts::default();
+    let mut half_open = [HalfOpen::default(); 3];
+    let mut seen = HashSet::new();
+    for (set, entry) in tracker.table.entries() {
+        assert!(seen.insert((set, entry.tag())), "one flow, two entries");
+        if entry.deadline < tracker.bin {
+            continue;
+        }
+        match count_of(entry) {
+            Count::Nowhere => {}
+            Count::HalfOpen(service, confirmed) => {
+                counts.syn_recv += 1;
+                let service = &mut half_open[usize::from(service.0)];
+                service.total += 1;
+                service.unconfirmed += u64::from(!confirmed);
+            }
+            Count::State(name) => {
+                *match name {
+                    StateName::SynSent => &mut counts.syn_sent,
+                    StateName::Established => &mut counts.established,
+                    StateName::FinWait1 => &mut counts.fin_wait_1,
+                    StateName::FinWait2 => &mut counts.fin_wait_2,
+                    StateName::Closing => &mut counts.closing,
+                    StateName::CloseWait => &mut counts.close_wait,
+                    StateName::LastAck => &mut counts.last_ack,
+                    StateName::TimeWait => &mut counts.time_wait,
+                } += 1;
+            }
+        }
+    }
+    assert!(seen.len() <= tracker.capacity());
+    assert_eq!(tracker.flows(), counts);
+    for (number, expected) in (0..).zip(half_open) {
+        assert_eq!(tracker.half_open(ServiceId(number)), expected, "service {number}");
+    }
+    assert_eq!(
+        tracker.half_open_total(),
+        half_open.iter().map(|service| service.total).sum::<u64>()
+    );
+}
+
+// The story of a connection
+
+#[test]
+fn three_way_handshake_and_a_close_begun_by_the_client() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    assert_eq!(scene.at(0.02).sees(server(SYN_ACK, 300, 101)), Event::Answered { late: false });
+    assert_eq!(scene.states(), [("SYN_RECV", 1)]);
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.at(0.04).sees(client(ACK, 101, 301)), Event::Completed);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+    scene.at(10.0).sees(client(FIN_ACK, 101, 301));
+    assert_eq!(scene.states(), [("CLOSE_WAIT", 1)]);
+    scene.sees(server(ACK, 301, 102));
+    assert_eq!(scene.states(), [("CLOSE_WAIT", 1)]);
+    scene.at(10.1).sees(server(FIN_ACK, 301, 102));
+    assert_eq!(scene.states(), [("LAST_ACK", 1)]);
+    scene.at(10.2).sees(client(ACK, 102, 302));
+    assert_eq!(scene.states(), [("TIME_WAIT", 1)]);
+    assert_eq!(scene.at(69.0).states(), [("TIME_WAIT", 1)]);
+    assert_eq!(scene.at(72.0).states(), []);
+    assert_eq!((scene.tracker.timed_out(), scene.tracker.unanswered()), (0, 0));
+}
+
+#[test]
+fn close_begun_by_the_server() {
+    let mut scene = Scene::new();
+    scene.opens().sees(server(FIN_ACK, 301, 101));
+    assert_eq!(scene.states(), [("FIN_WAIT_1", 1)]);
+    scene.sees(client(ACK, 101, 302));
+    assert_eq!(scene.states(), [("FIN_WAIT_2", 1)]);
+    scene.sees(client(FIN_ACK, 101, 302));
+    assert_eq!(scene.states(), [("TIME_WAIT", 1)]);
+    scene.sees(server(ACK, 302, 102));
+    assert_eq!(scene.states(), [("TIME_WAIT", 1)]);
+}
+
+#[test]
+fn simultaneous_close() {
+    let mut scene = Scene::new();
+    scene.opens().sees(client(FIN_ACK, 101, 301));
+    scene.sees(server(FIN_ACK, 301, 101));
+    assert_eq!(scene.states(), [("CLOSING", 1)]);
+    scene.sees(server(ACK, 302, 102));
+    assert_eq!(scene.states(), [("CLOSING", 1)]);
+    scene.sees(client(ACK, 102, 302));
+    assert_eq!(scene.states(), [("TIME_WAIT", 1)]);
+}
+
+#[test]
+fn lost_final_ack_syn_ack_repeated_until_timeout() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    for repeat in [1.0, 3.0, 7.0, 15.0, 31.0] {
+        scene.at(repeat - 0.05);
+        assert_eq!(scene.tracker.half_open_total(), 1, "still held before {repeat} s");
+        assert_eq!(scene.at(repeat).sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+        assert_eq!(scene.half_open(), (1, 0), "confirmed");
+    }
+    scene.at(62.9);
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((1, 0), 0));
+    scene.at(65.0);
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((0, 0), 1));
+    assert_eq!(scene.states(), []);
+}
+
+#[test]
+fn simultaneous_open() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(scene.sees(server(SYN, 300, 0)), Event::None);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    scene.sees(client(SYN_ACK, 100, 301));
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Completed);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+// How long a connection is half-open
+
+#[test]
+fn an_answer_without_repeat_was_a_cookie() {
+    let mut scene = Scene::new();
+    scene.opens_halfway().at(1.0);
+    assert_eq!(scene.half_open(), (1, 1));
+    scene.at(1.3);
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((0, 0), 1));
+}
+
+#[test]
+fn a_request_pruned_under_pressure_is_gone_when_its_third_repeat_is_overdue() {
+    // Two retries instead of five: 1 + 2 + 4 = 7 s.
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.at(1.0).sees(server(SYN_ACK, 300, 101));
+    scene.at(3.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.at(6.9).half_open(), (1, 0));
+    assert_eq!(scene.at(7.5).half_open(), (0, 0));
+    assert_eq!(scene.tracker.timed_out(), 1);
+}
+
+#[test]
+fn a_late_repeat_brings_it_back() {
+    let mut scene = Scene::new();
+    scene.opens_halfway().at(1.3);
+    assert_eq!(scene.tracker.timed_out(), 1);
+    assert_eq!(scene.at(1.4).sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((1, 0), 0));
+    assert_eq!(scene.at(2.9).half_open(), (1, 0));
+}
+
+#[test]
+fn a_completion_after_it_was_forgotten_counts() {
+    let mut scene = Scene::new();
+    scene.opens_halfway().at(5.0);
+    assert_eq!(scene.tracker.timed_out(), 1);
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
+    assert_eq!(scene.tracker.timed_out(), 0);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn a_lost_repeat_is_made_up_for_by_time() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.at(3.0).sees(server(SYN_ACK, 300, 101));
+    // The second repeat, so the third comes at 7 s and not before.
+    assert_eq!(scene.at(6.9).half_open(), (1, 0));
+    assert_eq!(scene.at(7.5).half_open(), (0, 0));
+}
+
+#[test]
+fn an_answer_to_a_repeated_syn_confirms_nothing() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    assert_eq!(scene.at(1.0).sees(client(SYN, 100, 0)), Event::SynRepeated);
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+    assert_eq!(scene.half_open(), (1, 1), "a cookie is answered alike");
+    assert_eq!(scene.at(2.3).half_open(), (0, 0));
+}
+
+#[test]
+fn an_answer_repeated_at_once_confirms_nothing() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    assert_eq!(scene.at(0.2).sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.at(1.3).half_open(), (0, 0));
+}
+
+#[test]
+fn a_replaced_answer_begins_anew() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.at(1.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.at(2.0).sees(server(SYN_ACK, 9_300, 101)), Event::AnswerRepeated);
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.at(2.1).sees(client(ACK, 101, 301)), Event::None);
+    assert_eq!(scene.sees(client(ACK, 101, 9_301)), Event::Completed);
+}
+
+#[test]
+fn half_open_found_midway_is_confirmed_by_its_next_repeat() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnsweredMidway);
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.at(3.0).half_open(), (1, 1));
+    scene.at(8.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((1, 0), 0));
+    // The repeat after one that took 8 s takes 16 s.
+    assert_eq!(scene.at(23.9).half_open(), (1, 0));
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::CompletedMidway);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn half_open_is_counted_with_its_service() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    for port in 0..3 {
+        scene.sees(Segment { destination_port: 80, ..of_port(client(SYN, 100, 0), 5_000 + port) });
+        scene.sees(Segment { source_port: 80, ..of_port(server(SYN_ACK, 300, 101), 5_000 + port) });
+    }
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.tracker.half_open(HTTP), HalfOpen { total: 3, unconfirmed: 3 });
+    assert_eq!(scene.tracker.half_open_total(), 4);
+    scene.states();
+}
+
+// Ends of a handshake
+
+#[test]
+fn refused_by_the_server() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(scene.sees(server(RST_ACK, 0, 101)), Event::Refused(Role::Server));
+    assert_eq!(scene.states(), []);
+    assert_eq!(scene.at(5.0).tracker.unanswered(), 0);
+}
+
+#[test]
+fn reset_by_either_end() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.opens_halfway().sees(client(RST, 101, 0)), Event::Reset(Role::Client));
+    assert_eq!(scene.states(), []);
+    let mut scene = Scene::new();
+    assert_eq!(scene.opens_halfway().sees(server(RST, 301, 0)), Event::Reset(Role::Server));
+    assert_eq!((scene.states(), scene.tracker.timed_out()), (vec![], 0));
+}
+
+#[test]
+fn reset_out_of_window_leaves_it_half_open() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    assert_eq!(scene.sees(client(RST, 99, 0)), Event::None);
+    assert_eq!(scene.sees(client(ACK, 101, 7_000)), Event::None);
+    assert_eq!(scene.sees(server(RST, 7_000, 0)), Event::None);
+    assert_eq!(scene.half_open(), (1, 1));
+}
+
+#[test]
+fn unanswered_after_three_seconds() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(scene.at(2.9).tracker.unanswered(), 0);
+    // Counts of states are kept to the second.
+    assert_eq!(scene.at(5.0).tracker.unanswered(), 1);
+    assert_eq!(scene.states(), []);
+}
+
+#[test]
+fn unanswered_once_however_often_the_syn_is_repeated() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    for repeat in [1.0, 3.0, 7.0, 15.0, 31.0, 63.0] {
+        assert_eq!(scene.at(repeat).sees(client(SYN, 100, 0)), Event::SynRepeated);
+        assert_eq!(scene.tracker.unanswered(), 0, "at {repeat} s");
+        assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    }
+    scene.at(200.0);
+    assert_eq!((scene.tracker.unanswered(), scene.states()), (1, vec![]));
+}
+
+#[test]
+fn unanswered_once_where_a_tool_repeats_its_syn_at_leisure() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    for repeat in 1..6 {
+        assert_eq!(
+            scene.at(f64::from(repeat) * 200.0).sees(client(SYN, 100, 0)),
+            Event::SynRepeated
+        );
+        assert_eq!(scene.tracker.unanswered(), 1);
+    }
+    assert_eq!(scene.at(2_000.0).tracker.unanswered(), 1);
+}
+
+#[test]
+fn answered_after_a_repeat() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    scene.at(1.0).sees(client(SYN, 100, 0));
+    assert_eq!(scene.at(1.02).sees(server(SYN_ACK, 300, 101)), Event::Answered { late: true });
+    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    assert_eq!(scene.tracker.fate(flow, SeqNumber(100)), (Fate::HalfOpen, true));
+}
+
+#[test]
+fn fates_are_those_of_the_attempt_that_is_asked_for() {
+    let mut scene = Scene::new();
+    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    let fate = |scene: &Scene| scene.tracker.fate(flow, SeqNumber(100)).0;
+    assert_eq!(fate(&scene), Fate::Unknown);
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(fate(&scene), Fate::Unanswered);
+    assert_eq!(scene.tracker.fate(flow, SeqNumber(99)).0, Fate::Unknown);
+    scene.sees(server(SYN_ACK, 300, 101));
+    assert_eq!(fate(&scene), Fate::HalfOpen);
+    scene.sees(client(ACK, 101, 301));
+    assert_eq!(fate(&scene), Fate::Completed);
+    scene.sees(client(RST, 101, 0));
+    assert_eq!(fate(&scene), Fate::Completed);
+}
+
+// Ports that are used again
+
+#[test]
+fn syn_with_a_new_number_before_the_answer() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(scene.at(1.0).sees(client(SYN, 5_000, 0)), Event::Attempt);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    // The server may answer the first one.
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Answered { late: false });
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
+}
+
+#[test]
+fn ports_used_again_after_time_wait() {
+    let mut scene = Scene::new();
+    scene.opens().sees(client(FIN_ACK, 101, 301));
+    scene.sees(server(FIN_ACK, 301, 102));
+    scene.sees(client(ACK, 102, 302));
+    assert_eq!(scene.at(20.0).sees(client(SYN, 90_000, 0)), Event::Attempt);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    assert_eq!(scene.sees(server(SYN_ACK, 70_000, 90_001)), Event::Answered { late: false });
+    assert_eq!(scene.sees(client(ACK, 90_001, 70_001)), Event::Completed);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn a_forgotten_request_does_not_stand_in_the_way_of_a_new_one() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    assert_eq!(scene.at(0.5).sees(client(SYN, 5_000, 0)), Event::None, "the server keeps it");
+    assert_eq!(scene.at(2.0).sees(client(SYN, 5_000, 0)), Event::Attempt);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    assert_eq!(scene.tracker.timed_out(), 1);
+}
+
+#[test]
+fn an_expired_connection_gives_its_place_to_the_next_on_its_ports() {
+    let mut scene = Scene::new();
+    scene.opens().at(1_000.0);
+    assert_eq!(scene.states(), []);
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    assert_eq!(scene.tracker.table.entries().count(), 1);
+}
+
+#[test]
+fn an_idle_connection_comes_back_with_its_next_segment() {
+    let mut scene = Scene::new();
+    scene.opens().at(1_000.0);
+    assert_eq!(scene.states(), []);
+    assert_eq!(scene.sees(server(ACK, 301, 101)), Event::None);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+    scene.sees(server(FIN_ACK, 301, 101));
+    assert_eq!(scene.states(), [("FIN_WAIT_1", 1)], "who is the server is known by its port");
+}
+
+// One packet, seen more than once
+
+#[test]
+fn segments_captured_twice_on_one_interface_count_once() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::SynRepeated);
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Answered { late: false });
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+    assert_eq!(scene.half_open(), (1, 1), "a copy confirms nothing");
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::None);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    assert!(!scene.tracker.fate(flow, SeqNumber(100)).1, "no retransmission timer is so short");
+}
+
+#[test]
+fn segments_seen_on_a_second_interface_are_copies() {
+    let mut scene = Scene::new();
+    let on = |scene: &mut Scene, interface, segment| {
+        scene.interface = interface;
+        scene.sees(segment)
+    };
+    assert_eq!(on(&mut scene, 2, client(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(on(&mut scene, 3, client(SYN, 100, 0)), Event::Copy);
+    assert_eq!(on(&mut scene, 3, server(SYN_ACK, 300, 101)), Event::Answered { late: false });
+    assert_eq!(on(&mut scene, 2, server(SYN_ACK, 300, 101)), Event::Copy);
+    assert_eq!(on(&mut scene, 2, client(ACK, 101, 301)), Event::Completed);
+    assert_eq!(on(&mut scene, 3, client(ACK, 101, 301)), Event::Copy);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn repeats_on_a_second_interface_are_repeats() {
+    // The path changed between the retransmissions.
+    let mut scene = Scene::new();
+    scene.interface = 2;
+    scene.sees(client(SYN, 100, 0));
+    scene.interface = 3;
+    assert_eq!(scene.at(1.0).sees(client(SYN, 100, 0)), Event::SynRepeated);
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Answered { late: true });
+    scene.interface = 2;
+    assert_eq!(scene.at(2.0).sees(server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+    assert_eq!(scene.half_open(), (1, 0));
+}
+
+// A server whose answers are not seen
+
+#[test]
+fn where_answers_are_never_seen_the_clients_word_must_do() {
+    let mut scene = Scene::new();
+    scene.ports.one_way = true;
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::PresumedByClient);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn where_the_ack_was_missed_the_servers_data_must_do() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    let data = Segment { payload_len: 100, ..server(ACK, 301, 101) };
+    assert_eq!(scene.sees(data), Event::PresumedByServer);
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::CompletedLate);
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::None);
+}
+
+#[test]
+fn what_belongs_to_no_connection_leaves_no_trace() {
+    let mut scene = Scene::new();
+    for flags in [RST, RST_ACK, Flags(0), Flags::FIN, Flags(0x29), Flags(0x03), Flags(0xff)] {
+        assert_eq!(scene.sees(client(flags, 100, 0)), Event::None);
+    }
+    assert_eq!(scene.states(), []);
+    assert_eq!(scene.tracker.table.entries().count(), 0);
+}
+
+// A full table
+
+/// A table of one set, so that every flow is in the way of every other.
+fn four_places() -> Scene {
+    let scene = Scene::with_capacity(4);
+    assert_eq!(scene.tracker.capacity(), 4);
+    scene
+}
+
+/// Brings a flow of its own port into the state that so many segments of a handshake lead to.
+fn flow(scene: &mut Scene, port: u16, segments: usize) {
+    let handshake = [client(SYN, 100, 0), server(SYN_ACK, 300, 101), client(ACK, 101, 301)];
+    for segment in handshake.into_iter().take(segments) {
+        scene.sees(of_port(segment, port));
+    }
+}
+
+#[test]
+fn settled_connections_leave_first_and_half_open_ones_last() {
+    let mut scene = four_places();
+    flow(&mut scene, 1, 2);
+    flow(&mut scene, 2, 2);
+    flow(&mut scene, 3, 1);
+    flow(&mut scene, 4, 3);
+    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 2), ("ESTABLISHED", 1)]);
+    flow(&mut scene, 5, 2);
+    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 3)]);
+    flow(&mut scene, 6, 2);
+    assert_eq!(scene.states(), [("SYN_RECV", 4)]);
+    assert_eq!(scene.tracker.evicted(), 2);
+    flow(&mut scene, 7, 1);
+    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 3)]);
+    assert_eq!((scene.tracker.evicted(), scene.tracker.timed_out()), (3, 0));
+}
+
+#[test]
+fn of_equals_the_one_that_is_due_first_leaves() {
+    let mut scene = four_places();
+    for port in 1..=4 {
+        scene.at(f64::from(port) * 0.1);
+        flow(&mut scene, port, 2);
+    }
+    scene.at(0.5);
+    flow(&mut scene, 5, 1);
+    let (oldest, _) = scene.tracker.hasher().flow(&of_port(client(SYN, 100, 0), 1));
+    assert_eq!(scene.tracker.fate(oldest, SeqNumber(100)).0, Fate::Unknown);
+    scene.states();
+}
+
+#[test]
+fn expired_flows_make_room_and_are_not_evicted() {
+    let mut scene = four_places();
+    for port in 1..=4 {
+        flow(&mut scene, port, 2);
+    }
+    scene.at(2.0);
+    for port in 5..=8 {
+        flow(&mut scene, port, 2);
+    }
+    assert_eq!(scene.states(), [("SYN_RECV", 4)]);
+    assert_eq!((scene.tracker.evicted(), scene.tracker.timed_out()), (0, 4));
+}
+
+#[test]
+fn a_connection_picked_up_midstream_takes_no_handshakes_place() {
+    let mut scene = four_places();
+    for port in 1..=4 {
+        flow(&mut scene, port, 1);
+    }
+    assert_eq!(scene.sees(of_port(client(ACK, 9_000, 9_000), 9)), Event::None);
+    assert_eq!((scene.states(), scene.tracker.evicted()), (vec![("SYN_SENT", 4)], 0));
+    flow(&mut scene, 1, 3);
+    scene.sees(of_port(client(ACK, 9_000, 9_000), 9));
+    assert_eq!(scene.states(), [("SYN_SENT", 3), ("ESTABLISHED", 1)]);
+    assert_eq!(scene.tracker.evicted(), 1);
+}
+
+#[test]
+fn an_evicted_request_that_completes_is_an_open_connection() {
+    let mut scene = four_places();
+    for port in 1..=5 {
+        flow(&mut scene, port, 2);
+    }
+    assert_eq!(scene.tracker.evicted(), 1);
+    scene.at(2.0);
+    assert_eq!(scene.sees(of_port(client(ACK, 101, 301), 1)), Event::None);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+// Properties
+
+/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces.
+fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
+    let wait = prop_oneof![
+        8 => Just(0_u64),
+        4 => 1..200_u64,
+        2 => 800..4_500_u64,
+        1 => 5_000..70_000_u64,
+        1 => Just(1_000_000_u64),
+    ];
+    let flags = prop_oneof![
+        4 => Just(SYN),
+        4 => Just(SYN_ACK),
+        4 => Just(ACK),
+        2 => Just(FIN_ACK),
+        1 => Just(RST),
+        1 => Just(RST_ACK),
+        2 => any::<u8>().prop_map(Flags),
+    ];
+    let number = || prop_oneof![8 => 100_u32..104, 8 => 300_u32..304, 1 => any::<u32>()];
+    let data = prop_oneof![4 => Just(0_u32), 1 => 1..2_000_u32, 1 => any::<u32>()];
+    (wait, any::<bool>(), flags, number(), number(), data, 0_u16..24, any::<bool>(), 0_u32..3)
+        .prop_map(|(wait, by_client, flags, seq, ack, data, port, right, interface)| {
+            // Half of the segments have the numbers that a handshake and a close would have.
+            let (seq, ack) = match (right, by_client, flags) {
+                (false, ..) => (seq, ack),
+                (true, true, SYN) => (100, 0),
+                (true, true, _) => (101, 301),
+                (true, false, SYN | SYN_ACK) => (300, 101),
+                (true, false, _) => (301, 101),
+            };
+            let sent = if by_client { client } else { server };
+            let sent = Segment { payload_len: data, ..sent(flags, seq, ack) };
+            (wait, of_port(sent, port), interface)
+        })
+}
+
+proptest! {
+    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the books
+    /// balance, and after silence nothing is left.
+    #[test]
+    fn any_order_leaves_the_books_in_balance(
+        steps in proptest::collection::vec(any_step(), 0..250),
+        capacity in 1_usize..20,
+        one_way: bool,
+    ) {
+        let mut scene = Scene::with_capacity(capacity);
+        scene.ports.one_way = one_way;
+        let (mut attempts, mut answered) = (0, 0);
+        for (wait, segment, interface) in steps {
+            scene.interface = interface;
+            let event = scene.until(scene.now + Duration::from_millis(wait)).sees(segment);
+            attempts += u64::from(event == Event::Attempt);
+            answered += u64::from(matches!(
+                event,
+                Event::Answered { .. } | Event::AnsweredMidway
+            ));
+            check_books(&scene.tracker);
+            prop_assert!(scene.tracker.flows().by_state().iter().map(|(_, n)| n).sum::<u64>()
+                <= scene.tracker.capacity() as u64);
+            prop_assert!(scene.tracker.timed_out() <= answered);
+            prop_assert!(scene.tracker.half_open_total() <= answered);
+            prop_assert!(scene.tracker.unanswered() <= attempts);
+        }
+        scene.until(scene.now + Duration::from_secs(1_000));
+        check_books(&scene.tracker);
+        prop_assert_eq!(scene.tracker.flows(), FlowCounts::default());
+        prop_assert_eq!(scene.tracker.half_open_total(), 0);
+    }
+}
