@@ -19,13 +19,13 @@ pub fn feed(
     correction: Correction,
 ) -> Result<Batch, Error> {
     source.read_batch(timeout, &mut |record| {
-        let decoded = record.and_then(|frame| {
-            let segment = wire::decode(frame.link, frame.data, frame.original_len)?;
-            Ok((correction.apply(frame.at), segment, frame.interface))
-        });
-        match decoded {
-            Ok((at, segment, interface)) => engine.handle_segment(at, &segment, interface),
-            Err(skip) => engine.handle_skip(skip),
+        let (frame, at) = match record {
+            Ok(frame) => (frame, correction.apply(frame.at)),
+            Err(skip) => return engine.handle_skip(None, skip),
+        };
+        match &wire::decode(frame.link, frame.data, frame.original_len) {
+            Ok(segment) => engine.handle_segment(at, segment, frame.interface),
+            Err(skip) => engine.handle_skip(Some(at), *skip),
         }
     })
 }

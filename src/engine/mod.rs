@@ -93,8 +93,10 @@ pub struct Engine {
     kernel: Option<KernelView>,
     capture: CaptureView,
     totals: Totals,
-    /// The most handshakes that had timed out at any time.
+    /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
+    /// counters do not fall where the first word was not the last.
     timed_out: u64,
+    presumed: u64,
     /// Hosts that one source floods over all ports, and when it last did.
     tilted: Vec<(u64, Timestamp)>,
     sources: HllSketch,
@@ -141,6 +143,7 @@ impl Engine {
             capture: CaptureView { since: start, ..CaptureView::default() },
             totals: Totals::default(),
             timed_out: 0,
+            presumed: 0,
             tilted: Vec::new(),
             sources: crate::stats::sketch(ALL_SOURCES_LG_K),
             durations: Durations::default(),
@@ -164,6 +167,13 @@ impl Engine {
         Self { anchored: false, ..Self::new(settings, Timestamp::EPOCH) }
     }
 
+    fn reach(&mut self, now: Timestamp) {
+        if !self.anchored {
+            self.anchor(now);
+        }
+        self.advance(now);
+    }
+
     fn anchor(&mut self, start: Timestamp) {
         let start = start.min(LATEST);
         self.anchored = true;
@@ -183,10 +193,7 @@ impl Engine {
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
     /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
-        if !self.anchored {
-            self.anchor(now);
-        }
-        self.advance(now);
+        self.reach(now);
         let micros = (self.now - self.start).as_nanos() / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
         let micros = micros as u32;
@@ -202,8 +209,11 @@ impl Engine {
         self.note(segment, &seen);
     }
 
-    /// Takes in a frame that gave no segment.
-    pub fn handle_skip(&mut self, skip: Skip) {
+    /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
+    pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
+        if let Some(at) = at {
+            self.reach(at);
+        }
         self.packets += 1;
         *self.skipped.entry(skip).or_default() += 1;
     }
@@ -312,7 +322,7 @@ impl Engine {
             self.next_bin = at + BIN;
             if self.tracker.bin().0.is_multiple_of(BINS) {
                 self.end_step(at);
-                self.settle_timeouts();
+                self.settle();
                 self.step = Step(self.step.0 + 1);
                 self.services.advance(at, self.step);
                 self.hosts.begin(self.step);
@@ -337,7 +347,11 @@ impl Engine {
                 totals.handshakes_completed += 1;
                 self.durations.observe(seen.age.as_secs_f64());
             }
-            Event::CompletedLate => totals.handshakes_completed += 1,
+            Event::CompletedLate => {
+                // It was presumed before.
+                totals.handshakes_presumed = totals.handshakes_presumed.saturating_sub(1);
+                totals.handshakes_completed += 1;
+            }
             Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
                 totals.handshakes_presumed += 1;
             }
