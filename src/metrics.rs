@@ -160,11 +160,13 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
         .push_to(out);
     Family::counter(
         "synwatch_handshakes_total",
-        "Handshakes that ended, by result; unanswered ones never got a SYN-ACK.",
+        "Handshakes that ended, by result; presumed ones completed as far as what was seen shows, \
+         unanswered ones never got a SYN-ACK.",
     )
     .with(&[("result", "completed")], count(totals.handshakes_completed))
     .with(&[("result", "reset")], count(totals.handshakes_reset))
     .with(&[("result", "timed_out")], count(totals.handshakes_timed_out))
+    .with(&[("result", "presumed")], count(totals.handshakes_presumed))
     .with(&[("result", "unanswered")], count(totals.syn_unanswered))
     .push_to(out);
     out.push(duration_family(&report.internals.handshake_durations));

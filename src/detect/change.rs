@@ -14,6 +14,8 @@ pub struct Observation {
     pub at: Timestamp,
     /// The step that has matured now.
     pub matured: Step,
+    /// Nothing has matured yet: only the young attempts can speak.
+    pub immature: bool,
     /// Its attempts that completed.
     pub completed: f64,
     /// Its attempts that were answered and failed, weighted.
@@ -62,10 +64,9 @@ const OCCUPIED: Duration = Duration::from_secs(10);
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 
-impl Detector {
+impl Default for Detector {
     /// A detector that knows nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             failing: Baseline::new(),
             unanswered: Baseline::new(),
@@ -82,15 +83,20 @@ impl Detector {
             fast: false,
         }
     }
+}
 
+impl Detector {
     /// Takes in a step and returns the severity of the SYN flood that there is now, if any.
     pub fn observe(&mut self, seen: &Observation) -> Option<Severity> {
         let backlog = f64::from(seen.backlog);
         let clear = self.severity.is_none();
         self.steps += 1;
-        self.failing.step(seen.completed, seen.failed, backlog, clear);
-        self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
-        self.completion_rate.add(seen.completed / D);
+        // Steps that nothing is known of must not thin out the rates of the first that mature.
+        if !seen.immature {
+            self.failing.step(seen.completed, seen.failed, backlog, clear);
+            self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
+            self.completion_rate.add(seen.completed / D);
+        }
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
         self.fill_rate.add((seen.half_open as f64 - self.half_open as f64) / D);
         self.half_open = seen.half_open;
@@ -107,9 +113,16 @@ impl Detector {
             (Some(before), now) => {
                 let severity = now.map_or(before, |now| now.max(before));
                 let wait = if severity == Severity::Critical { CALM_CRITICAL } else { CALM };
-                if self.is_calm() && now.is_none_or(|now| now == Severity::Info) {
+                if self.is_calm() {
                     let since = *self.calm_since.get_or_insert(seen.at);
-                    if seen.at - since >= wait { None } else { Some(severity) }
+                    if seen.at - since >= wait {
+                        // What is left in the CUSUM belongs to the incident that is over.
+                        self.failing.restart();
+                        self.unanswered.restart();
+                        None
+                    } else {
+                        Some(severity)
+                    }
                 } else {
                     self.calm_since = None;
                     Some(severity)
@@ -281,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_flood_pages_at_once_and_clears_after_a_minute_of_calm() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         assert_eq!(run(&mut detector, 0..1_200, calm), []);
         let flood =
             |_| Observation { failed: 250.5, young: 1_100, young_incomplete: 1_000, ..calm(0) };
@@ -297,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_low_rate_against_a_short_queue_pages() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let small = |_| Observation { backlog: 128, ..calm(0) };
         assert_eq!(run(&mut detector, 0..1_200, small), []);
         let flood = |_| Observation { failed: 5.5, ..small(0) };
@@ -310,7 +323,7 @@ mod tests {
 
     #[test]
     fn an_outage_of_the_path_does_not_page() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let outage = |_| Observation {
             failed: 250.0,
             young: 1_000,
@@ -323,7 +336,7 @@ mod tests {
 
     #[test]
     fn kernel_counters_alone_never_page() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let drops = |_| Observation { queue_full: true, ..calm(0) };
         assert_eq!(run(&mut detector, 0..200, drops), []);
         let deferred = |_| Observation { half_open: 4_000, ..calm(0) };
@@ -333,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_completes_is_a_crowd() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         run(&mut detector, 0..1_200, calm);
         assert!(detector.crowd().is_none());
         let crowd = |_| Observation {

@@ -117,6 +117,7 @@ impl Engine {
         let observation = Observation {
             at,
             matured,
+            immature: !is_matured,
             completed: f64::from(window.completed),
             failed,
             unanswered,

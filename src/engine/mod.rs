@@ -225,8 +225,11 @@ impl Engine {
     pub fn handle_kernel(&mut self, sample: KernelSample) {
         self.services.listen(sample.listeners.clone());
         let full = |sample: &KernelSample| {
-            ["TCPReqQFullDrop", "TCPReqQFullDoCookies"]
+            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
+            let cookies = (sample.sysctls.syncookies != Some(2)).then_some("TCPReqQFullDoCookies");
+            cookies
                 .iter()
+                .chain(&["TCPReqQFullDrop"])
                 .filter_map(|name| sample.counters.get(name))
                 .sum::<u64>()
         };
@@ -278,7 +281,7 @@ impl Engine {
             // Within LONG_SILENCE everything expires and every incident clears; of the time after
             // it there is nothing to count.
             self.close_bins_until(self.next_bin + LONG_SILENCE);
-            while self.tracker.bin().0 % BINS != 0 {
+            while !self.tracker.bin().0.is_multiple_of(BINS) {
                 self.close_bins_until(self.next_bin);
             }
             self.next_bin = self.now + BIN;
@@ -301,10 +304,10 @@ impl Engine {
 
     fn close_bins_until(&mut self, end: Timestamp) {
         while self.next_bin <= end {
-            self.tracker.close_bin(self.services.len());
+            self.tracker.close_bin(self.services.in_use());
             let at = self.next_bin;
             self.next_bin = at + BIN;
-            if self.tracker.bin().0 % BINS == 0 {
+            if self.tracker.bin().0.is_multiple_of(BINS) {
                 self.end_step(at);
                 self.settle_timeouts();
                 self.step = Step(self.step.0 + 1);

@@ -71,7 +71,7 @@ impl Service {
             listener: None,
             kernel_half_open: None,
             source_entropy_ratio: 0.0,
-            detector: Detector::new(),
+            detector: Detector::default(),
             sources: new_sketch(),
         }
     }
@@ -178,7 +178,7 @@ impl Services {
 
     /// How many places are in use.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub const fn in_use(&self) -> usize {
         self.list.len()
     }
 

@@ -115,6 +115,7 @@ pub fn quiet() -> Report {
             handshakes_completed: 29_400,
             handshakes_reset: 12,
             handshakes_timed_out: 580,
+            handshakes_presumed: 4,
             syn_unanswered: 7,
             half_open: 3,
             half_open_peak: 9,
