@@ -213,6 +213,15 @@ pub struct CaptureReport {
     pub skipped: BTreeMap<&'static str, u64>,
 }
 
+impl CaptureReport {
+    /// Whether only one direction is seen.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        let one_way = [Limit::OneWayIngress, Limit::OneWayEgress];
+        self.limits.iter().any(|limit| one_way.contains(limit))
+    }
+}
+
 /// A flag that says what could not be seen.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]

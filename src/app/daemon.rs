@@ -143,6 +143,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         config: config.clone(),
         shared: Arc::clone(&shared),
         greet: greets(config),
+        passes_data: false,
     };
     let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
         // Where the receiver is gone the daemon is ending anyway.
@@ -265,6 +266,8 @@ struct Capture {
     shared: Arc<Shared>,
     /// Print the first report that the kernel has a part in.
     greet: bool,
+    /// Segments with data pass too.
+    passes_data: bool,
 }
 
 impl Capture {
@@ -287,13 +290,13 @@ impl Capture {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
-                self.tick();
+                self.tick()?;
             }
         }
         Ok(())
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), capture::Error> {
         if let Some(source) = &mut self.source {
             self.engine.handle_capture(source.stats());
         }
@@ -306,15 +309,21 @@ impl Capture {
             self.alerts.send(Alert { change, detection });
         }
         let mut report = self.engine.snapshot(self.engine.now());
-        if let Some(source) = &self.source {
+        if let Some(source) = &mut self.source {
             report.capture.source = source.name();
             report.capture.interfaces = source.interfaces();
+            let one_way = report.capture.is_one_way();
+            if one_way != self.passes_data {
+                source.pass_data(one_way)?;
+                self.passes_data = one_way;
+            }
         }
         if self.greet && (report.kernel.available || self.samples.is_none()) {
             self.greet = false;
             println!("{}", render::text(&report, &render::Limits::default(), &[], false));
         }
         self.reports.send_replace(Arc::new(report));
+        Ok(())
     }
 }
 

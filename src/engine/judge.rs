@@ -37,6 +37,7 @@ impl Engine {
     pub(super) fn end_step(&mut self, at: Timestamp) {
         self.completed_sources.advance(at);
         self.completed_networks.advance(at);
+        self.failed_sources.advance(at);
         if self.settings.kernel_only {
             return;
         }
@@ -88,7 +89,8 @@ impl Engine {
             (false, false, true) => WEIGHT_KNOWN,
         };
         let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
-        Failure { attempt, retransmitted, reset, new, weight }
+        let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
+        Failure { attempt, retransmitted, reset, new, returning, weight }
     }
 
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Step, judged: Judged) {
@@ -101,6 +103,8 @@ impl Engine {
         let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
         let unanswered = f64::from(window.unanswered) * mean_weight(&judged.unanswered);
         for failure in judged.failed.into_iter().chain(judged.unanswered) {
+            let source = source_of(failure.attempt.source);
+            self.failed_sources.insert(self.tracker.hasher().address(source));
             service.failures.keep(failure);
         }
         service.failures.forget(at);

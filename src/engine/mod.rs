@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::detect::Incidents;
 use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Detection, Durations, KernelSample, Totals};
-use crate::stats::{Attempt, BINS, Completed, Hosts, STEP, Services, Step, network_of, source_of};
+use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Services, Step, network_of, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Flags, Segment, Skip};
 
@@ -84,8 +84,10 @@ pub struct Engine {
     services: Services,
     hosts: Hosts,
     /// Sources that completed in the last day, and networks that did in the last hour.
-    completed_sources: Completed,
-    completed_networks: Completed,
+    completed_sources: Recent,
+    completed_networks: Recent,
+    /// Sources whose attempts failed in the last minute or two.
+    failed_sources: Recent,
     incidents: Incidents,
     actions: Vec<Action>,
     kernel: Option<KernelView>,
@@ -130,8 +132,9 @@ impl Engine {
         Self {
             services: Services::new(settings.services, settings.networks.clone(), hasher, start),
             hosts: Hosts::new(hasher),
-            completed_sources: Completed::new(Duration::from_secs(86_400), start),
-            completed_networks: Completed::new(Duration::from_secs(3_600), start),
+            completed_sources: Recent::new(Duration::from_secs(86_400), start),
+            completed_networks: Recent::new(Duration::from_secs(3_600), start),
+            failed_sources: Recent::new(Duration::from_secs(60), start),
             incidents: Incidents::default(),
             actions: Vec::new(),
             kernel: None,

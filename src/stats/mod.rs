@@ -14,7 +14,7 @@ mod window;
 pub use failures::{Attempt, Failure, Failures, SourceProfile};
 pub(crate) use failures::{network_of, source_of};
 pub use hosts::{FullTilt, Hosts};
-pub use memory::Completed;
+pub use memory::Recent;
 pub use services::{Service, Services};
 pub(crate) use services::{rounded, sketch};
 pub(crate) use window::BINS;
