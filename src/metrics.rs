@@ -278,13 +278,19 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
         flows.add(&[("state", state)], count(connections));
     }
     flows.push_to(out);
-    let Internals { flow_table_entries, flow_table_capacity, .. } = report.internals;
+    let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } = report.internals;
     Family::gauge("synwatch_flow_table_entries", "Connections in the flow table.")
         .value(count(flow_table_entries))
         .push_to(out);
     Family::gauge("synwatch_flow_table_capacity", "Connections that the flow table can hold.")
         .value(count(flow_table_capacity))
         .push_to(out);
+    Family::counter(
+        "synwatch_flows_evicted_total",
+        "Live connections that had to leave the flow table for others.",
+    )
+    .value(count(flows_evicted))
+    .push_to(out);
 }
 
 fn kernel_families(report: &Report, out: &mut Vec<MetricFamily>) {
@@ -322,7 +328,7 @@ fn detection_families(report: &Report, out: &mut Vec<MetricFamily>) {
     );
     let mut total = Family::counter(
         "synwatch_detections_total",
-        "Detections raised since the start, by class and highest severity.",
+        "Severities that detections have reached since the start, by class.",
     );
     for class in Class::ALL {
         for severity in Severity::ALL {

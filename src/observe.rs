@@ -232,8 +232,6 @@ pub enum Limit {
     OneWayEgress,
     /// The capture loses packets.
     Dropping,
-    /// Only a part of the flows is tracked.
-    Sampled,
     /// Packets are cut off within their headers.
     Truncated,
     /// The kernel could not be asked.
@@ -609,6 +607,8 @@ pub struct Internals {
     pub flow_table_entries: u64,
     /// Limit of the flow table.
     pub flow_table_capacity: u64,
+    /// Live flows that had to leave the table for others, since the start.
+    pub flows_evicted: u64,
     /// Durations of completed handshakes, from the SYN to the final ACK.
     pub handshake_durations: Durations,
     /// Detections raised since the start, by class and highest severity.

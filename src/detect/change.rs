@@ -53,6 +53,8 @@ pub struct Detector {
     occupied_since: Option<Timestamp>,
     crowded: bool,
     fast: bool,
+    /// Young attempts per second that are not complete, while they give the alarm.
+    young_rate: f64,
 }
 
 /// An incident of severity warning or less is over after so much calm.
@@ -81,6 +83,7 @@ impl Default for Detector {
             occupied_since: None,
             crowded: false,
             fast: false,
+            young_rate: 0.0,
         }
     }
 }
@@ -105,6 +108,7 @@ impl Detector {
         self.fast = f64::from(seen.young_incomplete) > fast_limit
             && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
             && !seen.path_outage;
+        self.young_rate = if self.fast { f64::from(seen.young_incomplete) } else { 0.0 };
         self.note_onset(seen);
         let now = self.judge(seen, backlog);
         self.watch_crowd();
@@ -145,13 +149,15 @@ impl Detector {
             self.occupied_since = None;
         }
         let changed = self.level() > 1.0 && !seen.path_outage;
-        let rate = self.excess_rate();
+        let rate = self.matured_excess();
         let paging =
             rate >= backlog / 20.0 || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean());
         if (changed && paging) || self.fast {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
+            // Attempts that are still young may complete, so twice the rate is asked of them.
             let critical = rate >= backlog / 10.0
+                || self.young_rate >= backlog / 5.0
                 || occupancy >= 0.95
                 || (seen.queue_full && self.level() > 1.0);
             return Some(if critical { Severity::Critical } else { Severity::Warning });
@@ -207,15 +213,24 @@ impl Detector {
         self.crowded.then(|| (self.completion_rate.mean(), self.usual_completion_rate.mean()))
     }
 
-    /// The higher CUSUM in units of its limit.
+    /// The higher CUSUM in units of its limit; at least 1 where the young gave the alarm.
     #[must_use]
-    pub fn level(&self) -> f64 {
+    pub fn evidence_level(&self) -> f64 {
+        self.level().max(if self.fast { 1.0 } else { 0.0 })
+    }
+
+    fn level(&self) -> f64 {
         self.failing.level().max(self.unanswered.level())
     }
 
-    /// Failing attempts per second beyond the normal.
+    /// Failing attempts per second beyond the normal; of attempts too young to be judged one by one
+    /// where they gave the alarm.
     #[must_use]
     pub fn excess_rate(&self) -> f64 {
+        self.matured_excess().max(self.young_rate)
+    }
+
+    fn matured_excess(&self) -> f64 {
         self.failing.excess_rate().max(0.0) + self.unanswered.excess_rate().max(0.0)
     }
 

@@ -5,6 +5,7 @@
 
 mod judge;
 mod report;
+mod services;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,12 @@ use std::time::Duration;
 use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
+pub use crate::detect::Action;
 use crate::detect::Incidents;
+use crate::engine::services::Services;
 use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
-use crate::observe::{CaptureStats, Detection, Durations, KernelSample, Totals};
-use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Services, Step, network_of, source_of};
+use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
+use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Flags, Segment, Skip};
 
@@ -47,17 +50,6 @@ impl Default for Settings {
             key: HashKey([0; 16]),
         }
     }
-}
-
-/// Something for the owner of the engine to do: tell the world.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// A detection has begun, or has come back.
-    Raised(Detection),
-    /// Its severity or its kind has changed.
-    Updated(Detection),
-    /// It is over.
-    Cleared(Detection),
 }
 
 /// What the kernel said last, and what has changed since.
@@ -97,8 +89,6 @@ pub struct Engine {
     /// counters do not fall where the first word was not the last.
     timed_out: u64,
     presumed: u64,
-    /// Hosts that one source floods over all ports, and when it last did.
-    tilted: Vec<(u64, Timestamp)>,
     sources: HllSketch,
     durations: Durations,
     packets: u64,
@@ -144,7 +134,6 @@ impl Engine {
             totals: Totals::default(),
             timed_out: 0,
             presumed: 0,
-            tilted: Vec::new(),
             sources: crate::stats::sketch(ALL_SOURCES_LG_K),
             durations: Durations::default(),
             packets: 0,

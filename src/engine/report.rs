@@ -45,6 +45,7 @@ impl Engine {
             internals: Internals {
                 flow_table_entries: self.tracker.flows().by_state().iter().map(|(_, n)| n).sum(),
                 flow_table_capacity: self.tracker.capacity() as u64,
+                flows_evicted: self.tracker.evicted(),
                 handshake_durations: self.durations,
                 detections_total: self.incidents.raised().clone(),
             },

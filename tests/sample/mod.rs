@@ -129,6 +129,7 @@ pub fn quiet() -> Report {
         internals: Internals {
             flow_table_entries: 490,
             flow_table_capacity: 1 << 20,
+            flows_evicted: 0,
             handshake_durations: durations,
             detections_total: BTreeMap::new(),
         },
@@ -190,7 +191,7 @@ pub fn flooded() -> Report {
     report.capture.packets = 900_000;
     report.capture.dropped = 1_200;
     report.capture.sampling_ratio = 0.25;
-    report.capture.limits = vec![Limit::Dropping, Limit::Sampled];
+    report.capture.limits = vec![Limit::Dropping, Limit::Truncated];
     report.kernel.syn_recv = Some(511);
     report.kernel.counters.insert("TCPReqQFullDoCookies", 470_000);
     report.totals.half_open = 70_310;
