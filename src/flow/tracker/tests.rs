@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::BIN;
 use crate::flow::state::tests::segment;
 
 const SYN: Flags = Flags::SYN;
@@ -547,9 +546,28 @@ fn segments_seen_on_a_second_interface_are_copies() {
     assert_eq!(on(&mut scene, 3, client(SYN, 100, 0)), Event::Copy);
     assert_eq!(on(&mut scene, 3, server(SYN_ACK, 300, 101)), Event::Answered { late: false });
     assert_eq!(on(&mut scene, 2, server(SYN_ACK, 300, 101)), Event::Copy);
+    for repeat in [1.0, 3.0, 7.0] {
+        scene.at(repeat);
+        assert_eq!(on(&mut scene, 3, server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+        assert_eq!(on(&mut scene, 2, server(SYN_ACK, 300, 101)), Event::Copy);
+    }
     assert_eq!(on(&mut scene, 2, client(ACK, 101, 301)), Event::Completed);
     assert_eq!(on(&mut scene, 3, client(ACK, 101, 301)), Event::Copy);
     assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn a_copy_of_the_answer_to_a_repeated_syn_confirms_nothing() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.at(1.0).sees(client(SYN, 100, 0));
+    scene.sees(client(SYN, 100, 0));
+    scene.sees(server(SYN_ACK, 300, 101));
+    scene.sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.half_open(), (1, 1));
+    // The server keeps it: its timer, started again, runs out.
+    scene.at(2.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.half_open(), (1, 0));
 }
 
 #[test]
