@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::flow::calendar::{Bin, Calendar};
+use crate::flow::calendar::{BIN, Bin, Calendar};
 use crate::flow::key::{FlowHash, HashKey, Hasher};
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, Inserted, ServiceId, Table};
@@ -319,7 +319,7 @@ impl Tracker {
         };
         let repeat = match outcome {
             Outcome::AnswerRepeated if before.state == State::SynReceived => {
-                note_repeat(&mut next, age, micros)
+                note_repeat(&mut next, age, micros, bin)
             }
             _ => false,
         };
@@ -589,7 +589,8 @@ fn after_answer(repeats: u8) -> Duration {
 }
 
 /// Takes note of a repeated answer; `false` where it says nothing about the server's queue.
-fn note_repeat(entry: &mut Entry, age: Duration, micros: u32) -> bool {
+fn note_repeat(entry: &mut Entry, age: Duration, micros: u32, bin: Bin) -> bool {
+    let due_in = BIN * entry.deadline.0.saturating_sub(bin.0);
     let connection = &mut entry.connection;
     if connection.marks.has(Marks::ANSWER_DUE) {
         // It answers a repeated SYN. Kept requests and cookies are answered alike, so this confirms
@@ -598,18 +599,20 @@ fn note_repeat(entry: &mut Entry, age: Duration, micros: u32) -> bool {
         return true;
     }
     let seconds = age.as_secs_f64();
-    // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
-    // repeats that the capture lost, and copies.
-    let by_time = (seconds + 1.0).log2().round();
+    let before = connection.answers_repeated;
     let repeats = if connection.marks.has(Marks::MIDWAY) {
         // Each repeat comes after twice the time of the one before.
         entry.began = micros;
         seconds.max(0.1).log2().round() + 1.0
-    } else if connection.marks.has(Marks::SYN_REPEATED) && by_time >= 1.0 {
-        // The repeated SYN started the timer again.
-        f64::from(connection.answers_repeated) + 1.0
+    } else if connection.marks.has(Marks::SYN_REPEATED) {
+        // The repeated SYN started the timer again, so only the time since the last answer counts.
+        let waited = after_answer(before).saturating_sub(due_in);
+        if waited < FIRST_REPEAT / 2 { 0.0 } else { f64::from(before) + 1.0 }
     } else {
-        by_time
+        // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
+        // repeats that the capture lost, and copies.
+        let by_time = (seconds + 1.0).log2().round();
+        if by_time > f64::from(before) { by_time } else { 0.0 }
     };
     if repeats < 1.0 {
         return false;

@@ -1,11 +1,11 @@
 //! Connections told as traffic and time, and the books that must balance whatever comes.
 
+mod full;
+mod properties;
+
 use std::collections::HashSet;
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::flow::BIN;
 use crate::flow::state::tests::segment;
 
 const SYN: Flags = Flags::SYN;
@@ -547,9 +547,28 @@ fn segments_seen_on_a_second_interface_are_copies() {
     assert_eq!(on(&mut scene, 3, client(SYN, 100, 0)), Event::Copy);
     assert_eq!(on(&mut scene, 3, server(SYN_ACK, 300, 101)), Event::Answered { late: false });
     assert_eq!(on(&mut scene, 2, server(SYN_ACK, 300, 101)), Event::Copy);
+    for repeat in [1.0, 3.0, 7.0] {
+        scene.at(repeat);
+        assert_eq!(on(&mut scene, 3, server(SYN_ACK, 300, 101)), Event::AnswerRepeated);
+        assert_eq!(on(&mut scene, 2, server(SYN_ACK, 300, 101)), Event::Copy);
+    }
     assert_eq!(on(&mut scene, 2, client(ACK, 101, 301)), Event::Completed);
     assert_eq!(on(&mut scene, 3, client(ACK, 101, 301)), Event::Copy);
     assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn a_copy_of_the_answer_to_a_repeated_syn_confirms_nothing() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.at(1.0).sees(client(SYN, 100, 0));
+    scene.sees(client(SYN, 100, 0));
+    scene.sees(server(SYN_ACK, 300, 101));
+    scene.sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.half_open(), (1, 1));
+    // The server keeps it: its timer, started again, runs out.
+    scene.at(2.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.half_open(), (1, 0));
 }
 
 #[test]
@@ -595,165 +614,4 @@ fn what_belongs_to_no_connection_leaves_no_trace() {
     }
     assert_eq!(scene.states(), []);
     assert_eq!(scene.tracker.table.entries().count(), 0);
-}
-
-// A full table
-
-/// A table of one set, so that every flow is in the way of every other.
-fn four_places() -> Scene {
-    let scene = Scene::with_capacity(4);
-    assert_eq!(scene.tracker.capacity(), 4);
-    scene
-}
-
-/// Brings a flow of its own port into the state that so many segments of a handshake lead to.
-fn flow(scene: &mut Scene, port: u16, segments: usize) {
-    let handshake = [client(SYN, 100, 0), server(SYN_ACK, 300, 101), client(ACK, 101, 301)];
-    for segment in handshake.into_iter().take(segments) {
-        scene.sees(of_port(segment, port));
-    }
-}
-
-#[test]
-fn settled_connections_leave_first_and_half_open_ones_last() {
-    let mut scene = four_places();
-    flow(&mut scene, 1, 2);
-    flow(&mut scene, 2, 2);
-    flow(&mut scene, 3, 1);
-    flow(&mut scene, 4, 3);
-    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 2), ("ESTABLISHED", 1)]);
-    flow(&mut scene, 5, 2);
-    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 3)]);
-    flow(&mut scene, 6, 2);
-    assert_eq!(scene.states(), [("SYN_RECV", 4)]);
-    assert_eq!(scene.tracker.evicted(), 2);
-    flow(&mut scene, 7, 1);
-    assert_eq!(scene.states(), [("SYN_SENT", 1), ("SYN_RECV", 3)]);
-    assert_eq!((scene.tracker.evicted(), scene.tracker.timed_out()), (3, 0));
-}
-
-#[test]
-fn of_equals_the_one_that_is_due_first_leaves() {
-    let mut scene = four_places();
-    for port in 1..=4 {
-        scene.at(f64::from(port) * 0.1);
-        flow(&mut scene, port, 2);
-    }
-    scene.at(0.5);
-    flow(&mut scene, 5, 1);
-    let (oldest, _) = scene.tracker.hasher().flow(&of_port(client(SYN, 100, 0), 1));
-    assert_eq!(scene.tracker.fate(oldest, SeqNumber(100)).0, Fate::Unknown);
-    scene.states();
-}
-
-#[test]
-fn expired_flows_make_room_and_are_not_evicted() {
-    let mut scene = four_places();
-    for port in 1..=4 {
-        flow(&mut scene, port, 2);
-    }
-    scene.at(2.0);
-    for port in 5..=8 {
-        flow(&mut scene, port, 2);
-    }
-    assert_eq!(scene.states(), [("SYN_RECV", 4)]);
-    assert_eq!((scene.tracker.evicted(), scene.tracker.timed_out()), (0, 4));
-}
-
-#[test]
-fn a_connection_picked_up_midstream_takes_no_handshakes_place() {
-    let mut scene = four_places();
-    for port in 1..=4 {
-        flow(&mut scene, port, 1);
-    }
-    assert_eq!(scene.sees(of_port(client(ACK, 9_000, 9_000), 9)), Event::None);
-    assert_eq!((scene.states(), scene.tracker.evicted()), (vec![("SYN_SENT", 4)], 0));
-    flow(&mut scene, 1, 3);
-    scene.sees(of_port(client(ACK, 9_000, 9_000), 9));
-    assert_eq!(scene.states(), [("SYN_SENT", 3), ("ESTABLISHED", 1)]);
-    assert_eq!(scene.tracker.evicted(), 1);
-}
-
-#[test]
-fn an_evicted_request_that_completes_is_an_open_connection() {
-    let mut scene = four_places();
-    for port in 1..=5 {
-        flow(&mut scene, port, 2);
-    }
-    assert_eq!(scene.tracker.evicted(), 1);
-    scene.at(2.0);
-    assert_eq!(scene.sees(of_port(client(ACK, 101, 301), 1)), Event::None);
-    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
-}
-
-// Properties
-
-/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces.
-fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
-    let wait = prop_oneof![
-        8 => Just(0_u64),
-        4 => 1..200_u64,
-        2 => 800..4_500_u64,
-        1 => 5_000..70_000_u64,
-        1 => Just(1_000_000_u64),
-    ];
-    let flags = prop_oneof![
-        4 => Just(SYN),
-        4 => Just(SYN_ACK),
-        4 => Just(ACK),
-        2 => Just(FIN_ACK),
-        1 => Just(RST),
-        1 => Just(RST_ACK),
-        2 => any::<u8>().prop_map(Flags),
-    ];
-    let number = || prop_oneof![8 => 100_u32..104, 8 => 300_u32..304, 1 => any::<u32>()];
-    let data = prop_oneof![4 => Just(0_u32), 1 => 1..2_000_u32, 1 => any::<u32>()];
-    (wait, any::<bool>(), flags, number(), number(), data, 0_u16..24, any::<bool>(), 0_u32..3)
-        .prop_map(|(wait, by_client, flags, seq, ack, data, port, right, interface)| {
-            // Half of the segments have the numbers that a handshake and a close would have.
-            let (seq, ack) = match (right, by_client, flags) {
-                (false, ..) => (seq, ack),
-                (true, true, SYN) => (100, 0),
-                (true, true, _) => (101, 301),
-                (true, false, SYN | SYN_ACK) => (300, 101),
-                (true, false, _) => (301, 101),
-            };
-            let sent = if by_client { client } else { server };
-            let sent = Segment { payload_len: data, ..sent(flags, seq, ack) };
-            (wait, of_port(sent, port), interface)
-        })
-}
-
-proptest! {
-    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the books
-    /// balance, and after silence nothing is left.
-    #[test]
-    fn any_order_leaves_the_books_in_balance(
-        steps in proptest::collection::vec(any_step(), 0..250),
-        capacity in 1_usize..20,
-        one_way: bool,
-    ) {
-        let mut scene = Scene::with_capacity(capacity);
-        scene.ports.one_way = one_way;
-        let (mut attempts, mut answered) = (0, 0);
-        for (wait, segment, interface) in steps {
-            scene.interface = interface;
-            let event = scene.until(scene.now + Duration::from_millis(wait)).sees(segment);
-            attempts += u64::from(event == Event::Attempt);
-            answered += u64::from(matches!(
-                event,
-                Event::Answered { .. } | Event::AnsweredMidway
-            ));
-            check_books(&scene.tracker);
-            prop_assert!(scene.tracker.flows().by_state().iter().map(|(_, n)| n).sum::<u64>()
-                <= scene.tracker.capacity() as u64);
-            prop_assert!(scene.tracker.timed_out() <= answered);
-            prop_assert!(scene.tracker.half_open_total() <= answered);
-            prop_assert!(scene.tracker.unanswered() <= attempts);
-        }
-        scene.until(scene.now + Duration::from_secs(1_000));
-        check_books(&scene.tracker);
-        prop_assert_eq!(scene.tracker.flows(), FlowCounts::default());
-        prop_assert_eq!(scene.tracker.half_open_total(), 0);
-    }
 }

@@ -1,0 +1,75 @@
+//! Any traffic at all.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces.
+fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
+    let wait = prop_oneof![
+        8 => Just(0_u64),
+        4 => 1..200_u64,
+        2 => 800..4_500_u64,
+        1 => 5_000..70_000_u64,
+        1 => Just(1_000_000_u64),
+    ];
+    let flags = prop_oneof![
+        4 => Just(SYN),
+        4 => Just(SYN_ACK),
+        4 => Just(ACK),
+        2 => Just(FIN_ACK),
+        1 => Just(RST),
+        1 => Just(RST_ACK),
+        2 => any::<u8>().prop_map(Flags),
+    ];
+    let number = || prop_oneof![8 => 100_u32..104, 8 => 300_u32..304, 1 => any::<u32>()];
+    let data = prop_oneof![4 => Just(0_u32), 1 => 1..2_000_u32, 1 => any::<u32>()];
+    (wait, any::<bool>(), flags, number(), number(), data, 0_u16..24, any::<bool>(), 0_u32..3)
+        .prop_map(|(wait, by_client, flags, seq, ack, data, port, right, interface)| {
+            // Half of the segments have the numbers that a handshake and a close would have.
+            let (seq, ack) = match (right, by_client, flags) {
+                (false, ..) => (seq, ack),
+                (true, true, SYN) => (100, 0),
+                (true, true, _) => (101, 301),
+                (true, false, SYN | SYN_ACK) => (300, 101),
+                (true, false, _) => (301, 101),
+            };
+            let sent = if by_client { client } else { server };
+            let sent = Segment { payload_len: data, ..sent(flags, seq, ack) };
+            (wait, of_port(sent, port), interface)
+        })
+}
+
+proptest! {
+    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the books
+    /// balance, and after silence nothing is left.
+    #[test]
+    fn any_order_leaves_the_books_in_balance(
+        steps in proptest::collection::vec(any_step(), 0..250),
+        capacity in 1_usize..20,
+        one_way: bool,
+    ) {
+        let mut scene = Scene::with_capacity(capacity);
+        scene.ports.one_way = one_way;
+        let (mut attempts, mut answered) = (0, 0);
+        for (wait, segment, interface) in steps {
+            scene.interface = interface;
+            let event = scene.until(scene.now + Duration::from_millis(wait)).sees(segment);
+            attempts += u64::from(event == Event::Attempt);
+            answered += u64::from(matches!(
+                event,
+                Event::Answered { .. } | Event::AnsweredMidway
+            ));
+            check_books(&scene.tracker);
+            prop_assert!(scene.tracker.flows().by_state().iter().map(|(_, n)| n).sum::<u64>()
+                <= scene.tracker.capacity() as u64);
+            prop_assert!(scene.tracker.timed_out() <= answered);
+            prop_assert!(scene.tracker.half_open_total() <= answered);
+            prop_assert!(scene.tracker.unanswered() <= attempts);
+        }
+        scene.until(scene.now + Duration::from_secs(1_000));
+        check_books(&scene.tracker);
+        prop_assert_eq!(scene.tracker.flows(), FlowCounts::default());
+        prop_assert_eq!(scene.tracker.half_open_total(), 0);
+    }
+}
