@@ -311,8 +311,13 @@ mod tests {
     fn a_flood_pages_at_once_and_clears_after_a_minute_of_calm() {
         let mut detector = Detector::default();
         assert_eq!(run(&mut detector, 0..1_200, calm), []);
-        let flood =
-            |_| Observation { failed: 250.5, young: 1_100, young_incomplete: 1_000, ..calm(0) };
+        let flood = |step| Observation {
+            failed: 250.5,
+            young: 1_100,
+            // In the first steps not all of the second that these cover is flooded.
+            young_incomplete: if step < 1_202 { 500 } else { 1_000 },
+            ..calm(0)
+        };
         let raised = run(&mut detector, 1_200..1_240, flood);
         assert_eq!(raised[0], (1_200, Some(Severity::Warning)));
         assert_eq!(raised[1].1, Some(Severity::Critical));

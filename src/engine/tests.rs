@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::flow::state_test_segment;
 use crate::observe::{
-    Class, FlowCounts, KernelHalfOpen, Listener, Report, Severity, Status, Variant,
+    Class, Detection, FlowCounts, KernelHalfOpen, Listener, Report, Severity, Status, Variant,
 };
 use crate::wire::{Address, OptionLayout, SeqNumber};
 
@@ -208,8 +208,8 @@ impl World {
         let half_open: u64 = self
             .engine
             .services
-            .iter()
-            .map(|(id, _)| self.engine.tracker.half_open(id).total)
+            .ids()
+            .map(|id| self.engine.tracker.half_open(id).total)
             .sum::<u64>()
             + self.engine.tracker.half_open(ServiceId::OTHER).total;
         assert_eq!(report.totals.half_open, half_open);
@@ -496,6 +496,8 @@ fn the_kernel_alone_can_tell() {
     assert_eq!((updated.severity, &updated.id), (Severity::Critical, &raised.id));
 
     let (actions, report) = look(4.0, 0, 0);
+    assert_eq!((actions, report.status), (vec![], Status::Critical), "one empty look is no calm");
+    let (actions, report) = look(63.5, 0, 0);
     assert!(matches!(&actions[..], [Action::Cleared(cleared)] if cleared.id == raised.id));
     assert_eq!((report.status, report.kernel.syn_recv), (Status::Ok, Some(0)));
 }
