@@ -1,4 +1,62 @@
 //! synwatch watches the handshakes of TCP for SYN floods.
+//!
+//! The program is a thin `main` over this library. The core holds the whole of the detector and touches
+//! nothing outside of itself: no I/O, no clock, no threads, no `unsafe`; time is an argument. Adapters
+//! connect it to a machine and stand behind the feature `host`, which is on by default.
+//!
+//! # Modules
+//!
+//! | core | |
+//! |---|---|
+//! | [`time`] | [`time::Timestamp`], passed in everywhere |
+//! | [`wire`] | a frame's bytes become a [`wire::Segment`], or a reason why not |
+//! | [`flow`] | the state machine of a connection, and the bounded table that holds connections |
+//! | [`stats`] | per service: counts by step, a sample of failing attempts, the number of sources |
+//! | [`detect`] | change detection, severity, kind, confidence, incidents, the verdict in words |
+//! | [`engine`] | owns all of the above: segments, kernel samples and time in, actions and a report out |
+//! | [`observe`] | the plain values that cross the border: kernel samples in, the report out |
+//! | [`metrics`] | a report becomes families of Prometheus |
+//!
+//! | adapters (`host`) | |
+//! |---|---|
+//! | `capture` | frames from a `TPACKET_V3` ring, from `pnet`, or from pcap and pcapng files |
+//! | `kernel` | SYN_RECV, listeners and their owners, counters, sysctls, conntrack |
+//! | `alert` | a bounded queue, and behind it the log and the events file |
+//! | `http` | metrics, health, status page, JSON |
+//! | `config` | the TOML file and the options above it |
+//! | `sys` | privileges, sandbox, service manager, network namespaces |
+//! | `app` | the daemon, `--once`, `replay`, `check-config`: the only place where parts are wired together |
+//! | `cli` | the command line |
+//!
+//! Adapters do not import each other, and the core imports no adapter.
+//!
+//! # The life of a packet
+//!
+//! A SYN reaches an interface. The kernel runs the classic BPF program of `capture::filter` on the frame,
+//! which passes TCP segments with SYN, FIN or RST and those without payload, and writes the first 160
+//! octets of it into the ring. The capture thread finds it there when the block is full or 64 ms old,
+//! and hands it to [`wire::decode`], which takes off link, VLAN, tunnel and IP headers and gives a
+//! [`wire::Segment`]. Whatever is no TCP segment is one counted [`wire::Skip`].
+//!
+//! [`engine::Engine::handle_segment`] first lets time pass: every 62.5 ms that are over close a bin, in
+//! which the counting calendars of [`flow`] drop what was due, and every fourth of them ends a step of the
+//! detector. Then [`flow::Tracker::handle`] hashes both ends of the connection with a secret key, so
+//! that both directions find the same place. No such flow is there, so the SYN begins one in SYN_SENT,
+//! and the event is an *attempt*: it is counted in the window of the present step of its service, its
+//! source goes into the service's sketch, and it may be drawn into the sample of this step.
+//!
+//! The SYN-ACK finds that flow, moves it to SYN_RECV and enters it into its service's calendar: it is
+//! half-open, until an ACK of the server's number + 1 completes it, a RST within the window ends it, or
+//! the repeat of the SYN-ACK is overdue, by which the server shows that it gave up (or that it had sent a SYN
+//! cookie and kept nothing). The copy of a segment that crosses a second interface changes nothing and is
+//! counted as `duplicate`.
+//!
+//! 1.5 s after its step has ended the attempt is judged with all others of that step. Those drawn are looked up
+//! once more: the failed ones say who fails, and how much each failure counts. The step's completions and
+//! weighted failures go into [`detect::Detector`], whose severity, together with the kernel's latest
+//! sample, raises, changes or clears an incident. [`engine::Engine::tick`] returns that as an
+//! [`engine::Action`], which the capture thread puts into the queue of `alert` without waiting, and
+//! [`engine::Engine::snapshot`] makes the [`observe::Report`] that HTTP, `--once` and `replay` show.
 
 #[cfg(feature = "host")]
 pub mod alert;

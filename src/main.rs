@@ -15,10 +15,18 @@ fn main() -> ExitCode {
     };
     let status = run(&cli).unwrap_or_else(|error| {
         // Where nobody reads standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "synwatch: {error}");
+        let _ = writeln!(io::stderr(), "synwatch: {}", one_line(&error.to_string()));
         Status::Unknown
     });
     status.exit_code().into()
+}
+
+/// A message that a file name with control characters in it cannot break.
+fn one_line(message: &str) -> String {
+    message
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 fn run(cli: &Cli) -> Result<Status, Box<dyn std::error::Error>> {

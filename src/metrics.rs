@@ -160,11 +160,13 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
         .push_to(out);
     Family::counter(
         "synwatch_handshakes_total",
-        "Handshakes that ended, by result; unanswered ones never got a SYN-ACK.",
+        "Handshakes that ended, by result; presumed ones completed as far as what was seen shows, \
+         unanswered ones never got a SYN-ACK.",
     )
     .with(&[("result", "completed")], count(totals.handshakes_completed))
     .with(&[("result", "reset")], count(totals.handshakes_reset))
     .with(&[("result", "timed_out")], count(totals.handshakes_timed_out))
+    .with(&[("result", "presumed")], count(totals.handshakes_presumed))
     .with(&[("result", "unanswered")], count(totals.syn_unanswered))
     .push_to(out);
     out.push(duration_family(&report.internals.handshake_durations));
@@ -276,13 +278,19 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
         flows.add(&[("state", state)], count(connections));
     }
     flows.push_to(out);
-    let Internals { flow_table_entries, flow_table_capacity, .. } = report.internals;
+    let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } = report.internals;
     Family::gauge("synwatch_flow_table_entries", "Connections in the flow table.")
         .value(count(flow_table_entries))
         .push_to(out);
     Family::gauge("synwatch_flow_table_capacity", "Connections that the flow table can hold.")
         .value(count(flow_table_capacity))
         .push_to(out);
+    Family::counter(
+        "synwatch_flows_evicted_total",
+        "Live connections that had to leave the flow table for others.",
+    )
+    .value(count(flows_evicted))
+    .push_to(out);
 }
 
 fn kernel_families(report: &Report, out: &mut Vec<MetricFamily>) {
@@ -320,7 +328,7 @@ fn detection_families(report: &Report, out: &mut Vec<MetricFamily>) {
     );
     let mut total = Family::counter(
         "synwatch_detections_total",
-        "Detections raised since the start, by class and highest severity.",
+        "Severities that detections have reached since the start, by class.",
     );
     for class in Class::ALL {
         for severity in Severity::ALL {

@@ -213,6 +213,15 @@ pub struct CaptureReport {
     pub skipped: BTreeMap<&'static str, u64>,
 }
 
+impl CaptureReport {
+    /// Whether only one direction is seen.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        let one_way = [Limit::OneWayIngress, Limit::OneWayEgress];
+        self.limits.iter().any(|limit| one_way.contains(limit))
+    }
+}
+
 /// A flag that says what could not be seen.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -223,8 +232,6 @@ pub enum Limit {
     OneWayEgress,
     /// The capture loses packets.
     Dropping,
-    /// Only a part of the flows is tracked.
-    Sampled,
     /// Packets are cut off within their headers.
     Truncated,
     /// The kernel could not be asked.
@@ -600,6 +607,8 @@ pub struct Internals {
     pub flow_table_entries: u64,
     /// Limit of the flow table.
     pub flow_table_capacity: u64,
+    /// Live flows that had to leave the table for others, since the start.
+    pub flows_evicted: u64,
     /// Durations of completed handshakes, from the SYN to the final ACK.
     pub handshake_durations: Durations,
     /// Detections raised since the start, by class and highest severity.

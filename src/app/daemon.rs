@@ -2,8 +2,9 @@
 //!
 //! # Order of the start
 //!
-//! 1. Enter the network namespace; open what needs privileges or may fail: capture socket, HTTP port, event file,
-//!    kernel reader. Every failure up to here ends the program with one line.
+//! 1. Open the HTTP port, where synwatch was started; enter the network namespace to look into; open what else
+//!    needs privileges or may fail: capture socket, event file, kernel reader. Every failure up to
+//!    here ends the program with one line.
 //! 2. Start the kernel thread, which alone keeps what it takes to name other users' processes.
 //! 3. Drop all other privileges and enter the sandbox; both hold for the threads started from here on.
 //! 4. Start the capture thread, which owns the engine, and the alert thread; last the asynchronous
@@ -12,7 +13,7 @@
 //! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
 //! through a bounded queue, kernel samples come in through one that it only looks into.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
 use crate::app::feed::feed;
-use crate::app::{self, Clock, LiveError, open_source, render, settings, take_sample};
+use crate::app::{self, Clock, Host, LiveError, open_source, render, settings, take_sample};
 use crate::capture::{self, Source};
 use crate::config::{Backend, Config, LogFormat};
 use crate::engine::{Action, Engine};
@@ -89,15 +90,15 @@ struct Shared {
 /// Where it cannot start, or cannot go on.
 pub fn run(config: &Config) -> Result<(), Error> {
     app::logging::start(&config.log);
+    let listener = match config.web.enabled {
+        true => Some(http::bind(config.web.listen_address.0)?),
+        false => None,
+    };
     app::enter_namespace(config)?;
     let (source, no_wire) = match open_source(config) {
         Ok(source) => (Some(source), None),
         Err(error @ capture::Error::Permission) => (None, Some(error.to_string())),
         Err(error) => return Err(error.into()),
-    };
-    let listener = match config.web.enabled {
-        true => Some(http::bind(config.web.listen_address.0)?),
-        false => None,
     };
     let counters = Arc::new(Counters::default());
     let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(alert::Log)];
@@ -112,7 +113,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if let (Some(capture), Some(kernel)) = (&no_wire, &no_kernel) {
         return Err(Error::NoWitness { capture: capture.clone(), kernel: kernel.clone() });
     }
-    let engine_settings = settings(config, source.is_none())?;
+    let host = Host::look();
+    let engine_settings = settings(config, &host, source.is_none())?;
     let clock = Clock::start();
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
@@ -141,8 +143,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
         alerts: alerts.clone(),
         clock,
         config: config.clone(),
+        host,
         shared: Arc::clone(&shared),
-        greet: greets(config),
+        passes_data: false,
     };
     let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
         // Where the receiver is gone the daemon is ending anyway.
@@ -262,9 +265,10 @@ struct Capture {
     alerts: Alerts,
     clock: Clock,
     config: Config,
+    host: Host,
     shared: Arc<Shared>,
-    /// Print the first report that the kernel has a part in.
-    greet: bool,
+    /// Segments with data pass too.
+    passes_data: bool,
 }
 
 impl Capture {
@@ -275,25 +279,26 @@ impl Capture {
             let left = next_tick.saturating_duration_since(Instant::now());
             match &mut self.source {
                 Some(source) => {
-                    feed(&mut self.engine, source.as_mut(), left, self.clock.correction())?;
+                    let correction = self.clock.correction();
+                    feed(&mut self.engine, source.as_mut(), left, correction, &self.host)?;
                 }
                 None => thread::sleep(left),
             }
             while let Some(sample) =
                 self.samples.as_ref().and_then(|samples| samples.try_recv().ok())
             {
-                take_sample(&mut self.engine, &self.config, sample);
+                take_sample(&mut self.engine, &mut self.host, &self.config, sample);
             }
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
-                self.tick();
+                self.tick()?;
             }
         }
         Ok(())
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), capture::Error> {
         if let Some(source) = &mut self.source {
             self.engine.handle_capture(source.stats());
         }
@@ -306,15 +311,17 @@ impl Capture {
             self.alerts.send(Alert { change, detection });
         }
         let mut report = self.engine.snapshot(self.engine.now());
-        if let Some(source) = &self.source {
+        if let Some(source) = &mut self.source {
             report.capture.source = source.name();
             report.capture.interfaces = source.interfaces();
-        }
-        if self.greet && (report.kernel.available || self.samples.is_none()) {
-            self.greet = false;
-            println!("{}", render::text(&report, &render::Limits::default(), &[], false));
+            let one_way = report.capture.is_one_way();
+            if one_way != self.passes_data {
+                source.pass_data(one_way)?;
+                self.passes_data = one_way;
+            }
         }
         self.reports.send_replace(Arc::new(report));
+        Ok(())
     }
 }
 
@@ -349,6 +356,9 @@ fn serve(
             None => None,
         };
         service::ready("watching");
+        if greets(config) {
+            tokio::spawn(greet(latest.clone(), config.kernel.enabled));
+        }
         let watchdog = tokio::spawn(watch_over(Arc::clone(shared), latest));
         let mut capture_end = std::pin::pin!(capture_end);
         let outcome = loop {
@@ -358,7 +368,9 @@ fn serve(
                 _ = hangup.recv() => {
                     service::reloading();
                     alerts.reopen();
-                    tracing::info!("event file opened anew");
+                    if config.events.path.is_some() {
+                        tracing::info!("event file opened anew");
+                    }
                     service::ready("watching");
                 }
                 end = &mut capture_end => break match end {
@@ -377,6 +389,19 @@ fn serve(
         }
         outcome
     })
+}
+
+/// Prints the first report that the kernel has a part in: what there is to see right now.
+async fn greet(mut latest: watch::Receiver<Arc<Report>>, asks_kernel: bool) {
+    while latest.changed().await.is_ok() {
+        let report = Arc::clone(&latest.borrow());
+        if report.kernel.available || !asks_kernel {
+            let text = render::text(&report, &render::Limits::default(), &[], false);
+            // On a thread of its own, since nobody may read; then nobody misses it either.
+            thread::spawn(move || io::stdout().write_all(text.as_bytes()));
+            return;
+        }
+    }
 }
 
 /// What the metrics say of the program itself.

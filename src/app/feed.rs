@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::app::Correction;
+use crate::app::{Correction, Host};
 use crate::capture::{Batch, Error, Source};
 use crate::engine::Engine;
-use crate::wire;
+use crate::wire::{self, Skip};
 
 /// Hands the source's next frames to the engine; waits for them up to `timeout`. Their times are those
-/// of another clock, which `correction` reckons with.
+/// of another clock, which `correction` reckons with, and `host` is who captures.
 ///
 /// # Errors
 /// The source is of no use any more.
@@ -17,15 +17,19 @@ pub fn feed(
     source: &mut dyn Source,
     timeout: Duration,
     correction: Correction,
+    host: &Host,
 ) -> Result<Batch, Error> {
     source.read_batch(timeout, &mut |record| {
-        let decoded = record.and_then(|frame| {
-            let segment = wire::decode(frame.link, frame.data, frame.original_len)?;
-            Ok((correction.apply(frame.at), segment, frame.interface))
-        });
-        match decoded {
-            Ok((at, segment, interface)) => engine.handle_segment(at, &segment, interface),
-            Err(skip) => engine.handle_skip(skip),
+        let (frame, at) = match record {
+            Ok(frame) => (frame, correction.apply(frame.at)),
+            Err(skip) => return engine.handle_skip(None, skip),
+        };
+        match &wire::decode(frame.link, frame.data, frame.original_len) {
+            Ok(segment) if host.is_forged(&frame, segment) => {
+                engine.handle_skip(Some(at), Skip::ForgedSource);
+            }
+            Ok(segment) => engine.handle_segment(at, segment, frame.interface),
+            Err(skip) => engine.handle_skip(Some(at), *skip),
         }
     })
 }

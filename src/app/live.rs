@@ -1,17 +1,19 @@
 //! What the daemon and `--once` share: this host as the source.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::capture::{self, Interfaces, Source, pnet::Pnet, ring::Ring};
+use crate::capture::{self, Direction, Frame, Interfaces, Source, pnet::Pnet, ring::Ring};
 use crate::config::{Backend, Config};
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
 use crate::observe::KernelSample;
 use crate::sys::netns;
 use crate::time::Timestamp;
+use crate::wire::{Address, Segment};
 
 /// What keeps the live faces from starting.
 #[derive(Debug, Error)]
@@ -101,6 +103,34 @@ pub fn enter_namespace(config: &Config) -> Result<(), LiveError> {
     }
 }
 
+/// This host as the capture sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    addresses: Vec<Address>,
+    loopback: Vec<u32>,
+}
+
+impl Host {
+    /// The host (or namespace) of the calling thread, as of now.
+    #[must_use]
+    pub fn look() -> Self {
+        let interfaces = pnet_datalink::interfaces();
+        let addresses = interfaces.iter().flat_map(|i| i.ips.iter().map(|n| n.ip().into()));
+        let loopback = interfaces.iter().filter(|i| i.is_loopback()).map(|i| i.index);
+        Self { addresses: addresses.collect(), loopback: loopback.collect() }
+    }
+
+    /// Whether a packet from outside claims to come from this host: with forged answers and
+    /// acknowledgements an attacker would make a flood look completed. The kernel drops such
+    /// packets as martians after the capture has seen them.
+    #[must_use]
+    pub fn is_forged(&self, frame: &Frame<'_>, segment: &Segment) -> bool {
+        frame.direction == Direction::Incoming
+            && self.addresses.contains(&segment.source)
+            && !self.loopback.contains(&frame.interface)
+    }
+}
+
 /// Opens the capture of the configuration.
 ///
 /// # Errors
@@ -122,11 +152,12 @@ pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
 ///
 /// # Errors
 /// No random numbers.
-pub fn settings(config: &Config, kernel_only: bool) -> Result<Settings, LiveError> {
+pub fn settings(config: &Config, host: &Host, kernel_only: bool) -> Result<Settings, LiveError> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(LiveError::Random)?;
+    let own: Vec<IpAddr> = host.addresses.iter().copied().map(IpAddr::from).collect();
     Ok(Settings {
-        networks: networks(config, &own_addresses()),
+        networks: networks(config, &own),
         kernel_only,
         key: HashKey(key),
         ..fixed_settings(config)
@@ -145,20 +176,17 @@ pub fn fixed_settings(config: &Config) -> Settings {
 }
 
 /// Hands a look at the kernel to the engine; the host's addresses may have changed with it.
-pub fn take_sample(engine: &mut Engine, config: &Config, sample: KernelSample) {
+pub fn take_sample(engine: &mut Engine, host: &mut Host, config: &Config, sample: KernelSample) {
     engine.watch(networks(config, &sample.addresses));
+    host.addresses = sample.addresses.iter().copied().map(Address::from).collect();
     engine.handle_kernel(sample);
 }
 
 /// The networks asked for, or else the host's own addresses.
-fn networks(config: &Config, own: &[std::net::IpAddr]) -> Vec<IpNet> {
+fn networks(config: &Config, own: &[IpAddr]) -> Vec<IpNet> {
     if config.watch.networks.is_empty() {
         own.iter().copied().map(IpNet::from).collect()
     } else {
         config.watch.networks.iter().map(|network| network.get()).collect()
     }
-}
-
-fn own_addresses() -> Vec<std::net::IpAddr> {
-    pnet_datalink::interfaces().iter().flat_map(|i| i.ips.iter().map(|n| n.ip())).collect()
 }

@@ -22,9 +22,9 @@ pub fn start(log: &Log) {
     let registry = tracing_subscriber::registry().with(level);
     // A second start (there is none but in tests) leaves the first in force.
     let started = match journal {
-        Some(journal) => {
-            registry.with(journal.with_syslog_identifier("synwatch".to_owned())).try_init()
-        }
+        Some(journal) => registry
+            .with(journal.with_syslog_identifier("synwatch".to_owned()).with_field_prefix(None))
+            .try_init(),
         None if json => {
             let lines = tracing_subscriber::fmt::layer().json().with_writer(io::stderr);
             registry.with(lines.with_target(false)).try_init()

@@ -14,6 +14,6 @@ pub mod render;
 pub mod replay;
 
 pub use live::{
-    Clock, Correction, LiveError, enter_namespace, fixed_settings, open_source, settings,
+    Clock, Correction, Host, LiveError, enter_namespace, fixed_settings, open_source, settings,
     take_sample,
 };

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::app::feed::feed;
 use crate::app::render;
-use crate::app::{Clock, open_source, settings};
+use crate::app::{Clock, Host, open_source, settings};
 use crate::capture::Source;
 use crate::cli::{Format, Output};
 use crate::config::Config;
@@ -60,18 +60,19 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         }
     }
     let clock = Clock::start();
-    let mut engine = Engine::new(settings(config, source.is_none())?, clock.now());
+    let mut host = Host::look();
+    let mut engine = Engine::new(settings(config, &host, source.is_none())?, clock.now());
     let mut kernel = Kernel::open(config, &mut unseen);
-    kernel.ask(&mut engine, config, &clock);
+    kernel.ask(&mut engine, &mut host, config, &clock);
     let begin = Instant::now();
     if let Some(source) = &mut source {
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
-            feed(&mut engine, source.as_mut(), left.min(STEP), clock.correction())?;
+            feed(&mut engine, source.as_mut(), left.min(STEP), clock.correction(), &host)?;
             engine.handle_capture(source.stats());
             engine.tick(clock.settled());
         }
-        kernel.ask(&mut engine, config, &clock);
+        kernel.ask(&mut engine, &mut host, config, &clock);
         engine.tick(clock.now());
         engine.consult_kernel();
     }
@@ -146,10 +147,10 @@ impl Kernel {
         }
     }
 
-    fn ask(&mut self, engine: &mut Engine, config: &Config, clock: &Clock) {
+    fn ask(&mut self, engine: &mut Engine, host: &mut Host, config: &Config, clock: &Clock) {
         let Some(reader) = &mut self.0 else { return };
         match reader.sample(clock.now()) {
-            Ok(sample) => app::take_sample(engine, config, sample),
+            Ok(sample) => app::take_sample(engine, host, config, sample),
             Err(error) => tracing::warn!(%error, "the kernel did not answer"),
         }
     }

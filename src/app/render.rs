@@ -107,7 +107,9 @@ fn headline(report: &Report, limits: &Limits) -> String {
         }
         other => {
             headline.push(&format!("{half_open} half-open"));
-            headline.push(&format!("{} services", report.services.len()));
+            let services = report.services.len();
+            let plural = if services == 1 { "" } else { "s" };
+            headline.push(&format!("{services} service{plural}"));
             if let Some(detection) = other {
                 headline.push(&detection.to_string());
             }
@@ -247,7 +249,7 @@ fn service_row(service: &ServiceReport) -> [String; COLUMNS.len()] {
         format!("{assumed}{}", service.backlog),
         format!("{} {:>4}", bar(service.occupancy_ratio), percent(service.occupancy_ratio)),
         number(service.syn_rate),
-        percent(service.completion_ratio),
+        if service.syn == 0 { unknown() } else { percent(service.completion_ratio) },
         service.sources.to_string(),
         format!("{:.2}", service.source_entropy_ratio),
         match service.verdict {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::app::Correction;
 use crate::app::feed::feed;
 use crate::app::once::{Error, limits, print};
 use crate::app::render;
+use crate::app::{Correction, Host};
 use crate::capture::pcap::Pcap;
 use crate::capture::{Batch, Source};
 use crate::cli::Output;
@@ -40,7 +40,9 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::idle(settings);
-    while feed(&mut engine, &mut source, Duration::ZERO, Correction::NONE)? != Batch::End {}
+    while feed(&mut engine, &mut source, Duration::ZERO, Correction::NONE, &Host::default())?
+        != Batch::End
+    {}
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
     engine.finish();

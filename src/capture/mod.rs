@@ -88,6 +88,15 @@ pub trait Source: Send {
 
     /// Frames received and dropped since the source was opened.
     fn stats(&mut self) -> CaptureStats;
+
+    /// Passes segments that carry data too, or no longer: where only one direction is seen, data may
+    /// be the only sign that a handshake completed. Files always have all.
+    ///
+    /// # Errors
+    /// The kernel does not take the other filter.
+    fn pass_data(&mut self, _data: bool) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// How a live source is opened.

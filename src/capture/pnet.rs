@@ -121,6 +121,11 @@ impl Source for Pnet {
         self.update_stats();
         self.stats
     }
+
+    fn pass_data(&mut self, data: bool) -> Result<(), Error> {
+        self.filter.data = data;
+        self.taps.iter().try_for_each(|tap| tap.socket.attach(self.filter))
+    }
 }
 
 /// One interface with its channel.

@@ -134,7 +134,7 @@ pub struct Web {
     pub listen_address: ListenAddress,
     /// Where the metrics are.
     pub telemetry_path: TelemetryPath,
-    /// Connections at a time; further ones wait in the listen backlog.
+    /// Connections at a time; further ones are turned away.
     pub max_connections: MaxConnections,
 }
 

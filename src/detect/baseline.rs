@@ -123,6 +123,11 @@ impl Baseline {
         self.kappa = kappa.min(0.6 / self.rho - 1.0).max(1.0);
     }
 
+    /// Empties the CUSUM, at the end of an incident.
+    pub(crate) fn restart(&mut self) {
+        self.sum = 0.0;
+    }
+
     /// The CUSUM in units of its limit: above 1 there is a change.
     pub(crate) fn level(&self) -> f64 {
         self.sum / self.limit

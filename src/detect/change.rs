@@ -14,6 +14,8 @@ pub struct Observation {
     pub at: Timestamp,
     /// The step that has matured now.
     pub matured: Step,
+    /// Nothing has matured yet: only the young attempts can speak.
+    pub immature: bool,
     /// Its attempts that completed.
     pub completed: f64,
     /// Its attempts that were answered and failed, weighted.
@@ -51,6 +53,8 @@ pub struct Detector {
     occupied_since: Option<Timestamp>,
     crowded: bool,
     fast: bool,
+    /// Young attempts per second that are not complete, while they give the alarm.
+    young_rate: f64,
 }
 
 /// An incident of severity warning or less is over after so much calm.
@@ -62,10 +66,9 @@ const OCCUPIED: Duration = Duration::from_secs(10);
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 
-impl Detector {
+impl Default for Detector {
     /// A detector that knows nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             failing: Baseline::new(),
             unanswered: Baseline::new(),
@@ -80,17 +83,23 @@ impl Detector {
             occupied_since: None,
             crowded: false,
             fast: false,
+            young_rate: 0.0,
         }
     }
+}
 
+impl Detector {
     /// Takes in a step and returns the severity of the SYN flood that there is now, if any.
     pub fn observe(&mut self, seen: &Observation) -> Option<Severity> {
         let backlog = f64::from(seen.backlog);
         let clear = self.severity.is_none();
         self.steps += 1;
-        self.failing.step(seen.completed, seen.failed, backlog, clear);
-        self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
-        self.completion_rate.add(seen.completed / D);
+        // Steps that nothing is known of must not thin out the rates of the first that mature.
+        if !seen.immature {
+            self.failing.step(seen.completed, seen.failed, backlog, clear);
+            self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
+            self.completion_rate.add(seen.completed / D);
+        }
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
         self.fill_rate.add((seen.half_open as f64 - self.half_open as f64) / D);
         self.half_open = seen.half_open;
@@ -99,6 +108,7 @@ impl Detector {
         self.fast = f64::from(seen.young_incomplete) > fast_limit
             && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
             && !seen.path_outage;
+        self.young_rate = if self.fast { f64::from(seen.young_incomplete) } else { 0.0 };
         self.note_onset(seen);
         let now = self.judge(seen, backlog);
         self.watch_crowd();
@@ -107,9 +117,16 @@ impl Detector {
             (Some(before), now) => {
                 let severity = now.map_or(before, |now| now.max(before));
                 let wait = if severity == Severity::Critical { CALM_CRITICAL } else { CALM };
-                if self.is_calm() && now.is_none_or(|now| now == Severity::Info) {
+                if self.is_calm() {
                     let since = *self.calm_since.get_or_insert(seen.at);
-                    if seen.at - since >= wait { None } else { Some(severity) }
+                    if seen.at - since >= wait {
+                        // What is left in the CUSUM belongs to the incident that is over.
+                        self.failing.restart();
+                        self.unanswered.restart();
+                        None
+                    } else {
+                        Some(severity)
+                    }
                 } else {
                     self.calm_since = None;
                     Some(severity)
@@ -132,13 +149,15 @@ impl Detector {
             self.occupied_since = None;
         }
         let changed = self.level() > 1.0 && !seen.path_outage;
-        let rate = self.excess_rate();
+        let rate = self.matured_excess();
         let paging =
             rate >= backlog / 20.0 || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean());
         if (changed && paging) || self.fast {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
+            // Attempts that are still young may complete, so twice the rate is asked of them.
             let critical = rate >= backlog / 10.0
+                || self.young_rate >= backlog / 5.0
                 || occupancy >= 0.95
                 || (seen.queue_full && self.level() > 1.0);
             return Some(if critical { Severity::Critical } else { Severity::Warning });
@@ -194,15 +213,24 @@ impl Detector {
         self.crowded.then(|| (self.completion_rate.mean(), self.usual_completion_rate.mean()))
     }
 
-    /// The higher CUSUM in units of its limit.
+    /// The higher CUSUM in units of its limit; at least 1 where the young gave the alarm.
     #[must_use]
-    pub fn level(&self) -> f64 {
+    pub fn evidence_level(&self) -> f64 {
+        self.level().max(if self.fast { 1.0 } else { 0.0 })
+    }
+
+    fn level(&self) -> f64 {
         self.failing.level().max(self.unanswered.level())
     }
 
-    /// Failing attempts per second beyond the normal.
+    /// Failing attempts per second beyond the normal; of attempts too young to be judged one by one
+    /// where they gave the alarm.
     #[must_use]
     pub fn excess_rate(&self) -> f64 {
+        self.matured_excess().max(self.young_rate)
+    }
+
+    fn matured_excess(&self) -> f64 {
         self.failing.excess_rate().max(0.0) + self.unanswered.excess_rate().max(0.0)
     }
 
@@ -281,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_flood_pages_at_once_and_clears_after_a_minute_of_calm() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         assert_eq!(run(&mut detector, 0..1_200, calm), []);
         let flood =
             |_| Observation { failed: 250.5, young: 1_100, young_incomplete: 1_000, ..calm(0) };
@@ -297,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_low_rate_against_a_short_queue_pages() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let small = |_| Observation { backlog: 128, ..calm(0) };
         assert_eq!(run(&mut detector, 0..1_200, small), []);
         let flood = |_| Observation { failed: 5.5, ..small(0) };
@@ -310,7 +338,7 @@ mod tests {
 
     #[test]
     fn an_outage_of_the_path_does_not_page() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let outage = |_| Observation {
             failed: 250.0,
             young: 1_000,
@@ -323,7 +351,7 @@ mod tests {
 
     #[test]
     fn kernel_counters_alone_never_page() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         let drops = |_| Observation { queue_full: true, ..calm(0) };
         assert_eq!(run(&mut detector, 0..200, drops), []);
         let deferred = |_| Observation { half_open: 4_000, ..calm(0) };
@@ -333,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_completes_is_a_crowd() {
-        let mut detector = Detector::new();
+        let mut detector = Detector::default();
         run(&mut detector, 0..1_200, calm);
         assert!(detector.crowd().is_none());
         let crowd = |_| Observation {

@@ -6,12 +6,16 @@ use crate::stats::SourceProfile;
 /// Failures that are needed before anything is said.
 const ENOUGH: usize = 50;
 
+/// Share of returning sources above which they are not forged at random; false hits of the memory of
+/// those that failed stay below it for floods of an hour.
+const RETURNING: f64 = 0.1;
+
 /// The variant of a SYN flood, `None` until enough failures are seen.
 ///
 /// In this order: one source; one prefix; uniform over the address space; else many sources that
 /// come back. Only the spread over /16s tells random forgery from a botnet at these numbers (the
-/// plain entropy of the addresses does not), and with a small botnet even that starts out high: sources
-/// that repeat are the tell, since among 2^32 forged ones none does.
+/// plain entropy of the addresses does not), and with a small botnet even that is high: sources that
+/// return are the tell, since of 2^32 forged ones hardly any does.
 #[must_use]
 pub fn variant(profile: &SourceProfile) -> Option<Variant> {
     if profile.failures < ENOUGH {
@@ -21,7 +25,7 @@ pub fn variant(profile: &SourceProfile) -> Option<Variant> {
         Variant::SingleSource
     } else if profile.top_prefix.1 >= 0.5 {
         Variant::SpoofedSubnet
-    } else if profile.spread >= 0.9 && profile.new >= 0.9 && profile.repeats < 0.02 {
+    } else if profile.spread >= 0.9 && profile.new >= 0.9 && profile.returning < RETURNING {
         Variant::SpoofedRandom
     } else {
         Variant::Distributed
@@ -46,7 +50,7 @@ mod tests {
         assert_eq!(variant(&single), Some(Variant::SingleSource));
         let known = SourceProfile { new: 0.5, ..random() };
         assert_eq!(variant(&known), Some(Variant::Distributed));
-        let repeating = SourceProfile { repeats: 0.05, ..random() };
-        assert_eq!(variant(&repeating), Some(Variant::Distributed));
+        let returning = SourceProfile { returning: 0.15, ..random() };
+        assert_eq!(variant(&returning), Some(Variant::Distributed));
     }
 }

@@ -15,6 +15,8 @@ pub struct Circumstances {
     pub level: f64,
     /// Half-open connections now, by the better witness.
     pub half_open: u64,
+    /// How many of them have had their SYN-ACK re-sent, where the kernel alone was asked.
+    pub resent: Option<u64>,
     /// Seconds until the queue is full, where it fills.
     pub seconds_to_full: Option<f64>,
     /// Whether the kernel's word supports it: SYN_RECV counts, drops or cookies.
@@ -82,6 +84,15 @@ pub fn explanation(
              handshakes complete: many clients, not an attack."
         );
     }
+    let sources = sources_in_words(variant, evidence, circumstances);
+    if let Some(resent) = circumstances.resent {
+        return format!(
+            "The kernel holds {} half-open connections to {place} of {} that fit in the SYN queue, \
+             and has re-sent the SYN-ACK of {resent} of them in vain{sources}.",
+            circumstances.half_open,
+            evidence.backlog.unwrap_or_default()
+        );
+    }
     let queue = match (evidence.backlog, target.port) {
         (Some(backlog), Some(_)) => format!(
             "; {} of {backlog} places in the SYN queue are half-open{}",
@@ -92,22 +103,6 @@ pub fn explanation(
             }
         ),
         _ => String::new(),
-    };
-    let top = evidence.top_prefixes.last();
-    let sources = match variant {
-        Some(Variant::SpoofedRandom) => format!(
-            "; {} failing attempts come from {} sources spread like random numbers: forged",
-            circumstances.failures, evidence.sources
-        ),
-        Some(Variant::SpoofedSubnet) => top.map_or_else(String::new, |top| {
-            format!("; {:.0} % of the failing sources lie in {}", 100.0 * top.share, top.prefix)
-        }),
-        Some(Variant::SingleSource) => "; most failing attempts come from one source".to_owned(),
-        Some(Variant::Distributed) => format!(
-            "; {} failing attempts come from {} sources that return: probably real hosts",
-            circumstances.failures, evidence.sources
-        ),
-        None => "; too few failures so far to judge their sources".to_owned(),
     };
     let limit = match (evidence.backlog, severity) {
         (Some(backlog), Severity::Critical) => {
@@ -123,6 +118,29 @@ pub fn explanation(
          more fail than usual{limit}{queue}{sources}.",
         circumstances.excess_rate
     )
+}
+
+fn sources_in_words(
+    variant: Option<Variant>,
+    evidence: &Evidence,
+    circumstances: &Circumstances,
+) -> String {
+    let top = evidence.top_prefixes.last();
+    match variant {
+        Some(Variant::SpoofedRandom) => format!(
+            "; {} failing attempts come from {} sources spread like random numbers: forged",
+            circumstances.failures, evidence.sources
+        ),
+        Some(Variant::SpoofedSubnet) => top.map_or_else(String::new, |top| {
+            format!("; {:.0} % of the failing sources lie in {}", 100.0 * top.share, top.prefix)
+        }),
+        Some(Variant::SingleSource) => "; most failing attempts come from one source".to_owned(),
+        Some(Variant::Distributed) => format!(
+            "; {} failing attempts come from {} sources that return: probably real hosts",
+            circumstances.failures, evidence.sources
+        ),
+        None => "; too few failures so far to judge their sources".to_owned(),
+    }
 }
 
 /// What an operator can do.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::engine::Action;
 use crate::observe::{Class, Detection, Evidence, Severity, SeverityChange, Target, Variant};
 use crate::time::Timestamp;
 
@@ -11,6 +10,17 @@ use crate::time::Timestamp;
 const REOPEN: Duration = Duration::from_secs(600);
 /// Cleared incidents that are kept for the API.
 const HISTORY: usize = 100;
+
+/// Something for the owner of the engine to do: tell the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// A detection has begun, or has come back.
+    Raised(Detection),
+    /// Its severity or its kind has changed.
+    Updated(Detection),
+    /// It is over.
+    Cleared(Detection),
+}
 
 /// What a detector says of one target now.
 #[derive(Clone, Debug)]
@@ -38,10 +48,17 @@ pub struct Onset {
 /// What an incident is about, independent of the address that was hit most.
 type Subject = (Class, u64);
 
+#[derive(Debug)]
+struct Active {
+    detection: Detection,
+    /// When its cause was last there.
+    last: Timestamp,
+}
+
 /// The incidents, active and past.
 #[derive(Debug, Default)]
 pub struct Incidents {
-    active: BTreeMap<Subject, Detection>,
+    active: BTreeMap<Subject, Active>,
     past: VecDeque<(Subject, Detection)>,
     raised: BTreeMap<(Class, Severity), u64>,
 }
@@ -57,7 +74,8 @@ impl Incidents {
     ) -> Option<Action> {
         let subject = (class, subject);
         match (self.active.get_mut(&subject), onset) {
-            (Some(active), Some(onset)) => {
+            (Some(Active { detection: active, last }), Some(onset)) => {
+                *last = now;
                 let action = refresh(active, now, onset);
                 if let (Some(Action::Updated(_)), Some(last)) =
                     (&action, active.severity_history.last())
@@ -72,7 +90,7 @@ impl Incidents {
                 Some(self.raise(now, subject, onset))
             }
             (Some(_), None) => {
-                let mut detection = self.active.remove(&subject)?;
+                let mut detection = self.active.remove(&subject)?.detection;
                 detection.cleared_at = Some(now);
                 if self.past.len() == HISTORY {
                     self.past.pop_front();
@@ -119,8 +137,27 @@ impl Incidents {
                 advice: onset.advice,
             },
         };
-        self.active.insert(subject, detection.clone());
+        self.active.insert(subject, Active { detection: detection.clone(), last: now });
         Action::Raised(detection)
+    }
+
+    /// Clears those incidents of `class` that `concerned` picks and whose cause has not been there
+    /// for `calm`.
+    pub fn lapse(
+        &mut self,
+        now: Timestamp,
+        class: Class,
+        calm: Duration,
+        concerned: impl Fn(&Detection) -> bool,
+    ) -> Vec<Action> {
+        let over: Vec<u64> = self
+            .active
+            .iter()
+            .filter(|((of, _), active)| *of == class && now - active.last >= calm)
+            .filter(|(_, active)| concerned(&active.detection))
+            .map(|((_, subject), _)| *subject)
+            .collect();
+        over.into_iter().filter_map(|subject| self.update(now, class, subject, None)).collect()
     }
 
     /// Whether there is an active incident of a subject.
@@ -132,19 +169,19 @@ impl Incidents {
     /// The active incident of a subject.
     #[must_use]
     pub fn active(&self, class: Class, subject: u64) -> Option<&Detection> {
-        self.active.get(&(class, subject))
+        self.active.get(&(class, subject)).map(|active| &active.detection)
     }
 
     /// All active incidents.
     pub fn all_active(&self) -> impl Iterator<Item = &Detection> {
-        self.active.values()
+        self.active.values().map(|active| &active.detection)
     }
 
     /// Active incidents and past ones, the latest onset first.
     #[must_use]
     pub fn list(&self) -> Vec<Detection> {
         let past = self.past.iter().map(|(_, detection)| detection);
-        let mut list: Vec<_> = self.active.values().chain(past).cloned().collect();
+        let mut list: Vec<_> = self.all_active().chain(past).cloned().collect();
         list.sort_by_key(|detection| {
             (detection.cleared_at.is_some(), std::cmp::Reverse(detection.raised_at))
         });

@@ -9,4 +9,4 @@ mod incident;
 pub use change::{Detector, Observation};
 pub use classify::variant;
 pub use explain::{Circumstances, advice, confidence, explanation};
-pub use incident::{Incidents, Onset};
+pub use incident::{Action, Incidents, Onset};

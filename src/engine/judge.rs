@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::flow::{Fate, ServiceId};
 use crate::observe::{Class, Evidence, KernelHalfOpen, Severity, Sysctls, Target, Variant};
 use crate::stats::{
-    Attempt, Failure, FullTilt, STEP, SourceProfile, Step, Window, network_of, source_of,
+    Attempt, Failure, FullTilt, STEP, SourceProfile, Step, Window, Windows, network_of, source_of,
 };
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -16,8 +16,9 @@ use crate::wire::Address;
 const KERNEL_FRESH: Duration = Duration::from_secs(4);
 /// One source above this rate at one host is a flood whatever the ports.
 const FULL_TILT: u32 = 5_000;
-/// A flood of one host at full tilt is over after so long.
-const FULL_TILT_CALM: Duration = Duration::from_secs(60);
+/// A flood that is judged by the moment (one host at full tilt, the kernel's rows) is over after so
+/// much calm.
+const CALM: Duration = Duration::from_secs(60);
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
 /// What one counts for from a network that completed a handshake within the hour.
@@ -37,6 +38,7 @@ impl Engine {
     pub(super) fn end_step(&mut self, at: Timestamp) {
         self.completed_sources.advance(at);
         self.completed_networks.advance(at);
+        self.failed_sources.advance(at);
         if self.settings.kernel_only {
             return;
         }
@@ -88,19 +90,24 @@ impl Engine {
             (false, false, true) => WEIGHT_KNOWN,
         };
         let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
-        Failure { attempt, retransmitted, reset, new, weight }
+        let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
+        Failure { attempt, retransmitted, reset, new, returning, weight }
     }
 
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Step, judged: Judged) {
         let is_matured = self.step.before(Step::MATURE) == Some(matured);
         let (half_open, backlog) = self.queue(id);
+        // The kernel does not say whose queue was full.
         let queue_full = self.kernel.as_ref().is_some_and(|kernel| kernel.queue_full)
-            && self.services.get(id).listener.is_some();
+            && self.services.get(id).listener.is_some()
+            && half_open * 2 >= u64::from(backlog);
         let service = self.services.get_mut(id);
         let window = if is_matured { service.windows.get(matured) } else { Window::default() };
         let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
         let unanswered = f64::from(window.unanswered) * mean_weight(&judged.unanswered);
         for failure in judged.failed.into_iter().chain(judged.unanswered) {
+            let source = source_of(failure.attempt.source);
+            self.failed_sources.insert(self.tracker.hasher().address(source));
             service.failures.keep(failure);
         }
         service.failures.forget(at);
@@ -117,6 +124,7 @@ impl Engine {
         let observation = Observation {
             at,
             matured,
+            immature: !is_matured,
             completed: f64::from(window.completed),
             failed,
             unanswered,
@@ -205,13 +213,18 @@ impl Engine {
             half_open_peak: half_open.max(wire.total),
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
-            ..self.evidence(service.windows.sum(1, 4), service.windows.sum(2, 8), &profile)
+            ..self.evidence(&service.windows, &profile)
         };
         let circumstances = Circumstances {
             excess_rate: service.detector.excess_rate(),
             failures: profile.failures,
-            level: service.detector.level(),
-            half_open,
+            level: service.detector.evidence_level(),
+            // The kernel was last asked up to a second ago; a queue holds one more than its limit.
+            half_open: match self.sysctls().syncookies {
+                Some(2) => half_open,
+                _ => half_open.max(wire.total.min(u64::from(backlog) + 1)),
+            },
+            resent: None,
             seconds_to_full: service.detector.seconds_to_full(backlog),
             kernel_agrees: self.fresh_kernel()
                 && listener
@@ -252,11 +265,7 @@ impl Engine {
             half_open_peak: half_open,
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
-            ..self.evidence(
-                service.windows.sum(1, 4),
-                service.windows.sum(2, 8),
-                &SourceProfile::default(),
-            )
+            ..self.evidence(&service.windows, &SourceProfile::default())
         };
         let target = Target { address: Some(service.address.into()), port: Some(service.port) };
         let circumstances = Circumstances { half_open, ..Circumstances::default() };
@@ -304,22 +313,14 @@ impl Engine {
         self.actions.extend(action);
     }
 
-    /// The part of the evidence that comes from the wire: SYNs of the last second, and completions of attempts
-    /// that had half a second for it.
-    pub(super) fn evidence(
-        &self,
-        second: Window,
-        aged: Window,
-        profile: &SourceProfile,
-    ) -> Evidence {
+    /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
+    /// matured, and completions of attempts that had half a second for it.
+    fn evidence(&self, windows: &Windows, profile: &SourceProfile) -> Evidence {
+        let syn = windows.sum(1, 4).syn.max(windows.sum(Step::MATURE, Step::MATURE + 3).syn);
         Evidence {
-            syn_rate: f64::from(second.syn),
-            completion_ratio: completion_ratio(&aged),
-            sources: profile.sources as u64,
-            source_entropy_ratio: profile.entropy_ratio,
-            top_prefixes: profile.top_prefixes.clone(),
-            fingerprint: profile.fingerprint.clone(),
-            ..Evidence::default()
+            syn_rate: f64::from(syn),
+            completion_ratio: completion_ratio(&windows.sum(2, 8)),
+            ..sources_evidence(profile)
         }
     }
 
@@ -337,23 +338,14 @@ impl Engine {
                 self.tell_full_tilt(at, tilt);
             }
         }
-        let over: Vec<u64> = self
-            .tilted
-            .extract_if(.., |tilted| at - tilted.1 >= FULL_TILT_CALM)
-            .map(|tilted| tilted.0)
-            .collect();
-        for subject in over {
-            let action = self.incidents.update(at, Class::SynFlood, subject, None);
-            self.actions.extend(action);
-        }
+        let over = self
+            .incidents
+            .lapse(at, Class::SynFlood, CALM, |detection| detection.target.port.is_none());
+        self.actions.extend(over);
     }
 
     fn tell_full_tilt(&mut self, at: Timestamp, tilt: FullTilt) {
         let subject = subject_of(tilt.host, None);
-        match self.tilted.iter_mut().find(|tilted| tilted.0 == subject) {
-            Some(tilted) => tilted.1 = at,
-            None => self.tilted.push((subject, at)),
-        }
         let prefix = std::net::IpAddr::from(tilt.source);
         let evidence = Evidence {
             syn_rate: tilt.rate,
@@ -403,6 +395,11 @@ impl Engine {
             let rows: Vec<&KernelHalfOpen> = rows.iter().filter(own).collect();
             self.judge_rows(id, at, &rows);
         }
+        // Where there is a wire, its word on the end of an incident counts.
+        if self.settings.kernel_only {
+            let over = self.incidents.lapse(at, Class::SynFlood, CALM, |_| true);
+            self.actions.extend(over);
+        }
     }
 
     fn judge_rows(&mut self, id: ServiceId, at: Timestamp, rows: &[&KernelHalfOpen]) {
@@ -422,14 +419,7 @@ impl Engine {
             None
         };
         let subject = subject_of(service.address, Some(service.port));
-        let Some(severity) = severity else {
-            // Where there is a wire, its word on the end of an incident counts.
-            if self.settings.kernel_only && self.incidents.is_active(Class::SynFlood, subject) {
-                let action = self.incidents.update(at, Class::SynFlood, subject, None);
-                self.actions.extend(action);
-            }
-            return;
-        };
+        let Some(severity) = severity else { return };
         let mut failures = crate::stats::Failures::default();
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
             let attempt = Attempt::known_by_kernel(at, (*source).into(), row.address.into());
@@ -447,12 +437,13 @@ impl Engine {
             backlog: Some(backlog),
             occupancy_ratio: Some(occupancy),
             fingerprint: None,
-            ..self.evidence(Window::default(), Window::default(), &profile)
+            ..sources_evidence(&profile)
         };
         let circumstances = Circumstances {
             failures: profile.failures,
             level: 1.0 + occupancy,
             half_open: u64::from(count),
+            resent: Some(u64::from(old)),
             kernel_agrees: true,
             cold: true,
             sysctls: self.sysctls(),
@@ -470,6 +461,17 @@ impl Engine {
             &circumstances,
             at,
         );
+    }
+}
+
+/// The part of the evidence that the sources give.
+fn sources_evidence(profile: &SourceProfile) -> Evidence {
+    Evidence {
+        sources: profile.sources as u64,
+        source_entropy_ratio: profile.entropy_ratio,
+        top_prefixes: profile.top_prefixes.clone(),
+        fingerprint: profile.fingerprint.clone(),
+        ..Evidence::default()
     }
 }
 

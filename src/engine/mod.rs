@@ -5,6 +5,7 @@
 
 mod judge;
 mod report;
+mod services;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,12 @@ use std::time::Duration;
 use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
+pub use crate::detect::Action;
 use crate::detect::Incidents;
+use crate::engine::services::Services;
 use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
-use crate::observe::{CaptureStats, Detection, Durations, KernelSample, Totals};
-use crate::stats::{Attempt, BINS, Completed, Hosts, STEP, Services, Step, network_of, source_of};
+use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
+use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Flags, Segment, Skip};
 
@@ -49,17 +52,6 @@ impl Default for Settings {
     }
 }
 
-/// Something for the owner of the engine to do: tell the world.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// A detection has begun, or has come back.
-    Raised(Detection),
-    /// Its severity or its kind has changed.
-    Updated(Detection),
-    /// It is over.
-    Cleared(Detection),
-}
-
 /// What the kernel said last, and what has changed since.
 struct KernelView {
     sample: KernelSample,
@@ -84,17 +76,19 @@ pub struct Engine {
     services: Services,
     hosts: Hosts,
     /// Sources that completed in the last day, and networks that did in the last hour.
-    completed_sources: Completed,
-    completed_networks: Completed,
+    completed_sources: Recent,
+    completed_networks: Recent,
+    /// Sources whose attempts failed in the last minute or two.
+    failed_sources: Recent,
     incidents: Incidents,
     actions: Vec<Action>,
     kernel: Option<KernelView>,
     capture: CaptureView,
     totals: Totals,
-    /// The most handshakes that had timed out at any time.
+    /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
+    /// counters do not fall where the first word was not the last.
     timed_out: u64,
-    /// Hosts that one source floods over all ports, and when it last did.
-    tilted: Vec<(u64, Timestamp)>,
+    presumed: u64,
     sources: HllSketch,
     durations: Durations,
     packets: u64,
@@ -130,15 +124,16 @@ impl Engine {
         Self {
             services: Services::new(settings.services, settings.networks.clone(), hasher, start),
             hosts: Hosts::new(hasher),
-            completed_sources: Completed::new(Duration::from_secs(86_400), start),
-            completed_networks: Completed::new(Duration::from_secs(3_600), start),
+            completed_sources: Recent::new(Duration::from_secs(86_400), start),
+            completed_networks: Recent::new(Duration::from_secs(3_600), start),
+            failed_sources: Recent::new(Duration::from_secs(60), start),
             incidents: Incidents::default(),
             actions: Vec::new(),
             kernel: None,
             capture: CaptureView { since: start, ..CaptureView::default() },
             totals: Totals::default(),
             timed_out: 0,
-            tilted: Vec::new(),
+            presumed: 0,
             sources: crate::stats::sketch(ALL_SOURCES_LG_K),
             durations: Durations::default(),
             packets: 0,
@@ -161,6 +156,13 @@ impl Engine {
         Self { anchored: false, ..Self::new(settings, Timestamp::EPOCH) }
     }
 
+    fn reach(&mut self, now: Timestamp) {
+        if !self.anchored {
+            self.anchor(now);
+        }
+        self.advance(now);
+    }
+
     fn anchor(&mut self, start: Timestamp) {
         let start = start.min(LATEST);
         self.anchored = true;
@@ -180,10 +182,7 @@ impl Engine {
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
     /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
-        if !self.anchored {
-            self.anchor(now);
-        }
-        self.advance(now);
+        self.reach(now);
         let micros = (self.now - self.start).as_nanos() / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
         let micros = micros as u32;
@@ -199,8 +198,11 @@ impl Engine {
         self.note(segment, &seen);
     }
 
-    /// Takes in a frame that gave no segment.
-    pub fn handle_skip(&mut self, skip: Skip) {
+    /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
+    pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
+        if let Some(at) = at {
+            self.reach(at);
+        }
         self.packets += 1;
         *self.skipped.entry(skip).or_default() += 1;
     }
@@ -225,8 +227,11 @@ impl Engine {
     pub fn handle_kernel(&mut self, sample: KernelSample) {
         self.services.listen(sample.listeners.clone());
         let full = |sample: &KernelSample| {
-            ["TCPReqQFullDrop", "TCPReqQFullDoCookies"]
+            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
+            let cookies = (sample.sysctls.syncookies != Some(2)).then_some("TCPReqQFullDoCookies");
+            cookies
                 .iter()
+                .chain(&["TCPReqQFullDrop"])
                 .filter_map(|name| sample.counters.get(name))
                 .sum::<u64>()
         };
@@ -278,7 +283,7 @@ impl Engine {
             // Within LONG_SILENCE everything expires and every incident clears; of the time after
             // it there is nothing to count.
             self.close_bins_until(self.next_bin + LONG_SILENCE);
-            while self.tracker.bin().0 % BINS != 0 {
+            while !self.tracker.bin().0.is_multiple_of(BINS) {
                 self.close_bins_until(self.next_bin);
             }
             self.next_bin = self.now + BIN;
@@ -301,12 +306,12 @@ impl Engine {
 
     fn close_bins_until(&mut self, end: Timestamp) {
         while self.next_bin <= end {
-            self.tracker.close_bin(self.services.len());
+            self.tracker.close_bin(self.services.in_use());
             let at = self.next_bin;
             self.next_bin = at + BIN;
-            if self.tracker.bin().0 % BINS == 0 {
+            if self.tracker.bin().0.is_multiple_of(BINS) {
                 self.end_step(at);
-                self.settle_timeouts();
+                self.settle();
                 self.step = Step(self.step.0 + 1);
                 self.services.advance(at, self.step);
                 self.hosts.begin(self.step);
@@ -331,7 +336,11 @@ impl Engine {
                 totals.handshakes_completed += 1;
                 self.durations.observe(seen.age.as_secs_f64());
             }
-            Event::CompletedLate => totals.handshakes_completed += 1,
+            Event::CompletedLate => {
+                // It was presumed before.
+                totals.handshakes_presumed = totals.handshakes_presumed.saturating_sub(1);
+                totals.handshakes_completed += 1;
+            }
             Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
                 totals.handshakes_presumed += 1;
             }

@@ -21,6 +21,7 @@ impl Engine {
         let now = now.max(self.now);
         let totals = Totals {
             handshakes_timed_out: self.timed_out.max(self.tracker.timed_out()),
+            handshakes_presumed: self.presumed.max(self.totals.handshakes_presumed),
             syn_unanswered: self.tracker.unanswered(),
             half_open: self.tracker.half_open_total(),
             sources: rounded(self.sources.estimate()),
@@ -44,6 +45,7 @@ impl Engine {
             internals: Internals {
                 flow_table_entries: self.tracker.flows().by_state().iter().map(|(_, n)| n).sum(),
                 flow_table_capacity: self.tracker.capacity() as u64,
+                flows_evicted: self.tracker.evicted(),
                 handshake_durations: self.durations,
                 detections_total: self.incidents.raised().clone(),
             },
@@ -165,8 +167,9 @@ impl Engine {
         f64::from(self.step.0.clamp(1, steps)) * crate::stats::STEP.as_secs_f64()
     }
 
-    /// Keeps the count of timed-out handshakes from falling where one turns out to be kept.
-    pub(super) fn settle_timeouts(&mut self) {
+    /// Keeps counters from falling where the first word on a handshake was not the last.
+    pub(super) fn settle(&mut self) {
         self.timed_out = self.timed_out.max(self.tracker.timed_out());
+        self.presumed = self.presumed.max(self.totals.handshakes_presumed);
     }
 }

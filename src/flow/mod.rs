@@ -1,8 +1,8 @@
 //! Segments move handshakes: the connection state machine and the bounded table that holds it.
 //!
 //! [`Tracker`] is the way in. A flow is found by a keyed hash that is the same for both directions
-//! ([`key`]), lives in a set-associative [`table`] of fixed size, moves through the states of RFC 9293
-//! ([`state`]) and leaves without anybody walking the table: [`calendar`] counts what is due when.
+//! (`key`), lives in a set-associative `table` of fixed size, moves through the states of RFC 9293
+//! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when.
 
 mod calendar;
 mod key;

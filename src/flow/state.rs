@@ -483,8 +483,9 @@ impl Connection {
                 self.progress(sender, segment);
                 Outcome::Presumed
             }
-            // The server's word alone opened it; the ACK that was thought missed came late.
-            (State::Established, Client)
+            // The server's word alone opened it; the ACK that was thought missed came late, perhaps
+            // after the server's FIN.
+            (State::Established | State::FinWait1(Server), Client)
                 if !self.marks.intersects(Marks::SETTLED)
                     && segment
                         .ack

@@ -78,6 +78,9 @@ fn capture(report: &Report) -> String {
         .kernel
         .syn_recv
         .map_or_else(|| "the kernel was not asked".to_owned(), |n| format!("{n} in the kernel"));
+    if capture.source == "none" {
+        return format!("The wire is not watched; {kernel}.");
+    }
     format!(
         "{half_open} half-open on the wire, {kernel}; {} packets in {:.0} s from {} ({}), {} dropped, \
          {:.0}% of the flows tracked.",

@@ -88,6 +88,8 @@ pub struct Failure {
     pub reset: bool,
     /// Its source has not completed a handshake here for long.
     pub new: bool,
+    /// Its source has failed here before, of late.
+    pub returning: bool,
     /// What it counts for: 1, or less where it is likely to be honest.
     pub weight: f64,
 }
@@ -189,8 +191,8 @@ pub struct SourceProfile {
     pub retransmitted: f64,
     /// Share that a RST ended.
     pub reset: f64,
-    /// Failures whose source had failed before, as a share of all.
-    pub repeats: f64,
+    /// Share of sources that had failed before.
+    pub returning: f64,
     /// Collision entropy of the sources over the highest that their number allows, 0 to 1.
     pub entropy_ratio: f64,
     /// The commonest SYN.
@@ -243,7 +245,7 @@ impl SourceProfile {
             new: part(|failure| failure.new),
             retransmitted: part(|failure| failure.retransmitted),
             reset: part(|failure| failure.reset),
-            repeats: share(count - by_source.distinct()),
+            returning: part(|failure| failure.returning),
             entropy_ratio: by_source.entropy_ratio(),
             fingerprint: look.map(|look| Fingerprint {
                 share: share(look_count),
@@ -353,6 +355,7 @@ mod tests {
                 retransmitted: false,
                 reset: false,
                 new: true,
+                returning: false,
                 weight: 1.0,
             });
         }

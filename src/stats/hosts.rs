@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::flow::Hasher;
 use crate::stats::failures::source_of;
-use crate::stats::services::Keyed;
+use crate::stats::sketch::Keyed;
 use crate::stats::window::Step;
 use crate::wire::Address;
 

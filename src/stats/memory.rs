@@ -1,4 +1,4 @@
-//! Which sources have completed a handshake of late.
+//! Which sources have done something of late.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::time::Timestamp;
 
 /// A set of keyed hashes that forgets: two Bloom filters, of which the older is dropped in turn.
 ///
-/// Whatever was entered is found for at least one period and at most two. With 2^20 bits and two bits each,
-/// 100,000 sources in a period give 3 % false hits: a few failures weigh less than they should.
+/// Whatever was entered is found for at least one period and at most two. With 2^22 bits and two bits each,
+/// 400,000 sources in a period give 3 % false hits: a few failures weigh less than they should.
 #[derive(Clone)]
-pub struct Completed {
+pub struct Recent {
     current: Box<[u64]>,
     previous: Box<[u64]>,
     period: Duration,
     since: Timestamp,
 }
 
-const WORDS: usize = 1 << 14;
+const WORDS: usize = 1 << 16;
 
-impl Completed {
+impl Recent {
     /// An empty set that remembers for `period`, from `now` on.
     #[must_use]
     pub fn new(period: Duration, now: Timestamp) -> Self {
@@ -68,7 +68,7 @@ mod tests {
     fn remembers_for_one_period_and_forgets_after_two() {
         let start = Timestamp::from_nanos(0);
         let hour = Duration::from_secs(3600);
-        let mut set = Completed::new(hour, start);
+        let mut set = Recent::new(hour, start);
         set.insert(0x1234_5678_9abc_def0);
         assert!(set.contains(0x1234_5678_9abc_def0));
         assert!(!set.contains(0x0fed_cba9_8765_4321));

@@ -8,14 +8,13 @@
 mod failures;
 mod hosts;
 mod memory;
-mod services;
+mod sketch;
 mod window;
 
 pub use failures::{Attempt, Failure, Failures, SourceProfile};
 pub(crate) use failures::{network_of, source_of};
 pub use hosts::{FullTilt, Hosts};
-pub use memory::Completed;
-pub use services::{Service, Services};
-pub(crate) use services::{rounded, sketch};
+pub use memory::Recent;
+pub(crate) use sketch::{Keyed, rounded, sketch};
 pub(crate) use window::BINS;
 pub use window::{STEP, Step, Window, Windows};

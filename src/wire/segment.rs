@@ -230,13 +230,15 @@ pub enum Skip {
     TooDeep,
     /// A copy of a packet that was already seen on another interface.
     Duplicate,
+    /// A packet from outside that claims to come from this host.
+    ForgedSource,
     /// A block of a capture file that could not be read.
     BadCaptureRecord,
 }
 
 impl Skip {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Truncated,
         Self::UnknownLinkType,
         Self::NotIp,
@@ -246,6 +248,7 @@ impl Skip {
         Self::BadTcpHeader,
         Self::TooDeep,
         Self::Duplicate,
+        Self::ForgedSource,
         Self::BadCaptureRecord,
     ];
 
@@ -262,6 +265,7 @@ impl Skip {
             Self::BadTcpHeader => "bad_tcp_header",
             Self::TooDeep => "too_deep",
             Self::Duplicate => "duplicate",
+            Self::ForgedSource => "forged_source",
             Self::BadCaptureRecord => "bad_capture_record",
         }
     }

@@ -115,6 +115,7 @@ pub fn quiet() -> Report {
             handshakes_completed: 29_400,
             handshakes_reset: 12,
             handshakes_timed_out: 580,
+            handshakes_presumed: 4,
             syn_unanswered: 7,
             half_open: 3,
             half_open_peak: 9,
@@ -128,6 +129,7 @@ pub fn quiet() -> Report {
         internals: Internals {
             flow_table_entries: 490,
             flow_table_capacity: 1 << 20,
+            flows_evicted: 0,
             handshake_durations: durations,
             detections_total: BTreeMap::new(),
         },
@@ -189,7 +191,7 @@ pub fn flooded() -> Report {
     report.capture.packets = 900_000;
     report.capture.dropped = 1_200;
     report.capture.sampling_ratio = 0.25;
-    report.capture.limits = vec![Limit::Dropping, Limit::Sampled];
+    report.capture.limits = vec![Limit::Dropping, Limit::Truncated];
     report.kernel.syn_recv = Some(511);
     report.kernel.counters.insert("TCPReqQFullDoCookies", 470_000);
     report.totals.half_open = 70_310;

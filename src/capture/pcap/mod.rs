@@ -199,7 +199,8 @@ impl From<io::Error> for Unknown {
 impl Format {
     fn detect(input: &mut Input) -> Result<Self, Unknown> {
         if !input.fill(1)? {
-            return Err(Unknown::Empty);
+            // Compressed data that is cut or wrong from its beginning is not nothing.
+            return Err(if input.is_at_end() { Unknown::Empty } else { Unknown::NotACapture });
         }
         if let Some(ng) = Ng::detect(input)? {
             return Ok(Self::Ng(ng));

@@ -122,6 +122,7 @@ fn a_large_record_is_read_and_an_absurd_one_ends_the_file() {
 #[test]
 fn what_is_no_capture_is_refused_in_one_line() {
     assert_eq!(refusal(b""), "F: the file is empty");
+    assert_eq!(refusal(b"\x1f\x8b"), "F: not a pcap or pcapng file");
     assert_eq!(refusal(b"#!/bin/sh\nexit 0\n# not a capture\n"), "F: not a pcap or pcapng file");
     assert_eq!(refusal(&little(&[])[..20]), "F: not a pcap or pcapng file");
     let mut version = little(&[]);

@@ -132,6 +132,11 @@ impl Source for Ring {
         }
         total
     }
+
+    fn pass_data(&mut self, data: bool) -> Result<(), Error> {
+        let filter = Filter { data, loopback: self.interfaces.include_loopback() };
+        self.taps.iter().try_for_each(|tap| tap.socket.attach(filter))
+    }
 }
 
 /// One socket with its ring.

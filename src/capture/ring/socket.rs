@@ -44,7 +44,7 @@ impl PacketSocket {
         self.0.into_raw_fd()
     }
 
-    fn attach(&self, filter: Filter) -> Result<(), Error> {
+    pub(in crate::capture) fn attach(&self, filter: Filter) -> Result<(), Error> {
         let mut program = filter.program();
         let program = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),

@@ -1,18 +1,16 @@
 //! The services that are watched: a bounded list, and the way from an address and port to its place in it.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use datasketches::hll::{HllSketch, HllType};
+use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
 use crate::detect::Detector;
 use crate::flow::{Hasher, Lookup, ServiceId};
 use crate::observe::Listener;
-use crate::stats::failures::Failures;
-use crate::stats::window::{Step, Windows};
+use crate::stats::{Failures, Keyed, Step, Windows, rounded, sketch};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -71,8 +69,8 @@ impl Service {
             listener: None,
             kernel_half_open: None,
             source_entropy_ratio: 0.0,
-            detector: Detector::new(),
-            sources: new_sketch(),
+            detector: Detector::default(),
+            sources: sketch(SOURCES_LG_K),
         }
     }
 
@@ -99,23 +97,6 @@ impl Service {
             && !self.detector.is_active()
             && (idle > IDLE || (self.attempts <= 3 && idle > IDLE_FEW))
     }
-}
-
-/// A cardinality sketch.
-fn new_sketch() -> HllSketch {
-    sketch(SOURCES_LG_K)
-}
-
-/// A cardinality sketch of `2^lg_k` registers.
-pub(crate) fn sketch(lg_k: u8) -> HllSketch {
-    #[expect(clippy::expect_used, reason = "the constants given are within 4 to 21")]
-    HllSketch::new(lg_k, HllType::Hll8).expect("a valid number of registers")
-}
-
-/// An estimate as a count.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
-pub(crate) fn rounded(estimate: f64) -> u64 {
-    estimate.round().max(0.0) as u64
 }
 
 /// The list.
@@ -170,21 +151,10 @@ impl Services {
         }
     }
 
-    /// The time of the last segment or tick.
-    #[must_use]
-    pub const fn now(&self) -> Timestamp {
-        self.now
-    }
-
     /// How many places are in use.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub const fn in_use(&self) -> usize {
         self.list.len()
-    }
-
-    /// The services with their numbers, without the place for all others.
-    pub fn iter(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
-        (0..).map(ServiceId).zip(&self.list).skip(1)
     }
 
     /// The numbers of all services, without the place for all others.
@@ -303,17 +273,5 @@ impl Lookup for Services {
 
     fn is_one_way(&self, service: ServiceId) -> bool {
         self.get(service).is_one_way()
-    }
-}
-
-/// The keyed flow hasher as a hasher of maps: addresses are the attacker's to choose.
-#[derive(Clone, Copy)]
-pub(crate) struct Keyed(pub Hasher);
-
-impl BuildHasher for Keyed {
-    type Hasher = siphasher::sip::SipHasher13;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.state()
     }
 }

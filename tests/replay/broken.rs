@@ -1,0 +1,351 @@
+//! Broken input: a report or one line that names the cause, at once, never a panic.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+
+use crate::program::{Report, replay, replay_with};
+
+/// LINKTYPE_ETHERNET.
+const ETHERNET: u32 = 1;
+/// LINKTYPE_USER0: no decoder can know what it is.
+const USER0: u32 = 147;
+/// 2023-11-14.
+const DAY: u32 = 1_700_000_000;
+/// Attempts of the flood that the tests break.
+const FLOOD: u32 = 3_000;
+
+/// A classic pcap file.
+struct File(Vec<u8>);
+
+impl File {
+    fn new(link: u32) -> Self {
+        let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0];
+        for word in [0, 0, 262_144, link] {
+            file.extend(word.to_le_bytes());
+        }
+        Self(file)
+    }
+
+    fn record(mut self, seconds: u32, micros: u32, frame: &[u8]) -> Self {
+        let length = u32::try_from(frame.len()).unwrap();
+        for word in [seconds, micros, length, length] {
+            self.0.extend(word.to_le_bytes());
+        }
+        self.0.extend(frame);
+        self
+    }
+
+    /// 3,000 SYNs within a second, none of them answered; those with the numbers `attempts`.
+    fn flood(attempts: impl IntoIterator<Item = u32>) -> Self {
+        attempts
+            .into_iter()
+            .fold(Self::new(ETHERNET), |file, number| file.record(DAY, number * 300, &syn(number)))
+    }
+}
+
+/// An Ethernet frame with a SYN to 192.0.2.10:443 of a source that `number` tells from others.
+fn syn(number: u32) -> Vec<u8> {
+    let source = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+    let mut frame = Vec::new();
+    let tcp = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4(source, [192, 0, 2, 10], 64)
+        .tcp(40_000, 443, number, 512);
+    tcp.syn().write(&mut frame, &[]).unwrap();
+    frame
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut zipped = GzEncoder::new(Vec::new(), Compression::default());
+    zipped.write_all(content).unwrap();
+    zipped.finish().unwrap()
+}
+
+/// A folder for one test's files.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join("input");
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+/// The report on a file of this content.
+fn report(content: impl AsRef<[u8]>) -> Report {
+    replay(&[Folder::new().write(content)]).report()
+}
+
+/// Asserts that the file is refused with its name and with `cause`.
+fn refused(path: &Path, cause: &str) {
+    let answer = replay(&[path]);
+    let line = answer.refusal();
+    assert!(line.contains(&*path.to_string_lossy()) && line.contains(cause), "{line}");
+}
+
+#[test]
+fn what_is_no_capture_file_is_refused_by_name() {
+    let folder = Folder::new();
+    refused(&folder.write([]), "empty");
+    for garbage in [&b"garbage"[..], &[0; 4096], &[0xff; 4096], b"\n\r\r\n", &[0x1f, 0x8b]] {
+        refused(&folder.write(garbage), "not a pcap or pcapng file");
+    }
+    refused(&folder.write(gzip(b"garbage, compressed")), "not a pcap or pcapng file");
+    refused(&folder.write(&File::new(ETHERNET).0[..23]), "not a pcap or pcapng file");
+    refused(folder.0.path(), "directory");
+    refused(&folder.0.path().join("missing"), "No such file");
+    refused(Path::new("/dev/zero"), "not a pcap or pcapng file");
+}
+
+#[test]
+fn what_may_not_or_cannot_be_read_is_refused_by_name() {
+    // Nothing is mapped at the address 0 of a process: the read fails, not the opening.
+    refused(Path::new("/proc/self/mem"), "error");
+    let folder = Folder::new();
+    let path = folder.write(File::flood(0..1).0);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
+    if fs::File::open(&path).is_ok() {
+        eprintln!("skipped: a file without permissions, which this user may read all the same");
+        return;
+    }
+    refused(&path, "ermission denied");
+}
+
+#[test]
+fn a_name_that_is_no_utf8_is_a_name() {
+    let folder = Folder::new();
+    let path = folder.0.path().join(OsStr::from_bytes(b"\xff"));
+    fs::copy(folder.write(File::flood(0..1).0), &path).unwrap();
+    assert_eq!(replay(&[path]).report().totals.syn, 1);
+}
+
+#[test]
+fn one_bad_file_among_good_ones_is_named() {
+    let folder = Folder::new();
+    let missing = folder.0.path().join("missing");
+    let answer = replay(&[folder.write(File::flood(0..1).0), missing]);
+    assert!(answer.refusal().contains("missing"));
+}
+
+#[test]
+fn a_cut_file_is_reported_as_far_as_it_goes() {
+    let whole = File::flood(0..FLOOD).0;
+    let record = 16 + syn(0).len();
+    assert_eq!(report(&whole).status, "critical");
+    for (cut, records) in [(1, FLOOD - 1), (record - 16, FLOOD - 1), (record - 1, FLOOD - 1)] {
+        let report = report(&whole[..whole.len() - cut]);
+        assert_eq!((&*report.status, report.totals.syn), ("critical", u64::from(records)));
+        assert_eq!(report.skipped("bad_capture_record"), 1);
+    }
+    // Cut between two records it is a whole file.
+    assert_eq!(report(&whole[..whole.len() - record]).skipped("bad_capture_record"), 0);
+}
+
+#[test]
+fn compressed_files_are_read_and_cut_ones_as_far_as_they_go() {
+    let whole = File::flood(0..FLOOD).0;
+    let zipped = gzip(&whole);
+    let report_zipped = report(&zipped);
+    assert_eq!((&*report_zipped.status, report_zipped.totals.syn), ("critical", FLOOD.into()));
+    assert_eq!(report_zipped.skipped("bad_capture_record"), 0);
+    for cut in [1, 7, zipped.len() / 2] {
+        let report = report(&zipped[..zipped.len() - cut]);
+        assert_eq!(report.skipped("bad_capture_record"), 1, "{cut} octets cut off");
+        assert!(report.totals.syn > 0, "{cut} octets cut off");
+    }
+    let mut damaged = zipped;
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].fill(0);
+    assert_eq!(report(&damaged).skipped("bad_capture_record"), 1);
+}
+
+#[test]
+fn unknown_link_types_are_counted() {
+    let report = report(File::new(USER0).record(DAY, 0, &syn(0)).record(DAY, 1, &syn(1)).0);
+    assert_eq!((report.capture.packets, report.skipped("unknown_link_type")), (2, 2));
+    assert_eq!(report.capture.tcp_segments, 0);
+}
+
+#[test]
+fn the_shortest_and_the_longest_frame_are_counted() {
+    let mut long = syn(0);
+    long.resize(65_535, 0);
+    let file =
+        File::new(ETHERNET).record(DAY, 0, &[]).record(DAY, 1, &long).record(DAY, 2, &syn(1));
+    let report = report(file.0);
+    assert_eq!((report.capture.packets, report.capture.tcp_segments, report.totals.syn), (3, 2, 2));
+    assert_eq!(report.skipped("truncated") + report.skipped("not_ip"), 1);
+}
+
+#[test]
+fn a_record_that_claims_too_much_ends_the_file() {
+    for claim in [u32::MAX, 1 << 31, (1 << 20) + 1] {
+        let mut file = File::flood(0..2);
+        let second = 24 + 16 + syn(0).len();
+        file.0[second + 8..second + 12].copy_from_slice(&claim.to_le_bytes());
+        let report = report(file.0);
+        assert_eq!((report.totals.syn, report.skipped("bad_capture_record")), (1, 1), "{claim}");
+    }
+}
+
+/// A pcapng block that claims to be `length` octets long.
+fn block(kind: u32, length: u32, body: &[u8]) -> Vec<u8> {
+    [&kind.to_le_bytes(), &length.to_le_bytes(), body, &length.to_le_bytes()].concat()
+}
+
+/// A section with an Ethernet interface, its time in `unit`s, and one SYN at `time`.
+fn section(unit: u8, time: u64) -> Vec<u8> {
+    let mut file = block(
+        0x0a0d_0d0a,
+        28,
+        &[0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    );
+    // LINKTYPE_ETHERNET, no limit, option 9 (if_tsresol), end of options.
+    let interface = [1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, unit, 0, 0, 0, 0, 0, 0, 0];
+    file.extend(block(1, 32, &interface));
+    file.extend(packet_block(time));
+    file
+}
+
+fn packet_block(time: u64) -> Vec<u8> {
+    let frame = syn(0);
+    let length = u32::try_from(frame.len()).unwrap();
+    let (high, low) = ((time >> 32).to_le_bytes(), time.to_le_bytes());
+    let lengths = [length.to_le_bytes(), length.to_le_bytes()].concat();
+    let padding = vec![0; frame.len().next_multiple_of(4) - frame.len()];
+    let body = [&[0; 4], &high[..4], &low[..4], &lengths, &frame, &padding].concat();
+    block(6, 12 + u32::try_from(body.len()).unwrap(), &body)
+}
+
+#[test]
+fn nonsense_block_lengths_end_a_pcapng_file() {
+    let good = section(6, u64::from(DAY) * 1_000_000);
+    assert_eq!(report(&good).totals.syn, 1);
+    for kind in [1, 2, 3, 5, 6, 0x0a0d_0d0a, 0x7777] {
+        for length in [0, 4, 8, 11, 12, 13, 16, 0x7fff_fffc, u32::MAX - 3, u32::MAX] {
+            let file = [&good[..], &block(kind, length, &[0xff; 64]), &good].concat();
+            let report = report(&file);
+            let name = format!("block type {kind:#x} of length {length}");
+            assert!(report.totals.syn >= 1, "{name}");
+            // A block of an unknown type may be long and hold anything.
+            let sound = matches!((kind, length), (5 | 0x7777, 12 | 16));
+            assert!(sound || report.skipped("bad_capture_record") > 0, "{name}");
+        }
+    }
+    // Lengths of a packet inside a block that is sound by itself.
+    for claim in [u32::MAX, 1 << 20, 61] {
+        let mut file = good.clone();
+        let captured = 28 + 32 + 20;
+        file[captured..captured + 4].copy_from_slice(&claim.to_le_bytes());
+        let report = report(&file);
+        assert_eq!((report.totals.syn, report.skipped("bad_capture_record")), (0, 1), "{claim}");
+    }
+    // The very first block.
+    let folder = Folder::new();
+    for length in [0_u32, 12, 27, u32::MAX] {
+        let mut file = good.clone();
+        file[4..8].copy_from_slice(&length.to_le_bytes());
+        let answer = replay(&[folder.write(&file)]);
+        assert!(answer.report_or_refusal().is_none_or(|report| report.totals.syn == 0));
+    }
+}
+
+/// A report without what names the files.
+fn anonymous(files: &[impl AsRef<OsStr>], stdin: Stdio) -> Value {
+    let answer = replay_with(files, stdin, None);
+    answer.report();
+    let mut report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    report["capture"]["interfaces"].take();
+    report
+}
+
+#[test]
+fn files_are_merged_by_time_whatever_their_order() {
+    let [first, second, odd, even, whole] = std::array::from_fn(|_| Folder::new());
+    let middle = FLOOD / 2;
+    let first = first.write(File::flood(0..middle).0);
+    let second = second.write(File::flood(middle..FLOOD).0);
+    let even = even.write(File::flood((0..FLOOD).step_by(2)).0);
+    let odd = odd.write(File::flood((1..FLOOD).step_by(2)).0);
+    let whole = anonymous(&[whole.write(File::flood(0..FLOOD).0)], Stdio::null());
+    assert_eq!(whole["totals"]["syn"], FLOOD);
+    for files in [[&first, &second], [&second, &first], [&even, &odd], [&odd, &even]] {
+        assert_eq!(anonymous(&files, Stdio::null()), whole, "{files:?}");
+    }
+}
+
+#[test]
+fn standard_input_is_a_file() {
+    let folder = Folder::new();
+    let content = File::flood(0..FLOOD).0;
+    let path = folder.write(&content);
+    let whole = anonymous(&[&path], Stdio::null());
+    assert_eq!(anonymous(&["-"], fs::File::open(&path).unwrap().into()), whole);
+    for content in [content.clone(), gzip(&content)] {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let feeder = thread::spawn(move || {
+            // In pieces that end within records.
+            content.chunks(1_000).for_each(|piece| writer.write_all(piece).unwrap());
+        });
+        assert_eq!(anonymous(&["-"], reader.into()), whole);
+        feeder.join().unwrap();
+    }
+    let answer = replay(&["-"]);
+    assert!(answer.refusal().contains("standard input"), "{}", answer.stderr);
+}
+
+#[test]
+fn an_output_that_is_closed_is_one_line() {
+    let folder = Folder::new();
+    let path = folder.write(File::flood(0..FLOOD).0);
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let answer = replay_with(&[&path], Stdio::null(), Some(writer.into()));
+    assert!(answer.refusal().contains("cannot write the report"), "{}", answer.stderr);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let answer = replay_with(&[&path], Stdio::null(), Some(full.into()));
+    assert!(answer.refusal().contains("No space left"), "{}", answer.stderr);
+}
+
+#[test]
+fn extreme_times_are_times() {
+    let times = [0, 1, DAY, u32::MAX];
+    let fractions = [0, 999_999, 1_000_000, u32::MAX];
+    let every = || times.into_iter().flat_map(|s| fractions.map(|fraction| (s, fraction)));
+    // Alone, forwards, backwards, and to and fro.
+    for (seconds, fraction) in every() {
+        let report = report(File::new(ETHERNET).record(seconds, fraction, &syn(0)).0);
+        assert_eq!(report.totals.syn, 1, "{seconds} s {fraction}");
+    }
+    let mut orders: Vec<Vec<(u32, u32)>> = vec![every().collect(), every().collect()];
+    orders[1].reverse();
+    orders.push([(DAY, 0), (0, 0)].repeat(500));
+    orders.push([(u32::MAX, u32::MAX), (0, 0)].repeat(500));
+    for order in orders {
+        let file = order.iter().zip(0..).fold(File::new(ETHERNET), |file, (time, number)| {
+            file.record(time.0, time.1, &syn(number))
+        });
+        assert_eq!(report(file.0).totals.syn, order.len() as u64);
+    }
+    // pcapng: 64 bits of seconds, of microseconds, of nanoseconds, of 2^-127 s.
+    for unit in [0, 6, 9, 0xff] {
+        for time in [0, 1, u64::from(DAY), u64::MAX / 2, u64::MAX] {
+            let file = [section(unit, time), packet_block(u64::MAX - time)].concat();
+            assert_eq!(report(&file).totals.syn, 2, "{time} of unit {unit}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! A SYN generator with forged sources: hand-built frames over AF_PACKET, paced exactly, bounded in
+//! count and time. It refuses to run outside a namespace made for tests.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::lab::{ATTACKER_LINK, ATTACKER_MAC, Lab, VICTIM_MAC};
+use super::netns;
+
+/// No flood lasts longer.
+const TIME_CAP: Duration = Duration::from_secs(60);
+
+/// Where the forged SYNs claim to come from.
+#[derive(Clone, Debug)]
+pub enum Sources {
+    /// Any address that could be a client's on the Internet.
+    Random,
+    /// Any address inside one prefix: the /24, or /48 of IPv6, that holds the given address.
+    Prefix(IpAddr),
+    /// Any of a list: bots that know nothing of each other.
+    List(Vec<IpAddr>),
+}
+
+/// A flood to be sent.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// Whom to send to.
+    pub target: SocketAddr,
+    /// Whom to claim to be.
+    pub sources: Sources,
+    /// SYNs per second.
+    pub rate: u32,
+    /// How long, at most [`TIME_CAP`].
+    pub duration: Duration,
+    /// What the random numbers start from.
+    pub seed: u64,
+}
+
+/// A flood that was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// SYNs that left.
+    pub count: u64,
+    /// When the first left, by the wall clock.
+    pub first: SystemTime,
+}
+
+/// A flood under way.
+pub struct Running(JoinHandle<Sent>);
+
+impl Running {
+    /// Waits for its end.
+    pub fn join(self) -> Sent {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Flood {
+    /// A flood of `rate` SYNs per second from random sources.
+    pub fn random(target: SocketAddr, rate: u32, duration: Duration) -> Self {
+        let seed = u64::from(target.port()) << 32 | u64::from(rate);
+        Self { target, sources: Sources::Random, rate, duration, seed }
+    }
+
+    /// The same flood, forged otherwise.
+    pub fn from(self, sources: Sources) -> Self {
+        Self { sources, ..self }
+    }
+
+    /// Starts to send from the attacker of `lab`.
+    pub fn start(self, lab: &Lab) -> Running {
+        Running(lab.attacker.spawn(move || self.send()))
+    }
+
+    fn send(self) -> Sent {
+        refuse_outside_tests();
+        let link = packet_socket(ATTACKER_LINK).expect("the attacker's interface");
+        let mut random = Random(self.seed | 1);
+        let duration = self.duration.min(TIME_CAP);
+        let total = (duration.as_secs_f64() * f64::from(self.rate)).round() as u64;
+        let (first, started) = (SystemTime::now(), Instant::now());
+        let mut count = 0;
+        for index in 0..total {
+            let due = started + Duration::from_secs_f64(index as f64 / f64::from(self.rate));
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if started.elapsed() > TIME_CAP {
+                break;
+            }
+            let source = self.sources.pick(self.target.ip(), &mut random);
+            let frame = syn_frame(source, self.target, &mut random);
+            // A receiver that is full for a moment loses a SYN, as on any wire.
+            count += u64::from(link.send(&frame).is_ok());
+        }
+        Sent { count, first }
+    }
+}
+
+impl Sources {
+    /// A list of `count` random addresses of the version of `target`: a botnet.
+    pub fn fixed(count: usize, target: IpAddr) -> Self {
+        let mut random = Random(count as u64 | 1);
+        Self::List((0..count).map(|_| Self::Random.pick(target, &mut random)).collect())
+    }
+
+    fn pick(&self, target: IpAddr, random: &mut Random) -> IpAddr {
+        match (self, target) {
+            (Self::Random, IpAddr::V4(_)) => loop {
+                let address = Ipv4Addr::from_bits(random.next() as u32);
+                if is_public(address) {
+                    break IpAddr::V4(address);
+                }
+            },
+            // Global unicast is 2000::/3 (RFC 4291, section 2.4).
+            (Self::Random, IpAddr::V6(_)) => {
+                let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+                IpAddr::V6(Ipv6Addr::from_bits(bits >> 3 | 0x2000 << 112))
+            }
+            (Self::Prefix(IpAddr::V4(prefix)), _) => IpAddr::V4(Ipv4Addr::from_bits(
+                prefix.to_bits() & !0xff | random.next() as u32 & 0xff,
+            )),
+            (Self::Prefix(IpAddr::V6(prefix)), _) => {
+                let low = (u128::from(random.next()) << 64 | u128::from(random.next())) >> 48;
+                IpAddr::V6(Ipv6Addr::from_bits(prefix.to_bits() >> 80 << 80 | low))
+            }
+            (Self::List(list), _) => list[random.next() as usize % list.len()],
+        }
+    }
+}
+
+/// Whether an address is one that routers carry, and none of the lab's own.
+fn is_public(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
+    let lab = address.to_bits() >> 8 == Ipv4Addr::new(192, 0, 2, 0).to_bits() >> 8;
+    first != 0
+        && first < 224
+        && !lab
+        && !address.is_loopback()
+        && !address.is_private()
+        && !address.is_link_local()
+}
+
+/// An Ethernet frame with a SYN as hping3 sends it: window 512, TTL 64, no options.
+fn syn_frame(source: IpAddr, target: SocketAddr, random: &mut Random) -> Vec<u8> {
+    let source_port = 1024 + (random.next() % 64_512) as u16;
+    let sequence = random.next() as u32;
+    let mut tcp = [0; 20];
+    tcp[0..2].copy_from_slice(&source_port.to_be_bytes());
+    tcp[2..4].copy_from_slice(&target.port().to_be_bytes());
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    tcp[12] = 5 << 4;
+    tcp[13] = 0x02;
+    tcp[14..16].copy_from_slice(&512u16.to_be_bytes());
+
+    let (ether_type, mut ip, addresses) = match (source, target.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+            ip[4..6].copy_from_slice(&(random.next() as u16).to_be_bytes());
+            let addresses = [from.octets(), to.octets()].concat();
+            (0x0800u16, ip, addresses)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            (0x86dd, vec![0x60, 0, 0, 0, 0, 20, 6, 64], [from.octets(), to.octets()].concat())
+        }
+        _ => panic!("source {source} and target {target} are of different IP versions"),
+    };
+    ip.extend(&addresses);
+    if ether_type == 0x0800 {
+        let checksum = checksum(&[&ip]);
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    // The pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1): addresses, protocol, length.
+    let checksum = checksum(&[&addresses, &[0, 6, 0, 20], &tcp]);
+    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+    [&VICTIM_MAC[..], &ATTACKER_MAC, &ether_type.to_be_bytes(), &ip, &tcp].concat()
+}
+
+/// The Internet checksum (RFC 1071) over parts of even length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks_exact(2));
+    let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// xorshift64: even enough for addresses, and the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+/// Panics unless the calling thread is in a namespace that this process made, and that holds
+/// nothing but test interfaces.
+fn refuse_outside_tests() {
+    assert!(netns::is_ours(), "refusing to flood a network namespace that is not the tests' own");
+    let output = Command::new("ip").args(["-j", "-d", "link"]).output().expect("ip link");
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).expect("ip -j link");
+    for link in links.as_array().expect("a list of interfaces") {
+        let kind = link["linkinfo"]["info_kind"].as_str();
+        let virtual_link = link["ifname"] == "lo" || matches!(kind, Some("veth" | "ifb"));
+        assert!(virtual_link, "refusing to flood: {} is not a test interface", link["ifname"]);
+    }
+}
+
+/// A raw socket that sends whole frames out of `interface`.
+fn packet_socket(interface: &str) -> io::Result<Socket> {
+    let index = interface_index(interface)?;
+    let fill = |storage: *mut libc::sockaddr_storage, length: *mut libc::socklen_t| {
+        let address = storage.cast::<libc::sockaddr_ll>();
+        // SAFETY: the storage is zeroed and large and aligned enough for every kind of address.
+        unsafe {
+            (*address).sll_family = libc::AF_PACKET as u16;
+            (*address).sll_ifindex = index;
+            *length = size_of::<libc::sockaddr_ll>() as u32;
+        }
+        Ok(())
+    };
+    // SAFETY: `fill` writes a valid address of the length that it reports.
+    let ((), address) =
+        unsafe { SockAddr::try_init(|storage, length| fill(storage.cast(), length))? };
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    socket.bind(&address)?;
+    Ok(socket)
+}
+
+/// The index of an interface in the namespace of the calling thread.
+fn interface_index(interface: &str) -> io::Result<i32> {
+    let name = std::ffi::CString::new(interface)?;
+    // SAFETY: the pointer is to a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index as i32) }
+}

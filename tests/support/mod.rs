@@ -1,0 +1,20 @@
+//! What the tests against a real kernel share: two network namespaces on a veth pair ([`lab`]), a
+//! bounded SYN generator ([`flood`]), real servers and clients ([`traffic`]), the kernel's own count
+//! of half-open connections ([`truth`]) and the synwatch binary ([`program`]).
+#![allow(dead_code, reason = "each test crate uses its own part of this module")]
+
+pub mod flood;
+pub mod lab;
+pub mod netns;
+pub mod program;
+pub mod traffic;
+pub mod truth;
+
+/// Whether this process may create network namespaces; says why a test is skipped where not.
+pub fn requires_root() -> bool {
+    let usable = netns::usable();
+    if !usable {
+        eprintln!("skipped: needs root and network namespaces");
+    }
+    usable
+}
