@@ -585,6 +585,30 @@ fn repeats_on_a_second_interface_are_repeats() {
     assert_eq!(scene.half_open(), (1, 0));
 }
 
+#[test]
+fn an_answer_that_overtakes_its_syn() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnsweredMidway);
+    assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Answered { late: false });
+    assert_eq!(scene.half_open(), (1, 1));
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
+    assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+}
+
+#[test]
+fn a_host_that_seems_to_talk_to_itself() {
+    // The LAND attack: both endpoints are the victim's, so no direction can be told.
+    let land = |flags, seq, ack| {
+        let segment = client(flags, seq, ack);
+        Segment { source: segment.destination, source_port: 443, ..segment }
+    };
+    let mut scene = Scene::new();
+    assert_eq!(scene.sees(land(SYN, 100, 0)), Event::Attempt);
+    assert_eq!(scene.sees(land(SYN_ACK, 300, 101)), Event::None);
+    assert_eq!(scene.sees(land(ACK, 101, 301)), Event::None);
+    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+}
+
 // A server whose answers are not seen
 
 #[test]
