@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::detect::{Circumstances, Observation, Onset, advice, confidence, explanation, variant};
 use crate::engine::Engine;
-use crate::flow::{Fate, ServiceId};
+use crate::flow::{Fate, HalfOpen, ServiceId};
 use crate::observe::{Class, Evidence, KernelHalfOpen, Severity, Sysctls, Target, Variant};
 use crate::stats::{
     Attempt, Failure, FullTilt, STEP, SourceProfile, Step, Window, Windows, network_of, source_of,
@@ -149,13 +149,30 @@ impl Engine {
             .as_ref()
             .map_or(self.settings.backlog, |listener| listener.backlog)
             .max(1);
-        let half_open = self.tracker.half_open(id);
+        let half_open = self.half_open(id);
         let half_open = match (self.fresh_kernel(), service.kernel_half_open) {
             (true, Some(count)) => u64::from(count),
             // Any of the unconfirmed may be the answer of a cookie, which holds no place.
             _ => half_open.total - half_open.unconfirmed,
         };
         (half_open, backlog)
+    }
+
+    /// Half-open connections as the wire shows them, within what the listener can hold.
+    ///
+    /// A SYN queue holds one request more than its limit (`inet_csk_reqsk_queue_is_full`). Of
+    /// requests that the server gives up under pressure the wire shows the end only when the next
+    /// SYN-ACK is overdue; where newer ones have taken their places, they are gone before that.
+    pub(super) fn half_open(&self, id: ServiceId) -> HalfOpen {
+        let wire = self.tracker.half_open(id);
+        let Some(listener) = &self.services.get(id).listener else { return wire };
+        let room = u64::from(listener.backlog) + u64::from(listener.sockets);
+        if self.sysctls().syncookies == Some(0) {
+            let total = wire.total.min(room);
+            return HalfOpen { total, unconfirmed: wire.unconfirmed.min(total) };
+        }
+        let confirmed = (wire.total - wire.unconfirmed).min(room);
+        HalfOpen { total: confirmed + wire.unconfirmed, unconfirmed: wire.unconfirmed }
     }
 
     pub(super) fn fresh_kernel(&self) -> bool {
@@ -203,7 +220,7 @@ impl Engine {
             .min()
             .unwrap_or(since);
         let (half_open, backlog) = self.queue(id);
-        let wire = self.tracker.half_open(id);
+        let wire = self.half_open(id);
         let listener = service.listener.is_some();
         let address = match profile.top_destination {
             (Some(address), share) if share >= 0.5 => address,

@@ -121,7 +121,7 @@ impl Engine {
 
     fn service_report(&self, id: ServiceId) -> ServiceReport {
         let service = self.services.get(id);
-        let half_open = self.tracker.half_open(id);
+        let half_open = self.half_open(id);
         let backlog = service
             .listener
             .as_ref()

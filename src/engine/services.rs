@@ -178,9 +178,6 @@ impl Services {
         let same = |a: &Listener, b: &Listener| (a.address, a.port) == (b.address, b.port);
         let moved = listeners.len() != self.listeners.len()
             || listeners.iter().zip(&self.listeners).any(|(new, old)| !same(new, old));
-        if moved {
-            self.aliases.clear();
-        }
         for service in &mut self.list {
             service.listener = None;
         }
@@ -191,19 +188,15 @@ impl Services {
             }
         }
         self.listeners = listeners;
-    }
-
-    /// The listener that takes connections to an address and port.
-    fn listener_for(&self, address: Address, port: u16) -> Option<&Listener> {
-        let ip = IpAddr::from(address);
-        let on_port = || self.listeners.iter().filter(|listener| listener.port == port);
-        on_port().find(|listener| listener.address == ip).or_else(|| {
-            on_port().find(|listener| {
-                listener.address.is_unspecified()
-                    && (listener.address.is_ipv4() == ip.is_ipv4()
-                        || (ip.is_ipv4() && listener.dual_stack))
-            })
-        })
+        if moved {
+            self.aliases.clear();
+            // What was seen before its wildcard listener was known belongs to that from now on.
+            let listeners = &self.listeners;
+            self.places.retain(|(address, port), _| {
+                listener_for(listeners, *address, *port)
+                    .is_none_or(|listener| Address::from(listener.address) == *address)
+            });
+        }
     }
 
     /// Whether the services of an address are watched.
@@ -225,7 +218,10 @@ impl Services {
         } else {
             let Some(place) = self.idle_place() else { return ServiceId::OTHER };
             let old = std::mem::replace(&mut self.list[place], service);
-            self.places.remove(&(old.address, old.port));
+            let key = (old.address, old.port);
+            if self.places.get(&key).is_some_and(|id| usize::from(id.0) == place) {
+                self.places.remove(&key);
+            }
             self.aliases.retain(|_, id| usize::from(id.0) != place);
             place
         };
@@ -256,7 +252,9 @@ impl Lookup for Services {
         if !self.is_watched(address) {
             return ServiceId::OTHER;
         }
-        let Some(bound) = self.listener_for(address, port).map(|listener| listener.address) else {
+        let Some(bound) =
+            listener_for(&self.listeners, address, port).map(|listener| listener.address)
+        else {
             return self.place(address, port);
         };
         let id = self.place(Address::from(bound), port);
@@ -273,5 +271,70 @@ impl Lookup for Services {
 
     fn is_one_way(&self, service: ServiceId) -> bool {
         self.get(service).is_one_way()
+    }
+}
+
+/// The listener that takes connections to an address and port.
+fn listener_for(listeners: &[Listener], address: Address, port: u16) -> Option<&Listener> {
+    let ip = IpAddr::from(address);
+    let on_port = || listeners.iter().filter(|listener| listener.port == port);
+    on_port().find(|listener| listener.address == ip).or_else(|| {
+        on_port().find(|listener| {
+            listener.address.is_unspecified()
+                && (listener.address.is_ipv4() == ip.is_ipv4()
+                    || (ip.is_ipv4() && listener.dual_stack))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::HashKey;
+
+    fn listener(address: &str, dual_stack: bool) -> Listener {
+        let address = address.parse().expect("an address");
+        let (accept_queue, backlog, sockets) = (0, 128, 1);
+        Listener { address, port: 443, dual_stack, accept_queue, backlog, sockets, process: None }
+    }
+
+    fn services() -> Services {
+        let hasher = Hasher::new(HashKey([9; 16]));
+        Services::new(16, Vec::new(), hasher, Timestamp::EPOCH)
+    }
+
+    #[test]
+    fn traffic_before_its_wildcard_listener_moves_to_it() {
+        let mut services = services();
+        let host = Address::v4([192, 0, 2, 10]);
+        let before = services.service(host, 443);
+        services.listen(vec![listener("::", true)]);
+        let after = services.service(host, 443);
+        assert_ne!(before, after);
+        assert!(IpAddr::from(services.get(after).address).is_unspecified());
+        services.listen(vec![listener("::", true), listener("192.0.2.10", false)]);
+        let own = services.service(host, 443);
+        assert_eq!(services.get(own).address, host);
+    }
+
+    #[test]
+    fn a_wildcard_takes_its_own_version_and_both_only_when_dual() {
+        let listeners = [listener("::", false)];
+        assert!(listener_for(&listeners, Address::v4([192, 0, 2, 10]), 443).is_none());
+        assert!(listener_for(&listeners, Address::v6([1; 16]), 443).is_some());
+        assert!(listener_for(&listeners, Address::v6([1; 16]), 80).is_none());
+        let dual = [listener("::", true)];
+        assert!(listener_for(&dual, Address::v4([192, 0, 2, 10]), 443).is_some());
+    }
+
+    #[test]
+    fn when_all_places_are_busy_further_services_count_as_other() {
+        let mut services = services();
+        let ids: Vec<_> =
+            (0..20).map(|n| services.service(Address::v4([192, 0, 2, n]), 80)).collect();
+        assert_eq!(ids.iter().filter(|id| **id == ServiceId::OTHER).count(), 5);
+        // Those of a scanner are idle soon.
+        services.advance(Timestamp::EPOCH + IDLE_FEW * 2, Step(80));
+        assert_ne!(services.service(Address::v4([192, 0, 2, 99]), 80), ServiceId::OTHER);
     }
 }

@@ -125,8 +125,9 @@ const TEARDOWN: Duration = Duration::from_secs(120);
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// How long the fate of a reset connection is remembered: until the detector has asked for it.
 const CLOSED: Duration = Duration::from_secs(4);
-/// A half-open connection that was found underway, with an unknown number of repeats behind it.
-const MIDWAY: Duration = Duration::from_secs(33);
+/// A half-open connection that was found underway: its next repeat may be far off, and it may as well
+/// have been answered by a cookie, so it is not counted for long until that repeat comes.
+const MIDWAY: Duration = Duration::from_millis(3_500);
 /// A SYN repeated sooner than this after the first is the work of a tool or of a second capture
 /// point, not of a TCP stack (RFC 6298: 1 s, less what timers may be early).
 const SYN_RTO_MIN: Duration = Duration::from_millis(900);
