@@ -36,8 +36,7 @@ impl Rule {
                 "a RST that its receiver must not accept ends nothing (RFC 9293, 3.10.7.3, 3.10.7.4)"
             }
             Self::Acknowledgement => {
-                "an ACK of what the server has not sent, out of window, or after the server's FIN \
-                 (presumed by then) completes nothing"
+                "an ACK of what the server has not sent, or out of window, completes nothing"
             }
             Self::EarlyAnswer => {
                 "a SYN-ACK may stand before its SYN where the capture is reordered"
@@ -79,8 +78,6 @@ struct Answer {
     ack: SeqNumber,
     /// Octets that the server was seen to send after its SYN.
     sent: u32,
-    /// A FIN among them.
-    fin: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -190,7 +187,7 @@ impl Counts {
 
 impl Answer {
     fn new(segment: &Segment) -> Self {
-        Self { isn: segment.seq, ack: segment.ack, sent: 0, fin: false }
+        Self { isn: segment.seq, ack: segment.ack, sent: 0 }
     }
 }
 
@@ -245,12 +242,11 @@ impl Attempt {
             let sent = segment.end().offset_from(answer.isn + 1);
             if sent <= WINDOW {
                 answer.sent = answer.sent.max(sent);
-                answer.fin |= segment.flags.intersects(Flags::FIN);
             }
         } else if segment.flags.contains(Flags::ACK) {
             let behind = segment.ack.offset_from(answer.isn + 1);
             let completes = if rules.contains(&Rule::Acknowledgement) {
-                behind <= answer.sent && segment.seq.is_within(answer.ack, WINDOW) && !answer.fin
+                behind <= answer.sent && segment.seq.is_within(answer.ack, WINDOW)
             } else {
                 behind < 1 << 31
             };
