@@ -128,8 +128,10 @@ impl Engine {
             .map_or(self.settings.backlog, |listener| listener.backlog)
             .max(1);
         let kernel = service.kernel_half_open.filter(|_| self.kernel.is_some()).map(u64::from);
+        // Of answers too young to be told from cookies no more than the queue holds take room.
+        let held = kernel.unwrap_or(half_open.total.min(u64::from(backlog) + 1));
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-        let occupancy_ratio = kernel.unwrap_or(half_open.total) as f64 / f64::from(backlog);
+        let occupancy_ratio = held as f64 / f64::from(backlog);
         let windows = &service.windows;
         let second = windows.sum(1, 4);
         let mature = windows.sum(Step::MATURE, Step::MATURE + 8);
