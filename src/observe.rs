@@ -274,7 +274,8 @@ pub struct Totals {
     pub handshakes_presumed: u64,
     /// Attempts that nobody answered.
     pub syn_unanswered: u64,
-    /// Connections in SYN_RECV as of now.
+    /// Connections in SYN_RECV as of now, as the handshakes show them. (Those of a service are also held
+    /// to what its queue has room for.)
     pub half_open: u64,
     /// The highest value that `half_open` had.
     pub half_open_peak: u64,

@@ -18,7 +18,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -200,7 +200,9 @@ fn start_kernel(
                     tracing::info!(problem, "the kernel's answer is incomplete");
                 }
             }
-            thread::sleep(interval.saturating_sub(begin.elapsed()));
+            // Where asking takes long, it takes no more than half of the time.
+            let took = begin.elapsed();
+            thread::sleep(interval.saturating_sub(took).max(took));
         }
     })?;
     Ok(receiver)
@@ -273,22 +275,24 @@ struct Capture {
 
 impl Capture {
     fn run(mut self) -> Result<(), capture::Error> {
+        // The listeners have their places before the first SYN comes.
+        if let Some(sample) =
+            self.samples.as_ref().and_then(|s| s.recv_timeout(Duration::from_secs(1)).ok())
+        {
+            take_sample(&mut self.engine, &mut self.host, &self.config, sample);
+        }
         let mut next_tick = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.shared.turns.fetch_add(1, Ordering::Relaxed);
             let left = next_tick.saturating_duration_since(Instant::now());
             match &mut self.source {
                 Some(source) => {
-                    let correction = self.clock.correction();
+                    let correction = || self.clock.correction();
                     feed(&mut self.engine, source.as_mut(), left, correction, &self.host)?;
                 }
                 None => thread::sleep(left),
             }
-            while let Some(sample) =
-                self.samples.as_ref().and_then(|samples| samples.try_recv().ok())
-            {
-                take_sample(&mut self.engine, &mut self.host, &self.config, sample);
-            }
+            self.take_samples();
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
@@ -296,6 +300,22 @@ impl Capture {
             }
         }
         Ok(())
+    }
+
+    fn take_samples(&mut self) {
+        let Some(samples) = &self.samples else { return };
+        loop {
+            match samples.try_recv() {
+                Ok(sample) => {
+                    take_sample(&mut self.engine, &mut self.host, &self.config, sample);
+                }
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.shared.kernel_ok.store(false, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
     }
 
     fn tick(&mut self) -> Result<(), capture::Error> {

@@ -16,12 +16,17 @@ pub fn feed(
     engine: &mut Engine,
     source: &mut dyn Source,
     timeout: Duration,
-    correction: Correction,
+    correction: impl Fn() -> Correction,
     host: &Host,
 ) -> Result<Batch, Error> {
+    // Asked for at the first frame: the clock may have been set while none came.
+    let mut reckoned = None;
     source.read_batch(timeout, &mut |record| {
         let (frame, at) = match record {
-            Ok(frame) => (frame, correction.apply(frame.at)),
+            Ok(frame) => {
+                let correction = *reckoned.get_or_insert_with(&correction);
+                (frame, correction.apply(frame.at))
+            }
             Err(skip) => return engine.handle_skip(None, skip),
         };
         match &wire::decode(frame.link, frame.data, frame.original_len) {

@@ -62,7 +62,8 @@ impl Clock {
     pub fn correction(&self) -> Correction {
         let (own, system) = (self.now(), wall());
         let step = (own - system).max(system - own) > STEPPED;
-        if step { Correction { add: own - system, take: system - own } } else { Correction::NONE }
+        let (add, take) = if step { (own - system, system - own) } else { Default::default() };
+        Correction { add, take, latest: own }
     }
 }
 
@@ -71,16 +72,19 @@ impl Clock {
 pub struct Correction {
     add: Duration,
     take: Duration,
+    /// No time is later: whatever a clock was set to while frames waited.
+    latest: Timestamp,
 }
 
 impl Correction {
     /// No difference.
-    pub const NONE: Self = Self { add: Duration::ZERO, take: Duration::ZERO };
+    pub const NONE: Self =
+        Self { add: Duration::ZERO, take: Duration::ZERO, latest: Timestamp::from_nanos(u64::MAX) };
 
     /// The time on the other clock.
     #[must_use]
     pub fn apply(self, at: Timestamp) -> Timestamp {
-        (at + self.add).before(self.take)
+        (at + self.add).before(self.take).min(self.latest)
     }
 }
 
@@ -106,6 +110,7 @@ pub fn enter_namespace(config: &Config) -> Result<(), LiveError> {
 /// This host as the capture sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
+    /// Sorted.
     addresses: Vec<Address>,
     loopback: Vec<u32>,
 }
@@ -115,9 +120,16 @@ impl Host {
     #[must_use]
     pub fn look() -> Self {
         let interfaces = pnet_datalink::interfaces();
-        let addresses = interfaces.iter().flat_map(|i| i.ips.iter().map(|n| n.ip().into()));
-        let loopback = interfaces.iter().filter(|i| i.is_loopback()).map(|i| i.index);
-        Self { addresses: addresses.collect(), loopback: loopback.collect() }
+        let loopback = interfaces.iter().filter(|i| i.is_loopback()).map(|i| i.index).collect();
+        let mut host = Self { addresses: Vec::new(), loopback };
+        host.has(interfaces.iter().flat_map(|i| i.ips.iter().map(|network| network.ip())));
+        host
+    }
+
+    /// Takes in the addresses that the host has now.
+    fn has(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        self.addresses = addresses.map(Address::from).collect();
+        self.addresses.sort_unstable();
     }
 
     /// Whether a packet from outside claims to come from this host: with forged answers and
@@ -126,7 +138,7 @@ impl Host {
     #[must_use]
     pub fn is_forged(&self, frame: &Frame<'_>, segment: &Segment) -> bool {
         frame.direction == Direction::Incoming
-            && self.addresses.contains(&segment.source)
+            && self.addresses.binary_search(&segment.source).is_ok()
             && !self.loopback.contains(&frame.interface)
     }
 }
@@ -171,6 +183,7 @@ pub fn fixed_settings(config: &Config) -> Settings {
         flows: usize::try_from(config.tracker.capacity.get()).unwrap_or(usize::MAX),
         services: u16::try_from(config.watch.max_services.get()).unwrap_or(u16::MAX),
         backlog: u32::try_from(config.watch.backlog.get()).unwrap_or(u32::MAX),
+        kernel_interval: config.kernel.interval.get(),
         ..Settings::default()
     }
 }
@@ -178,7 +191,7 @@ pub fn fixed_settings(config: &Config) -> Settings {
 /// Hands a look at the kernel to the engine; the host's addresses may have changed with it.
 pub fn take_sample(engine: &mut Engine, host: &mut Host, config: &Config, sample: KernelSample) {
     engine.watch(networks(config, &sample.addresses));
-    host.addresses = sample.addresses.iter().copied().map(Address::from).collect();
+    host.has(sample.addresses.iter().copied());
     engine.handle_kernel(sample);
 }
 

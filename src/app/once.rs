@@ -68,7 +68,7 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     if let Some(source) = &mut source {
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
-            feed(&mut engine, source.as_mut(), left.min(STEP), clock.correction(), &host)?;
+            feed(&mut engine, source.as_mut(), left.min(STEP), || clock.correction(), &host)?;
             engine.handle_capture(source.stats());
             engine.tick(clock.settled());
         }

@@ -13,7 +13,7 @@ use crate::cli::Output;
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
-use crate::observe::{Report, Status};
+use crate::observe::{Report, ServiceReport, Status};
 
 /// Replays `files` and prints the verdict.
 ///
@@ -40,13 +40,19 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::idle(settings);
-    while feed(&mut engine, &mut source, Duration::ZERO, Correction::NONE, &Host::default())?
+    while feed(&mut engine, &mut source, Duration::ZERO, || Correction::NONE, &Host::default())?
         != Batch::End
     {}
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
     engine.finish();
-    report.detections = engine.snapshot(engine.now()).detections;
+    let end = engine.snapshot(engine.now());
+    for service in &mut report.services {
+        let same =
+            |other: &&ServiceReport| (other.address, other.port) == (service.address, service.port);
+        service.verdict = end.services.iter().find(same).and_then(|other| other.verdict);
+    }
+    report.detections = end.detections;
     report.status = report
         .detections
         .iter()

@@ -36,6 +36,24 @@ pub struct Observation {
     pub queue_full: bool,
 }
 
+/// What a severity comes from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Reason {
+    /// The CUSUM alone: a change, not yet of a rate that matters.
+    #[default]
+    Change,
+    /// The rate of failures would fill the queue.
+    Rate,
+    /// Attempts that are young, but too many of them are not complete.
+    Young,
+    /// The queue is full, or a quarter of it is taken for long.
+    Occupancy,
+    /// The kernel turned requests away, or answered them with cookies.
+    QueueFull,
+    /// One source at a rate that is a flood whatever the ports.
+    FullTilt,
+}
+
 /// The detector of one service.
 #[derive(Clone, Debug)]
 pub struct Detector {
@@ -51,8 +69,10 @@ pub struct Detector {
     severity: Option<Severity>,
     calm_since: Option<Timestamp>,
     occupied_since: Option<Timestamp>,
+    cleared_at: Option<Timestamp>,
     crowded: bool,
     fast: bool,
+    reason: Reason,
     /// Young attempts per second that are not complete, while they give the alarm.
     young_rate: f64,
 }
@@ -61,6 +81,8 @@ pub struct Detector {
 const CALM: Duration = Duration::from_secs(30);
 /// A critical one.
 const CALM_CRITICAL: Duration = Duration::from_secs(60);
+/// How long after an incident nothing is learned.
+const FREEZE: Duration = Duration::from_secs(60);
 /// A quarter of the queue for this long is worth a word.
 const OCCUPIED: Duration = Duration::from_secs(10);
 /// Steps until a crowd can be told from a start: 120 s.
@@ -81,8 +103,10 @@ impl Default for Detector {
             severity: None,
             calm_since: None,
             occupied_since: None,
+            cleared_at: None,
             crowded: false,
             fast: false,
+            reason: Reason::default(),
             young_rate: 0.0,
         }
     }
@@ -92,7 +116,9 @@ impl Detector {
     /// Takes in a step and returns the severity of the SYN flood that there is now, if any.
     pub fn observe(&mut self, seen: &Observation) -> Option<Severity> {
         let backlog = f64::from(seen.backlog);
-        let clear = self.severity.is_none();
+        // The baseline is frozen until a minute after the end of an incident.
+        let frozen = self.cleared_at.is_some_and(|cleared| seen.at - cleared < FREEZE);
+        let clear = self.severity.is_none() && !frozen;
         self.steps += 1;
         // Steps that nothing is known of must not thin out the rates of the first that mature.
         if !seen.immature {
@@ -110,19 +136,29 @@ impl Detector {
             && !seen.path_outage;
         self.young_rate = if self.fast { f64::from(seen.young_incomplete) } else { 0.0 };
         self.note_onset(seen);
-        let now = self.judge(seen, backlog);
+        let judged = self.judge(seen, backlog);
+        let now = judged.map(|(severity, _)| severity);
+        // What is told is why it is as grave as it is.
+        if let Some((severity, reason)) = judged
+            && self.severity.is_none_or(|before| severity >= before)
+        {
+            self.reason = reason;
+        }
         self.watch_crowd();
 
         self.severity = match (self.severity, now) {
             (Some(before), now) => {
                 let severity = now.map_or(before, |now| now.max(before));
                 let wait = if severity == Severity::Critical { CALM_CRITICAL } else { CALM };
-                if self.is_calm() {
+                // A queue that stays occupied is still worth the word that it is.
+                let stays = severity == Severity::Info && now == Some(Severity::Info);
+                if self.is_calm() && !stays {
                     let since = *self.calm_since.get_or_insert(seen.at);
                     if seen.at - since >= wait {
                         // What is left in the CUSUM belongs to the incident that is over.
                         self.failing.restart();
                         self.unanswered.restart();
+                        self.cleared_at = Some(seen.at);
                         None
                     } else {
                         Some(severity)
@@ -141,7 +177,7 @@ impl Detector {
     }
 
     /// The severity that this step alone would give.
-    fn judge(&mut self, seen: &Observation, backlog: f64) -> Option<Severity> {
+    fn judge(&mut self, seen: &Observation, backlog: f64) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
         if occupancy >= 0.25 {
             self.occupied_since.get_or_insert(seen.at);
@@ -156,14 +192,25 @@ impl Detector {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
             // Attempts that are still young may complete, so twice the rate is asked of them.
-            let critical = rate >= backlog / 10.0
-                || self.young_rate >= backlog / 5.0
-                || occupancy >= 0.95
-                || (seen.queue_full && self.level() > 1.0);
-            return Some(if critical { Severity::Critical } else { Severity::Warning });
+            return Some(if rate >= backlog / 10.0 {
+                (Severity::Critical, Reason::Rate)
+            } else if self.young_rate >= backlog / 5.0 {
+                (Severity::Critical, Reason::Young)
+            } else if occupancy >= 0.95 {
+                (Severity::Critical, Reason::Occupancy)
+            } else if seen.queue_full && self.level() > 1.0 {
+                (Severity::Critical, Reason::QueueFull)
+            } else if changed && paging {
+                (Severity::Warning, Reason::Rate)
+            } else {
+                (Severity::Warning, Reason::Young)
+            });
         }
         let occupied = self.occupied_since.is_some_and(|since| seen.at - since >= OCCUPIED);
-        (changed || occupied).then_some(Severity::Info)
+        if occupied {
+            return Some((Severity::Info, Reason::Occupancy));
+        }
+        changed.then_some((Severity::Info, Reason::Change))
     }
 
     fn note_onset(&mut self, seen: &Observation) {
@@ -232,6 +279,12 @@ impl Detector {
 
     fn matured_excess(&self) -> f64 {
         self.failing.excess_rate().max(0.0) + self.unanswered.excess_rate().max(0.0)
+    }
+
+    /// What the severity comes from.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        self.reason
     }
 
     /// Seconds until the queue is full, where it fills.
@@ -360,8 +413,9 @@ mod tests {
         let drops = |_| Observation { queue_full: true, ..calm(0) };
         assert_eq!(run(&mut detector, 0..200, drops), []);
         let deferred = |_| Observation { half_open: 4_000, ..calm(0) };
-        let changes = run(&mut detector, 200..400, deferred);
-        assert_eq!(changes.iter().map(|change| change.1).max(), Some(Some(Severity::Info)));
+        let changes = run(&mut detector, 200..1_000, deferred);
+        assert_eq!(changes.len(), 1, "raised once and for good: {changes:?}");
+        assert_eq!(changes[0].1, Some(Severity::Info));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::detect::change::Reason;
 use crate::observe::{Class, Evidence, Severity, Sysctls, Target, Variant};
 
 /// What surrounds a detection.
@@ -9,6 +10,8 @@ use crate::observe::{Class, Evidence, Severity, Sysctls, Target, Variant};
 pub struct Circumstances {
     /// Excess failures per second.
     pub excess_rate: f64,
+    /// Which limit the severity comes from.
+    pub reason: Reason,
     /// Failures that sources were judged on.
     pub failures: usize,
     /// CUSUM in units of its limit.
@@ -104,14 +107,23 @@ pub fn explanation(
         ),
         _ => String::new(),
     };
-    let limit = match (evidence.backlog, severity) {
-        (Some(backlog), Severity::Critical) => {
-            format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", f64::from(backlog) / 10.0)
+    let backlog = f64::from(evidence.backlog.unwrap_or_default());
+    let limit = match (circumstances.reason, severity) {
+        (Reason::Rate, Severity::Critical) => {
+            format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", backlog / 10.0)
         }
-        (Some(backlog), _) => {
-            format!(" (limit: {:.0}/s)", (f64::from(backlog) / 20.0).min(40.0))
+        (Reason::Rate, _) => format!(" (limit: {:.0}/s)", (backlog / 20.0).min(40.0)),
+        (Reason::Young, Severity::Critical) => {
+            format!(" (limit within the first seconds: {:.0}/s)", backlog / 5.0)
         }
-        (None, _) => String::new(),
+        (Reason::Young, _) => {
+            format!(" (limit within the first seconds: {:.0}/s)", (backlog / 10.0).max(200.0))
+        }
+        (Reason::Occupancy, Severity::Critical) => " (the queue is full: limit 95 %)".to_owned(),
+        (Reason::Occupancy, _) => " (a quarter of the queue is taken for 10 s)".to_owned(),
+        (Reason::QueueFull, _) => " (and the kernel found the queue full)".to_owned(),
+        (Reason::FullTilt, _) => " (limit: 5000/s from one source)".to_owned(),
+        (Reason::Change, _) => " (a change, but below the rates that page)".to_owned(),
     };
     format!(
         "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, {:.0}/s \

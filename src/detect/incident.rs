@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::observe::{Class, Detection, Evidence, Severity, SeverityChange, Target, Variant};
 use crate::time::Timestamp;
+use crate::wire::Address;
 
 /// A re-onset within this time is the same incident.
 const REOPEN: Duration = Duration::from_secs(600);
@@ -45,8 +46,9 @@ pub struct Onset {
     pub advice: Vec<String>,
 }
 
-/// What an incident is about, independent of the address that was hit most.
-type Subject = (Class, u64);
+/// What an incident is about, the same over its life whatever address was hit most: an address, and a
+/// port or none.
+pub type Subject = (Address, Option<u16>);
 
 #[derive(Debug)]
 struct Active {
@@ -58,8 +60,8 @@ struct Active {
 /// The incidents, active and past.
 #[derive(Debug, Default)]
 pub struct Incidents {
-    active: BTreeMap<Subject, Active>,
-    past: VecDeque<(Subject, Detection)>,
+    active: BTreeMap<(Class, Subject), Active>,
+    past: VecDeque<((Class, Subject), Detection)>,
     raised: BTreeMap<(Class, Severity), u64>,
 }
 
@@ -69,7 +71,7 @@ impl Incidents {
         &mut self,
         now: Timestamp,
         class: Class,
-        subject: u64,
+        subject: Subject,
         onset: Option<Onset>,
     ) -> Option<Action> {
         let subject = (class, subject);
@@ -102,7 +104,7 @@ impl Incidents {
         }
     }
 
-    fn raise(&mut self, now: Timestamp, subject: Subject, onset: Onset) -> Action {
+    fn raise(&mut self, now: Timestamp, subject: (Class, Subject), onset: Onset) -> Action {
         let again = self.past.iter().rposition(|(past, detection)| {
             *past == subject && detection.cleared_at.is_some_and(|cleared| now - cleared < REOPEN)
         });
@@ -110,11 +112,12 @@ impl Incidents {
             Some((_, mut detection)) => {
                 detection.cleared_at = None;
                 let change = SeverityChange { at: now, severity: onset.severity };
-                detection.severity_history.push(change);
+                remember(&mut detection.severity_history, change);
                 detection.severity = detection.severity.max(onset.severity);
                 detection.variant = onset.variant.or(detection.variant);
                 detection.confidence = onset.confidence;
-                detection.evidence = onset.evidence;
+                let peak = detection.evidence.half_open_peak.max(onset.evidence.half_open_peak);
+                detection.evidence = Evidence { half_open_peak: peak, ..onset.evidence };
                 detection.explanation = onset.explanation;
                 detection.advice = onset.advice;
                 detection
@@ -150,7 +153,7 @@ impl Incidents {
         calm: Duration,
         concerned: impl Fn(&Detection) -> bool,
     ) -> Vec<Action> {
-        let over: Vec<u64> = self
+        let over: Vec<Subject> = self
             .active
             .iter()
             .filter(|((of, _), active)| *of == class && now - active.last >= calm)
@@ -162,13 +165,13 @@ impl Incidents {
 
     /// Whether there is an active incident of a subject.
     #[must_use]
-    pub fn is_active(&self, class: Class, subject: u64) -> bool {
+    pub fn is_active(&self, class: Class, subject: Subject) -> bool {
         self.active.contains_key(&(class, subject))
     }
 
     /// The active incident of a subject.
     #[must_use]
-    pub fn active(&self, class: Class, subject: u64) -> Option<&Detection> {
+    pub fn active(&self, class: Class, subject: Subject) -> Option<&Detection> {
         self.active.get(&(class, subject)).map(|active| &active.detection)
     }
 
@@ -195,12 +198,22 @@ impl Incidents {
     }
 }
 
+/// Adds a change; of a long history the onset and the latest are kept.
+fn remember(history: &mut Vec<SeverityChange>, change: SeverityChange) {
+    const KEPT: usize = 64;
+    if history.len() >= KEPT {
+        history.remove(1);
+    }
+    history.push(change);
+}
+
 /// Brings an active incident up to date; an action where its severity or kind changed.
 fn refresh(active: &mut Detection, now: Timestamp, onset: Onset) -> Option<Action> {
     let last = active.severity_history.last().map(|change| change.severity);
     let graver = last.is_none_or(|last| onset.severity > last);
     if graver {
-        active.severity_history.push(SeverityChange { at: now, severity: onset.severity });
+        let change = SeverityChange { at: now, severity: onset.severity };
+        remember(&mut active.severity_history, change);
         active.severity = active.severity.max(onset.severity);
     }
     let revised = onset.variant.is_some() && onset.variant != active.variant;
@@ -222,8 +235,13 @@ fn refresh(active: &mut Detection, now: Timestamp, onset: Onset) -> Option<Actio
 
 /// An id that no other incident of this or another host is likely to have (FNV-1a over what it is about
 /// and when it began).
-fn identify((class, subject): Subject, at: Timestamp) -> u64 {
-    let bytes = subject.to_be_bytes().into_iter().chain(at.as_nanos().to_be_bytes());
+fn identify((class, (address, port)): (Class, Subject), at: Timestamp) -> u64 {
+    let bytes = address
+        .to_bits()
+        .to_be_bytes()
+        .into_iter()
+        .chain(port.unwrap_or_default().to_be_bytes())
+        .chain(at.as_nanos().to_be_bytes());
     let start = 0xcbf2_9ce4_8422_2325 ^ class as u64;
     bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -6,7 +6,7 @@ mod classify;
 mod explain;
 mod incident;
 
-pub use change::{Detector, Observation};
+pub use change::{Detector, Observation, Reason};
 pub use classify::variant;
 pub use explain::{Circumstances, advice, confidence, explanation};
-pub use incident::{Action, Incidents, Onset};
+pub use incident::{Action, Incidents, Onset, Subject};

@@ -1,18 +1,20 @@
 //! The end of a step: every service is judged, and incidents are raised, updated and cleared.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::detect::{Circumstances, Observation, Onset, advice, confidence, explanation, variant};
+use crate::detect::{
+    Circumstances, Observation, Onset, Reason, Subject, advice, confidence, explanation, variant,
+};
 use crate::engine::Engine;
-use crate::flow::{Fate, HalfOpen, ServiceId};
+use crate::flow::{Fate, HalfOpen, Lookup, ServiceId};
 use crate::observe::{Class, Evidence, KernelHalfOpen, Severity, Sysctls, Target, Variant};
 use crate::stats::{
     Attempt, Failure, FullTilt, STEP, SourceProfile, Step, Window, Windows, network_of, source_of,
 };
 use crate::time::Timestamp;
-use crate::wire::Address;
 
-/// A kernel sample older than this says nothing of now.
+/// A kernel sample older than this, or than three intervals, says nothing of now.
 const KERNEL_FRESH: Duration = Duration::from_secs(4);
 /// One source above this rate at one host is a flood whatever the ports.
 const FULL_TILT: u32 = 5_000;
@@ -111,8 +113,6 @@ impl Engine {
             service.failures.keep(failure);
         }
         service.failures.forget(at);
-        let profile = service.failures.profile(&[]);
-        service.source_entropy_ratio = profile.entropy_ratio;
         let idle = window == Window::default()
             && !service.detector.is_active()
             && service.windows.sum(0, 6) == Window::default();
@@ -130,25 +130,23 @@ impl Engine {
             unanswered,
             young: young.answered + young.unanswered,
             young_incomplete: young.failed() + young.unanswered,
-            path_outage: profile.failures >= 20 && profile.retransmitted >= 0.5,
+            // An attacker may repeat his SYNs too: not once they fill the queue.
+            path_outage: service.failures.are_retransmitted()
+                && service.detector.occupancy(backlog) < OCCUPANCY_NO_DISCOUNT,
             half_open,
             backlog,
             queue_full,
         };
         let severity = service.detector.observe(&observation);
         let crowd = service.detector.crowd();
-        self.tell_flood(id, at, severity, profile);
+        self.tell_flood(id, at, severity);
         self.tell_crowd(id, at, crowd.is_some());
     }
 
     /// Half-open connections by the better witness, and the limit of their queue.
     fn queue(&self, id: ServiceId) -> (u64, u32) {
         let service = self.services.get(id);
-        let backlog = service
-            .listener
-            .as_ref()
-            .map_or(self.settings.backlog, |listener| listener.backlog)
-            .max(1);
+        let backlog = self.queue_limit(id);
         let half_open = self.half_open(id);
         let half_open = match (self.fresh_kernel(), service.kernel_half_open) {
             (true, Some(count)) => u64::from(count),
@@ -156,6 +154,23 @@ impl Engine {
             _ => half_open.total - half_open.unconfirmed,
         };
         (half_open, backlog)
+    }
+
+    /// The listen backlog of a service: from the kernel, or assumed.
+    pub(super) fn backlog(&self, id: ServiceId) -> u32 {
+        let listener = self.services.get(id).listener.as_ref();
+        listener.map_or(self.settings.backlog, |listener| listener.backlog).max(1)
+    }
+
+    /// The limit of a service's SYN queue: the backlog, or with cookies off three quarters of
+    /// `tcp_max_syn_backlog` where that is lower (`tcp_conn_request`).
+    pub(super) fn queue_limit(&self, id: ServiceId) -> u32 {
+        let backlog = self.backlog(id);
+        let sysctls = self.sysctls();
+        match (sysctls.syncookies, sysctls.max_syn_backlog) {
+            (Some(0), Some(max)) => backlog.min((max - max / 4).max(1)),
+            _ => backlog,
+        }
     }
 
     /// Half-open connections as the wire shows them, within what the listener can hold.
@@ -166,7 +181,7 @@ impl Engine {
     pub(super) fn half_open(&self, id: ServiceId) -> HalfOpen {
         let wire = self.tracker.half_open(id);
         let Some(listener) = &self.services.get(id).listener else { return wire };
-        let room = u64::from(listener.backlog) + u64::from(listener.sockets);
+        let room = u64::from(self.queue_limit(id)) + u64::from(listener.sockets);
         if self.sysctls().syncookies == Some(0) {
             let total = wire.total.min(room);
             return HalfOpen { total, unconfirmed: wire.unconfirmed.min(total) };
@@ -176,22 +191,17 @@ impl Engine {
     }
 
     pub(super) fn fresh_kernel(&self) -> bool {
-        self.kernel.as_ref().is_some_and(|kernel| self.now - kernel.sample.at < KERNEL_FRESH)
+        let fresh = KERNEL_FRESH.max(self.settings.kernel_interval * 3);
+        self.kernel.as_ref().is_some_and(|kernel| self.now - kernel.sample.at < fresh)
     }
 
     pub(super) fn sysctls(&self) -> Sysctls {
         self.kernel.as_ref().map(|kernel| kernel.sample.sysctls).unwrap_or_default()
     }
 
-    fn tell_flood(
-        &mut self,
-        id: ServiceId,
-        at: Timestamp,
-        severity: Option<Severity>,
-        mut profile: SourceProfile,
-    ) {
+    fn tell_flood(&mut self, id: ServiceId, at: Timestamp, severity: Option<Severity>) {
         let service = self.services.get(id);
-        let subject = subject_of(service.address, Some(service.port));
+        let subject = (service.address, Some(service.port));
         let active = self.incidents.is_active(Class::SynFlood, subject);
         let Some(severity) = severity else {
             if active {
@@ -208,8 +218,8 @@ impl Engine {
                     failures_of_young.extend(judged.failed.into_iter().chain(judged.unanswered));
                 }
             }
-            profile = service.failures.profile(&failures_of_young);
         }
+        let profile = service.failures.profile(&failures_of_young);
         let onset_step = service.detector.onset().unwrap_or(self.step);
         let since = self.begin_of(onset_step);
         let first_packet_at = failures_of_young
@@ -234,6 +244,7 @@ impl Engine {
         };
         let circumstances = Circumstances {
             excess_rate: service.detector.excess_rate(),
+            reason: service.detector.reason(),
             failures: profile.failures,
             level: service.detector.evidence_level(),
             // The kernel was last asked up to a second ago; a queue holds one more than its limit.
@@ -269,7 +280,7 @@ impl Engine {
 
     fn tell_crowd(&mut self, id: ServiceId, at: Timestamp, crowded: bool) {
         let service = self.services.get(id);
-        let subject = subject_of(service.address, Some(service.port));
+        let subject = (service.address, Some(service.port));
         if !crowded {
             if self.incidents.is_active(Class::FlashCrowd, subject) {
                 let action = self.incidents.update(at, Class::FlashCrowd, subject, None);
@@ -304,7 +315,7 @@ impl Engine {
         &mut self,
         at: Timestamp,
         class: Class,
-        subject: u64,
+        subject: Subject,
         severity: Severity,
         variant: Option<Variant>,
         target: Target,
@@ -362,7 +373,7 @@ impl Engine {
     }
 
     fn tell_full_tilt(&mut self, at: Timestamp, tilt: FullTilt) {
-        let subject = subject_of(tilt.host, None);
+        let subject = (tilt.host, None);
         let prefix = std::net::IpAddr::from(tilt.source);
         let evidence = Evidence {
             syn_rate: tilt.rate,
@@ -377,6 +388,7 @@ impl Engine {
         };
         let circumstances = Circumstances {
             excess_rate: tilt.rate * (1.0 - tilt.completed),
+            reason: Reason::FullTilt,
             level: tilt.rate / f64::from(FULL_TILT),
             sysctls: self.sysctls(),
             dropping: self.capture.dropping,
@@ -402,14 +414,13 @@ impl Engine {
         let Some(kernel) = &self.kernel else { return };
         let at = self.now;
         let rows = kernel.sample.half_open.clone();
-        for id in self.services.ids() {
-            let service = self.services.get(id);
-            let own = |row: &&KernelHalfOpen| {
-                row.port == service.port
-                    && (Address::from(row.address) == service.address
-                        || std::net::IpAddr::from(service.address).is_unspecified())
-            };
-            let rows: Vec<&KernelHalfOpen> = rows.iter().filter(own).collect();
+        let mut by_service: BTreeMap<ServiceId, Vec<&KernelHalfOpen>> = BTreeMap::new();
+        for row in &rows {
+            let id = self.services.service(row.address.into(), row.port);
+            by_service.entry(id).or_default().push(row);
+        }
+        by_service.remove(&ServiceId::OTHER);
+        for (id, rows) in by_service {
             self.judge_rows(id, at, &rows);
         }
         // Where there is a wire, its word on the end of an incident counts.
@@ -421,7 +432,7 @@ impl Engine {
 
     fn judge_rows(&mut self, id: ServiceId, at: Timestamp, rows: &[&KernelHalfOpen]) {
         let service = self.services.get(id);
-        let backlog = service.listener.as_ref().map_or(self.settings.backlog, |l| l.backlog).max(1);
+        let backlog = self.queue_limit(id);
         let count: u32 = rows.iter().map(|row| row.count).sum();
         let old: u32 = rows.iter().map(|row| row.retransmitted).sum();
         let occupancy = f64::from(count) / f64::from(backlog);
@@ -435,7 +446,7 @@ impl Engine {
         } else {
             None
         };
-        let subject = subject_of(service.address, Some(service.port));
+        let subject = (service.address, Some(service.port));
         let Some(severity) = severity else { return };
         let mut failures = crate::stats::Failures::default();
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
@@ -443,8 +454,6 @@ impl Engine {
             failures.keep(self.failure(attempt, false, false, true));
         }
         let profile = failures.profile(&[]);
-        self.services.get_mut(id).source_entropy_ratio = profile.entropy_ratio;
-        let service = self.services.get(id);
         let busiest = rows.iter().max_by_key(|row| row.count);
         let address = busiest
             .filter(|row| row.count * 2 >= count)
@@ -505,13 +514,4 @@ fn mean_weight(failures: &[Failure]) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
     let count = failures.len() as f64;
     failures.iter().map(|failure| failure.weight).sum::<f64>() / count
-}
-
-/// What an incident is about, as a number that stays the same over its life: an address, and a port or
-/// none.
-pub(super) fn subject_of(address: Address, port: Option<u16>) -> u64 {
-    let bits = address.to_bits();
-    #[expect(clippy::cast_possible_truncation, reason = "folded")]
-    let folded = (bits ^ (bits >> 64)) as u64;
-    folded.rotate_left(20) ^ port.map_or(0, |port| 1 << 16 | u64::from(port))
 }

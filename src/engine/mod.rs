@@ -35,6 +35,8 @@ pub struct Settings {
     pub backlog: u32,
     /// Judge by the kernel alone: there is no wire.
     pub kernel_only: bool,
+    /// How often the kernel is asked.
+    pub kernel_interval: Duration,
     /// The secret of all hashes.
     pub key: HashKey,
 }
@@ -47,6 +49,7 @@ impl Default for Settings {
             networks: Vec::new(),
             backlog: 4_096,
             kernel_only: false,
+            kernel_interval: Duration::from_secs(1),
             key: HashKey([0; 16]),
         }
     }
@@ -124,9 +127,9 @@ impl Engine {
         Self {
             services: Services::new(settings.services, settings.networks.clone(), hasher, start),
             hosts: Hosts::new(hasher),
-            completed_sources: Recent::new(Duration::from_secs(86_400), start),
-            completed_networks: Recent::new(Duration::from_secs(3_600), start),
-            failed_sources: Recent::new(Duration::from_secs(60), start),
+            completed_sources: Recent::new(24, Duration::from_secs(86_400), start),
+            completed_networks: Recent::new(22, Duration::from_secs(3_600), start),
+            failed_sources: Recent::new(22, Duration::from_secs(60), start),
             incidents: Incidents::default(),
             actions: Vec::new(),
             kernel: None,
@@ -419,7 +422,8 @@ impl Engine {
                     window.answered += 1;
                     window.completed += 1;
                 }
-                self.complete(host, client, began);
+                // A source that only claims to go on is not remembered as known.
+                self.hosts.complete(host, began);
             }
             Event::CompletedMidway if service.syn == 0 => {
                 if let Some(window) = window {

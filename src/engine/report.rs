@@ -1,7 +1,7 @@
 //! The engine's state as a document.
 
 use crate::engine::Engine;
-use crate::engine::judge::{completion_ratio, subject_of};
+use crate::engine::judge::completion_ratio;
 use crate::flow::ServiceId;
 use crate::observe::{
     CaptureReport, Class, Internals, KernelReport, Limit, Observed, Report, SCHEMA_VERSION,
@@ -76,7 +76,7 @@ impl Engine {
         if skipped(Skip::Truncated) > 0 {
             limits.push(Limit::Truncated);
         }
-        if self.kernel.is_none() {
+        if !self.fresh_kernel() {
             limits.push(Limit::NoKernel);
         }
         CaptureReport {
@@ -92,7 +92,8 @@ impl Engine {
     }
 
     fn kernel_report(&self) -> KernelReport {
-        let Some(kernel) = &self.kernel else { return KernelReport::default() };
+        let kernel = self.kernel.as_ref().filter(|_| self.fresh_kernel());
+        let Some(kernel) = kernel else { return KernelReport::default() };
         let rows = &kernel.sample.half_open;
         KernelReport {
             available: true,
@@ -122,20 +123,16 @@ impl Engine {
     fn service_report(&self, id: ServiceId) -> ServiceReport {
         let service = self.services.get(id);
         let half_open = self.half_open(id);
-        let backlog = service
-            .listener
-            .as_ref()
-            .map_or(self.settings.backlog, |listener| listener.backlog)
-            .max(1);
-        let kernel = service.kernel_half_open.filter(|_| self.kernel.is_some()).map(u64::from);
+        let limit = self.queue_limit(id);
+        let kernel = service.kernel_half_open.filter(|_| self.fresh_kernel()).map(u64::from);
         // Of answers too young to be told from cookies no more than the queue holds take room.
-        let held = kernel.unwrap_or(half_open.total.min(u64::from(backlog) + 1));
+        let held = kernel.unwrap_or(half_open.total.min(u64::from(limit) + 1));
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-        let occupancy_ratio = held as f64 / f64::from(backlog);
+        let occupancy_ratio = held as f64 / f64::from(limit);
         let windows = &service.windows;
         let second = windows.sum(1, 4);
         let mature = windows.sum(Step::MATURE, Step::MATURE + 8);
-        let subject = subject_of(service.address, Some(service.port));
+        let subject = (service.address, Some(service.port));
         let verdict = [Class::SynFlood, Class::FlashCrowd]
             .iter()
             .filter_map(|class| self.incidents.active(*class, subject))
@@ -150,14 +147,14 @@ impl Engine {
             half_open: half_open.total,
             half_open_unconfirmed: half_open.unconfirmed,
             half_open_kernel: kernel,
-            backlog,
+            backlog: self.backlog(id),
             occupancy_ratio,
-            seconds_to_full: service.detector.seconds_to_full(backlog),
+            seconds_to_full: service.detector.seconds_to_full(limit),
             syn: service.syn,
             syn_rate: f64::from(second.syn) / self.seconds_of(4),
             completion_ratio: completion_ratio(&mature),
             sources: service.sources(),
-            source_entropy_ratio: service.source_entropy_ratio,
+            source_entropy_ratio: service.failures.entropy_ratio(),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
             backlog_known: service.listener.is_some(),
             verdict,

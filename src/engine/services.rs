@@ -19,7 +19,8 @@ const SOURCES_LG_K: u8 = 11;
 /// A service without any traffic for so long gives its place to another: no flow refers to it any more (a
 /// client gives up after 127 s).
 const IDLE: Duration = Duration::from_secs(135);
-/// The same for one that had hardly any: what a scanner leaves behind.
+/// The same for one that had hardly any: what a scanner leaves behind. At most three flows may still
+/// refer to it.
 const IDLE_FEW: Duration = Duration::from_secs(10);
 /// Addresses of wildcard listeners that are remembered; each of the host's own is one per port.
 const MAX_ALIASES: usize = 8_192;
@@ -46,8 +47,6 @@ pub struct Service {
     pub listener: Option<Listener>,
     /// Requests in SYN_RECV as of the last look at the kernel.
     pub kernel_half_open: Option<u32>,
-    /// Entropy of the sources of failing attempts, as of the last step.
-    pub source_entropy_ratio: f64,
     /// Change detection.
     pub detector: Detector,
     sources: HllSketch,
@@ -68,7 +67,6 @@ impl Service {
             attempts: 0,
             listener: None,
             kernel_half_open: None,
-            source_entropy_ratio: 0.0,
             detector: Detector::default(),
             sources: sketch(SOURCES_LG_K),
         }
@@ -182,7 +180,7 @@ impl Services {
             service.listener = None;
         }
         for listener in &listeners {
-            let id = self.place(Address::from(listener.address), listener.port);
+            let id = self.place(Address::from(listener.address), listener.port, self.limit);
             if id != ServiceId::OTHER {
                 self.get_mut(id).listener = Some(listener.clone());
             }
@@ -191,11 +189,12 @@ impl Services {
         if moved {
             self.aliases.clear();
             // What was seen before its wildcard listener was known belongs to that from now on.
-            let listeners = &self.listeners;
-            self.places.retain(|(address, port), _| {
-                listener_for(listeners, *address, *port)
-                    .is_none_or(|listener| Address::from(listener.address) == *address)
-            });
+            let (listeners, places) = (&self.listeners, &self.places);
+            self.aliases.extend(places.keys().filter_map(|(address, port)| {
+                let bound = Address::from(listener_for(listeners, *address, *port)?.address);
+                let id = places.get(&(bound, *port))?;
+                (bound != *address).then_some(((*address, *port), *id))
+            }));
         }
     }
 
@@ -207,21 +206,19 @@ impl Services {
     }
 
     /// The place of a service by its own address, a new one where there is room.
-    fn place(&mut self, address: Address, port: u16) -> ServiceId {
+    /// No more than `limit` may be in use, so that traffic to anywhere leaves room for listeners.
+    fn place(&mut self, address: Address, port: u16, limit: usize) -> ServiceId {
         if let Some(id) = self.places.get(&(address, port)) {
             return *id;
         }
-        let service = Service::new(address, port, self.now, self.step);
-        let place = if self.list.len() < self.limit {
-            self.list.push(service);
+        let place = if self.list.len() < limit {
+            self.list.push(Service::new(address, port, self.now, self.step));
             self.list.len() - 1
         } else {
             let Some(place) = self.idle_place() else { return ServiceId::OTHER };
+            let service = Service::new(address, port, self.now, self.step);
             let old = std::mem::replace(&mut self.list[place], service);
-            let key = (old.address, old.port);
-            if self.places.get(&key).is_some_and(|id| usize::from(id.0) == place) {
-                self.places.remove(&key);
-            }
+            self.places.remove(&(old.address, old.port));
             self.aliases.retain(|_, id| usize::from(id.0) != place);
             place
         };
@@ -246,7 +243,7 @@ impl Services {
 impl Lookup for Services {
     fn service(&mut self, address: Address, port: u16) -> ServiceId {
         let key = (address, port);
-        if let Some(id) = self.places.get(&key).or_else(|| self.aliases.get(&key)) {
+        if let Some(id) = self.aliases.get(&key).or_else(|| self.places.get(&key)) {
             return *id;
         }
         if !self.is_watched(address) {
@@ -255,9 +252,9 @@ impl Lookup for Services {
         let Some(bound) =
             listener_for(&self.listeners, address, port).map(|listener| listener.address)
         else {
-            return self.place(address, port);
+            return self.place(address, port, self.limit - self.limit / 4);
         };
-        let id = self.place(Address::from(bound), port);
+        let id = self.place(Address::from(bound), port, self.limit);
         if id != ServiceId::OTHER && self.aliases.len() < MAX_ALIASES {
             self.aliases.insert(key, id);
         }
@@ -332,7 +329,8 @@ mod tests {
         let mut services = services();
         let ids: Vec<_> =
             (0..20).map(|n| services.service(Address::v4([192, 0, 2, n]), 80)).collect();
-        assert_eq!(ids.iter().filter(|id| **id == ServiceId::OTHER).count(), 5);
+        // A quarter of the 16 places is kept for listeners, and one is that of all others.
+        assert_eq!(ids.iter().filter(|id| **id == ServiceId::OTHER).count(), 9);
         // Those of a scanner are idle soon.
         services.advance(Timestamp::EPOCH + IDLE_FEW * 2, Step(80));
         assert_ne!(services.service(Address::v4([192, 0, 2, 99]), 80), ServiceId::OTHER);

@@ -26,6 +26,8 @@ const STEPS: usize = Step::MATURE as usize + 2;
 const KEPT: usize = 256;
 /// Failures older than this say nothing of what happens now.
 const MAX_AGE: Duration = Duration::from_secs(30);
+/// Failures from which on an outage of the path can be told.
+const ENOUGH_FOR_OUTAGE: usize = 20;
 /// Routable /16 prefixes of IPv4: what sources drawn at random spread over.
 const ROUTABLE_16: f64 = 56_000.0;
 
@@ -160,6 +162,19 @@ impl Failures {
     #[must_use]
     pub fn first_since(&self, since: Timestamp) -> Option<Timestamp> {
         self.kept.iter().map(|failure| failure.attempt.at).filter(|at| *at >= since).min()
+    }
+
+    /// Whether most failures were repeated as honest clients do: then the path is broken.
+    #[must_use]
+    pub fn are_retransmitted(&self) -> bool {
+        let retransmitted = self.kept.iter().filter(|failure| failure.retransmitted).count();
+        self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
+    }
+
+    /// Entropy of the sources of the kept failures over the highest that their number allows.
+    #[must_use]
+    pub fn entropy_ratio(&self) -> f64 {
+        Tally::of(self.kept.iter().map(|failure| source_of(failure.attempt.source))).entropy_ratio()
     }
 
     /// Judges the sources of the kept failures and of `younger` ones that have not matured yet.

@@ -6,8 +6,8 @@ use crate::time::Timestamp;
 
 /// A set of keyed hashes that forgets: two Bloom filters, of which the older is dropped in turn.
 ///
-/// Whatever was entered is found for at least one period and at most two. With 2^22 bits and two bits each,
-/// 400,000 sources in a period give 3 % false hits: a few failures weigh less than they should.
+/// Whatever was entered is found for at least one period and at most two. With two bits each, a tenth as
+/// many entries in a period as a filter has bits give 3 % false hits.
 #[derive(Clone)]
 pub struct Recent {
     current: Box<[u64]>,
@@ -16,13 +16,11 @@ pub struct Recent {
     since: Timestamp,
 }
 
-const WORDS: usize = 1 << 16;
-
 impl Recent {
-    /// An empty set that remembers for `period`, from `now` on.
+    /// An empty set of two filters of `2^lg_bits` bits that remembers for `period`, from `now` on.
     #[must_use]
-    pub fn new(period: Duration, now: Timestamp) -> Self {
-        let empty = vec![0; WORDS].into_boxed_slice();
+    pub fn new(lg_bits: u32, period: Duration, now: Timestamp) -> Self {
+        let empty = vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
         Self { current: empty.clone(), previous: empty, period, since: now }
     }
 
@@ -42,7 +40,7 @@ impl Recent {
 
     /// Remembers a hash.
     pub fn insert(&mut self, hash: u64) {
-        for (word, bit) in bits(hash) {
+        for (word, bit) in bits(hash, self.current.len()) {
             self.current[word] |= bit;
         }
     }
@@ -50,13 +48,15 @@ impl Recent {
     /// Whether a hash was entered within the period (or, rarely, not).
     #[must_use]
     pub fn contains(&self, hash: u64) -> bool {
-        let within = |filter: &[u64]| bits(hash).iter().all(|(word, bit)| filter[*word] & bit != 0);
+        let within = |filter: &[u64]| {
+            bits(hash, filter.len()).iter().all(|(word, bit)| filter[*word] & bit != 0)
+        };
         within(&self.current) || within(&self.previous)
     }
 }
 
-fn bits(hash: u64) -> [(usize, u64); 2] {
-    let place = |part: u64| ((part >> 6) as usize % WORDS, 1 << (part & 63));
+fn bits(hash: u64, words: usize) -> [(usize, u64); 2] {
+    let place = |part: u64| ((part >> 6) as usize % words, 1 << (part & 63));
     [place(hash), place(hash >> 32)]
 }
 
@@ -68,7 +68,7 @@ mod tests {
     fn remembers_for_one_period_and_forgets_after_two() {
         let start = Timestamp::from_nanos(0);
         let hour = Duration::from_secs(3600);
-        let mut set = Recent::new(hour, start);
+        let mut set = Recent::new(16, hour, start);
         set.insert(0x1234_5678_9abc_def0);
         assert!(set.contains(0x1234_5678_9abc_def0));
         assert!(!set.contains(0x0fed_cba9_8765_4321));
