@@ -356,7 +356,8 @@ pub struct ServiceReport {
     pub syn: u64,
     /// SYNs per second, over the last matured window.
     pub syn_rate: f64,
-    /// Share of the answered attempts of the last matured window that completed; 1 without attempts.
+    /// Share of the attempts of the last seconds, of those that had half a second for it, that
+    /// completed; 1 without attempts.
     pub completion_ratio: f64,
     /// Distinct source addresses since the start (estimate).
     pub sources: u64,
@@ -562,7 +563,8 @@ pub struct Evidence {
     pub backlog: Option<u32>,
     /// Half-open connections in proportion to the limit.
     pub occupancy_ratio: Option<f64>,
-    /// Distinct source addresses of failing attempts in the sample.
+    /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of the
+    /// SYN_RECV rows that it gave.
     pub sources: u64,
     /// Their entropy over the highest that their number allows.
     pub source_entropy_ratio: f64,

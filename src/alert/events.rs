@@ -204,7 +204,7 @@ fn event(alert: &Alert) -> Value {
         metadata["synwatch_variant"] = json!([variant.name()]);
     }
     json!({
-        "timestamp": eve_time(alert.at()),
+        "timestamp": eve_time(alert.at),
         "event_type": "alert",
         "src_ip": detection.attacker.unwrap_or(unspecified),
         "src_port": 0,

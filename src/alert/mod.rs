@@ -63,17 +63,11 @@ pub struct Alert {
     pub change: Change,
     /// The detection as it is after the change.
     pub detection: Detection,
+    /// When it happened.
+    pub at: Timestamp,
 }
 
 impl Alert {
-    /// When the change happened.
-    #[must_use]
-    pub fn at(&self) -> Timestamp {
-        let detection = &self.detection;
-        let changed = detection.severity_history.last().map_or(detection.raised_at, |last| last.at);
-        detection.cleared_at.unwrap_or(changed)
-    }
-
     /// How grave the news is: the present severity; the end of an incident is no bad news.
     #[must_use]
     pub fn severity(&self) -> Severity {

@@ -328,7 +328,7 @@ impl Capture {
                 Action::Updated(detection) => (Change::Updated, detection),
                 Action::Cleared(detection) => (Change::Cleared, detection),
             };
-            self.alerts.send(Alert { change, detection });
+            self.alerts.send(Alert { change, detection, at: self.engine.now() });
         }
         let mut report = self.engine.snapshot(self.engine.now());
         if let Some(source) = &mut self.source {

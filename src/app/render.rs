@@ -173,7 +173,8 @@ fn performance_data(report: &Report, limits: &Limits) -> String {
         range(limits.warning),
         range(limits.critical)
     )];
-    let syn_rate: f64 = report.services.iter().map(|service| service.syn_rate).sum();
+    // The sum of nothing is -0.
+    let syn_rate = report.services.iter().fold(0.0, |sum, service| sum + service.syn_rate);
     let active = report.detections.iter().filter(|d| d.cleared_at.is_none()).count();
     data.push(format!("half_open_wire={};;;0;", report.totals.half_open));
     data.push(format!("syn_rate={};;;0;", number(syn_rate)));

@@ -126,8 +126,10 @@ impl Detector {
             self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
             self.completion_rate.add(seen.completed / D);
         }
+        // What was there before the first look did not come within a step.
+        let before = if self.steps == 1 { seen.half_open } else { self.half_open };
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
-        self.fill_rate.add((seen.half_open as f64 - self.half_open as f64) / D);
+        self.fill_rate.add((seen.half_open as f64 - before as f64) / D);
         self.half_open = seen.half_open;
 
         let fast_limit = (0.1 * backlog).max(200.0);

@@ -14,6 +14,8 @@ pub struct Circumstances {
     pub reason: Reason,
     /// Failures that sources were judged on.
     pub failures: usize,
+    /// How many sources these had.
+    pub sampled_sources: usize,
     /// CUSUM in units of its limit.
     pub level: f64,
     /// Half-open connections now, by the better witness.
@@ -140,16 +142,16 @@ fn sources_in_words(
     let top = evidence.top_prefixes.last();
     match variant {
         Some(Variant::SpoofedRandom) => format!(
-            "; {} failing attempts come from {} sources spread like random numbers: forged",
-            circumstances.failures, evidence.sources
+            "; {} sampled failures come from {} sources spread like random numbers: forged",
+            circumstances.failures, circumstances.sampled_sources
         ),
         Some(Variant::SpoofedSubnet) => top.map_or_else(String::new, |top| {
             format!("; {:.0} % of the failing sources lie in {}", 100.0 * top.share, top.prefix)
         }),
         Some(Variant::SingleSource) => "; most failing attempts come from one source".to_owned(),
         Some(Variant::Distributed) => format!(
-            "; {} failing attempts come from {} sources that return: probably real hosts",
-            circumstances.failures, evidence.sources
+            "; {} sampled failures come from {} sources that return: probably real hosts",
+            circumstances.failures, circumstances.sampled_sources
         ),
         None => "; too few failures so far to judge their sources".to_owned(),
     }

@@ -216,12 +216,16 @@ fn refresh(active: &mut Detection, now: Timestamp, onset: Onset) -> Option<Actio
         remember(&mut active.severity_history, change);
         active.severity = active.severity.max(onset.severity);
     }
-    let revised = onset.variant.is_some() && onset.variant != active.variant;
-    active.variant = onset.variant.or(active.variant);
+    // The tail of an attack says nothing of what it was.
+    let present = onset.evidence.syn_rate >= 0.5 * active.evidence.syn_rate;
+    let revised = present && onset.variant.is_some() && onset.variant != active.variant;
+    if revised {
+        active.variant = onset.variant;
+    }
     active.confidence = active.confidence.max(onset.confidence);
     let peak = active.evidence.half_open_peak.max(onset.evidence.half_open_peak);
-    // The evidence is what the attack looked like, not the silence after it.
-    if onset.evidence.syn_rate >= 0.5 * active.evidence.syn_rate || graver || revised {
+    // The evidence is what the attack looked like at its height.
+    if onset.evidence.syn_rate >= 0.95 * active.evidence.syn_rate || graver || revised {
         active.evidence = onset.evidence;
         active.explanation = onset.explanation;
         active.advice = onset.advice;

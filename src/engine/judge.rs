@@ -240,10 +240,12 @@ impl Engine {
             half_open_peak: half_open.max(wire.total),
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
+            sources: service.sources().max(profile.sources as u64),
             ..self.evidence(&service.windows, &profile)
         };
         let circumstances = Circumstances {
             excess_rate: service.detector.excess_rate(),
+            sampled_sources: profile.sources,
             reason: service.detector.reason(),
             failures: profile.failures,
             level: service.detector.evidence_level(),
@@ -337,6 +339,7 @@ impl Engine {
             advice: advice(class, variant, &evidence, circumstances),
             evidence,
         };
+        let at = self.last_packet.map_or(at, |last| last.min(at));
         let action = self.incidents.update(at, class, subject, Some(onset));
         self.actions.extend(action);
     }
@@ -467,6 +470,7 @@ impl Engine {
         };
         let circumstances = Circumstances {
             failures: profile.failures,
+            sampled_sources: profile.sources,
             level: 1.0 + occupancy,
             half_open: u64::from(count),
             resent: Some(u64::from(old)),

@@ -97,11 +97,15 @@ pub struct Engine {
     packets: u64,
     segments: u64,
     skipped: BTreeMap<Skip, u64>,
+    /// Segments that servers sent.
+    from_servers: u64,
     start: Timestamp,
     now: Timestamp,
     next_bin: Timestamp,
     step: Step,
     draw: u64,
+    /// At the end of a file, the time of its last packet.
+    last_packet: Option<Timestamp>,
     /// Whether `start` is known: in a file it is the time of the first segment.
     anchored: bool,
 }
@@ -142,11 +146,13 @@ impl Engine {
             packets: 0,
             segments: 0,
             skipped: BTreeMap::new(),
+            from_servers: 0,
             start,
             now: start,
             next_bin: start + BIN,
             step: Step(0),
             draw: 0,
+            last_packet: None,
             anchored: true,
             tracker,
             settings,
@@ -276,7 +282,9 @@ impl Engine {
     }
 
     /// Lets the attempts that are underway mature, at the end of a file: their time would have come.
+    /// What comes of it is dated to the last packet.
     pub fn finish(&mut self) -> Vec<Action> {
+        self.last_packet = Some(self.now);
         self.tick(self.now + STEP * (Step::MATURE + 2))
     }
 
@@ -326,6 +334,8 @@ impl Engine {
     fn count(&mut self, segment: &Segment, seen: &Seen) {
         let totals = &mut self.totals;
         let flags = segment.flags;
+        // A RST for a flow that is not known has no role; it is an answer to something.
+        self.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
         if flags.is_syn() {
             totals.syn += 1;
             totals.syn_retransmitted += u64::from(seen.event == Event::SynRepeated);
@@ -375,6 +385,7 @@ impl Engine {
         service.syn_ack += u64::from(flags.is_syn_ack() && !seen.from_client);
         let client = if seen.from_client { segment.source } else { segment.destination };
         let host = if seen.from_client { segment.destination } else { segment.source };
+        let answers_only = service.sees_answers_only();
         let window = service.windows.at(began);
         match seen.event {
             Event::Attempt => {
@@ -403,8 +414,8 @@ impl Engine {
                     window.answered += 1;
                 }
             }
-            // Without any SYN seen, answers are all that there is to count.
-            Event::AnsweredMidway if service.syn == 0 => {
+            // Where no SYN can be seen, answers are all that there is to count.
+            Event::AnsweredMidway if answers_only => {
                 service.last_seen = now;
                 if let Some(window) = service.windows.at(step) {
                     window.answered += 1;
@@ -425,7 +436,7 @@ impl Engine {
                 // A source that only claims to go on is not remembered as known.
                 self.hosts.complete(host, began);
             }
-            Event::CompletedMidway if service.syn == 0 => {
+            Event::CompletedMidway if answers_only => {
                 if let Some(window) = window {
                     window.completed += 1;
                 }

@@ -11,6 +11,8 @@ use crate::stats::{Step, rounded};
 use crate::time::Timestamp;
 use crate::wire::Skip;
 
+/// Segments of one direction without any of the other that make a capture a one-way one.
+const ONE_WAY: u64 = 20;
 /// The most services in a report.
 const SERVICES: usize = 64;
 
@@ -24,7 +26,7 @@ impl Engine {
             handshakes_presumed: self.presumed.max(self.totals.handshakes_presumed),
             syn_unanswered: self.tracker.unanswered(),
             half_open: self.tracker.half_open_total(),
-            sources: rounded(self.sources.estimate()),
+            sources: rounded(self.sources.estimate()).min(self.totals.syn),
             ..self.totals
         };
         Report {
@@ -64,10 +66,14 @@ impl Engine {
     fn capture_report(&self, totals: &Totals) -> CaptureReport {
         let skipped = |reason: Skip| self.skipped.get(&reason).copied().unwrap_or(0);
         let mut limits = Vec::new();
-        if totals.syn_ack == 0 && totals.handshakes_presumed >= 3 {
+        let silent = self.from_servers == 0 && totals.syn >= ONE_WAY;
+        if silent || (totals.syn_ack == 0 && totals.handshakes_presumed >= 3) {
             limits.push(Limit::OneWayIngress);
         }
-        if totals.syn == 0 && totals.syn_ack >= 20 {
+        let answers_only = || {
+            self.services.ids().map(|id| self.services.get(id)).filter(|s| s.sees_answers_only())
+        };
+        if totals.syn == 0 && answers_only().map(|s| s.syn_ack).sum::<u64>() >= ONE_WAY {
             limits.push(Limit::OneWayEgress);
         }
         if self.capture.dropping {
@@ -131,7 +137,8 @@ impl Engine {
         let occupancy_ratio = held as f64 / f64::from(limit);
         let windows = &service.windows;
         let second = windows.sum(1, 4);
-        let mature = windows.sum(Step::MATURE, Step::MATURE + 8);
+        // Attempts that have had half a second for it.
+        let aged = windows.sum(2, Step::MATURE + 8);
         let subject = (service.address, Some(service.port));
         let verdict = [Class::SynFlood, Class::FlashCrowd]
             .iter()
@@ -152,7 +159,7 @@ impl Engine {
             seconds_to_full: service.detector.seconds_to_full(limit),
             syn: service.syn,
             syn_rate: f64::from(second.syn) / self.seconds_of(4),
-            completion_ratio: completion_ratio(&mature),
+            completion_ratio: completion_ratio(&aged),
             sources: service.sources(),
             source_entropy_ratio: service.failures.entropy_ratio(),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),

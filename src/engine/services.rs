@@ -80,13 +80,20 @@ impl Service {
     /// Distinct sources since the start (estimate, exact while small).
     #[must_use]
     pub fn sources(&self) -> u64 {
-        rounded(self.sources.estimate())
+        rounded(self.sources.estimate()).min(self.syn)
     }
 
     /// Whether only segments towards the service are seen: many SYNs and no answer at all.
     #[must_use]
     pub const fn is_one_way(&self) -> bool {
         self.syn_ack == 0
+    }
+
+    /// Whether only segments from the service are seen. Both directions of a listener of this host are;
+    /// answers without a SYN are then repeats for requests older than the capture.
+    #[must_use]
+    pub const fn sees_answers_only(&self) -> bool {
+        self.syn == 0 && self.listener.is_none()
     }
 
     fn is_idle(&self, now: Timestamp) -> bool {

@@ -1,6 +1,6 @@
 //! Who the failing attempts come from: a bounded sample of attempts, judged when they are mature.
 //!
-//! Up to [`PER_STEP`] attempts of every step are drawn (all of them below 128 attempts a second,
+//! Up to [`PER_STEP`] attempts of every step are drawn (all of them below 256 attempts a second,
 //! a uniform sample above), and looked up again when their step is mature. Those that failed form the set
 //! that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the address; those of IPv6 /32, /48
 //! and /64, since one host owns a /64.
@@ -18,7 +18,7 @@ use crate::time::Timestamp;
 use crate::wire::{Address, OptionLayout, Segment, SeqNumber};
 
 /// Attempts that are drawn from a step.
-const PER_STEP: usize = 32;
+const PER_STEP: usize = 64;
 /// Steps whose samples are kept until they are mature.
 const STEPS: usize = Step::MATURE as usize + 2;
 /// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
@@ -425,7 +425,9 @@ mod tests {
             for n in 0..100_u32 {
                 let mut syn = state_test_segment(Flags::SYN, n, 0);
                 syn.seq = SeqNumber(n);
-                let random = (round * 100 + u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+                let mut random = (round * 100 + u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                random = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                random ^= random >> 27;
                 failures
                     .offer(Step(0), random, || Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn));
             }
@@ -433,7 +435,7 @@ mod tests {
                 drawn[attempt.isn.0 as usize] += 1;
             }
         }
-        // 640 each are expected, with a standard deviation of 21.
-        assert!(drawn.iter().all(|n| (520..760).contains(n)), "{drawn:?}");
+        // 1,280 each are expected, with a standard deviation of 21.
+        assert!(drawn.iter().all(|n| (1_160..1_400).contains(n)), "{drawn:?}");
     }
 }
