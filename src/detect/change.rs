@@ -219,7 +219,7 @@ impl Detector {
         let quiet = self.failing.is_empty() && self.unanswered.is_empty();
         if self.fast && quiet {
             // The attempts that it saw are up to 1.5 s old and not yet matured.
-            self.onset = self.onset.or(Some(Step(seen.matured.0 + 1)));
+            self.onset = self.onset.or(Some(Step(seen.matured.0 + u32::from(!seen.immature))));
         } else if quiet && self.severity.is_none() {
             self.onset = None;
         } else if self.onset.is_none() {
