@@ -256,10 +256,10 @@ impl Detector {
         self.fast
     }
 
-    /// Whether there is a flash crowd: completions per second now and usually.
+    /// Whether there is a flash crowd.
     #[must_use]
-    pub fn crowd(&self) -> Option<(f64, f64)> {
-        self.crowded.then(|| (self.completion_rate.mean(), self.usual_completion_rate.mean()))
+    pub const fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// The higher CUSUM in units of its limit; at least 1 where the young gave the alarm.
@@ -424,7 +424,7 @@ mod tests {
     fn a_crowd_that_completes_is_a_crowd() {
         let mut detector = Detector::default();
         run(&mut detector, 0..1_200, calm);
-        assert!(detector.crowd().is_none());
+        assert!(!detector.is_crowded());
         let crowd = |_| Observation {
             completed: 480.0,
             failed: 10.0,
@@ -437,8 +437,8 @@ mod tests {
             changes.iter().all(|(_, severity)| *severity < Some(Severity::Warning)),
             "{changes:?}"
         );
-        assert!(detector.crowd().is_some());
+        assert!(detector.is_crowded());
         run(&mut detector, 1_400..1_800, calm);
-        assert!(detector.crowd().is_none());
+        assert!(!detector.is_crowded());
     }
 }

@@ -51,17 +51,10 @@ impl Engine {
     }
 
     fn judge_service(&mut self, id: ServiceId, at: Timestamp) {
-        let Some(matured) = self.step.before(Step::MATURE) else {
-            self.judge_young(id, at, Step(0));
-            return;
-        };
-        let judged = self.judge_sample(id, matured);
+        // Before any step has matured only the young attempts can speak.
+        let matured = self.step.before(Step::MATURE);
+        let judged = matured.map_or_else(Judged::default, |step| self.judge_sample(id, step));
         self.observe(id, at, matured, judged);
-    }
-
-    /// Before any step has matured only the young attempts can speak.
-    fn judge_young(&mut self, id: ServiceId, at: Timestamp, matured: Step) {
-        self.observe(id, at, matured, Judged::default());
     }
 
     /// Looks up what became of the attempts that were drawn in `step`.
@@ -96,15 +89,14 @@ impl Engine {
         Failure { attempt, retransmitted, reset, new, returning, weight }
     }
 
-    fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Step, judged: Judged) {
-        let is_matured = self.step.before(Step::MATURE) == Some(matured);
+    fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: Judged) {
         let (half_open, backlog) = self.queue(id);
         // The kernel does not say whose queue was full.
         let queue_full = self.kernel.as_ref().is_some_and(|kernel| kernel.queue_full)
             && self.services.get(id).listener.is_some()
             && half_open * 2 >= u64::from(backlog);
         let service = self.services.get_mut(id);
-        let window = if is_matured { service.windows.get(matured) } else { Window::default() };
+        let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
         let unanswered = f64::from(window.unanswered) * mean_weight(&judged.unanswered);
         for failure in judged.failed.into_iter().chain(judged.unanswered) {
@@ -123,8 +115,8 @@ impl Engine {
         let young = service.windows.sum(2, 5);
         let observation = Observation {
             at,
-            matured,
-            immature: !is_matured,
+            matured: matured.unwrap_or_default(),
+            immature: matured.is_none(),
             completed: f64::from(window.completed),
             failed,
             unanswered,
@@ -138,9 +130,9 @@ impl Engine {
             queue_full,
         };
         let severity = service.detector.observe(&observation);
-        let crowd = service.detector.crowd();
+        let crowded = service.detector.is_crowded();
         self.tell_flood(id, at, severity);
-        self.tell_crowd(id, at, crowd.is_some());
+        self.tell_crowd(id, at, crowded);
     }
 
     /// Half-open connections by the better witness, and the limit of their queue.
