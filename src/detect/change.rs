@@ -73,6 +73,8 @@ pub struct Detector {
     crowded: bool,
     fast: bool,
     reason: Reason,
+    /// The first page came by what the queue holds.
+    slow: bool,
     /// Young attempts per second that are not complete, while they give the alarm.
     young_rate: f64,
 }
@@ -85,6 +87,8 @@ const CALM_CRITICAL: Duration = Duration::from_secs(60);
 const FREEZE: Duration = Duration::from_secs(60);
 /// A quarter of the queue for this long is worth a word.
 const OCCUPIED: Duration = Duration::from_secs(10);
+/// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half (`reqsk_timer_handler`).
+const SLOWLY_FILLED: f64 = 0.75;
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 
@@ -107,6 +111,7 @@ impl Default for Detector {
             crowded: false,
             fast: false,
             reason: Reason::default(),
+            slow: false,
             young_rate: 0.0,
         }
     }
@@ -145,6 +150,9 @@ impl Detector {
             && self.severity.is_none_or(|before| severity >= before)
         {
             self.reason = reason;
+        }
+        if now >= Some(Severity::Warning) && self.severity < Some(Severity::Warning) {
+            self.slow = self.reason == Reason::Occupancy;
         }
         self.watch_crowd();
 
@@ -208,6 +216,12 @@ impl Detector {
                 (Severity::Warning, Reason::Young)
             });
         }
+        // A rate that is low for the queue, and fills it nevertheless.
+        if changed && occupancy >= SLOWLY_FILLED {
+            let full = occupancy >= 0.95;
+            let severity = if full { Severity::Critical } else { Severity::Warning };
+            return Some((severity, Reason::Occupancy));
+        }
         let occupied = self.occupied_since.is_some_and(|since| seen.at - since >= OCCUPIED);
         if occupied {
             return Some((Severity::Info, Reason::Occupancy));
@@ -242,6 +256,24 @@ impl Detector {
     #[must_use]
     pub const fn onset(&self) -> Option<Step> {
         self.onset
+    }
+
+    /// The severity of the incident that there is, if any.
+    #[must_use]
+    pub const fn severity(&self) -> Option<Severity> {
+        self.severity
+    }
+
+    /// Whether the incident was first worth a page for what its queue holds, not for its rate.
+    #[must_use]
+    pub const fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Whether the queue itself is in trouble, by the witness of its own occupancy or of the kernel.
+    #[must_use]
+    pub const fn is_queue_full(&self) -> bool {
+        matches!(self.reason, Reason::Occupancy | Reason::QueueFull)
     }
 
     /// Whether there is an incident.

@@ -14,7 +14,8 @@ use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
 pub use crate::detect::Action;
-use crate::detect::Incidents;
+use crate::detect::{Incidents, Scanners};
+use crate::engine::judge::Groups;
 use crate::engine::services::Services;
 use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
@@ -60,6 +61,8 @@ struct KernelView {
     sample: KernelSample,
     /// Requests that found their queue full, between the last two samples.
     queue_full: bool,
+    /// Connections that found an accept queue full, between the last two samples.
+    accept_overflows: bool,
 }
 
 /// What the capture said, over the last seconds.
@@ -78,6 +81,8 @@ pub struct Engine {
     tracker: Tracker,
     services: Services,
     hosts: Hosts,
+    scanners: Scanners,
+    groups: Groups,
     /// Sources that completed in the last day, and networks that did in the last hour.
     completed_sources: Recent,
     completed_networks: Recent,
@@ -131,6 +136,8 @@ impl Engine {
         Self {
             services: Services::new(settings.services, settings.networks.clone(), hasher, start),
             hosts: Hosts::new(hasher),
+            scanners: Scanners::new(hasher),
+            groups: Groups::new(hasher),
             completed_sources: Recent::new(24, Duration::from_secs(86_400), start),
             completed_networks: Recent::new(22, Duration::from_secs(3_600), start),
             failed_sources: Recent::new(22, Duration::from_secs(60), start),
@@ -246,6 +253,11 @@ impl Engine {
         };
         let before = self.kernel.as_ref().map(|kernel| full(&kernel.sample));
         let queue_full = before.is_some_and(|before| full(&sample) > before);
+        let overflows = |sample: &KernelSample| sample.counters.get("ListenOverflows").copied();
+        let accept_overflows = self
+            .kernel
+            .as_ref()
+            .is_some_and(|kernel| overflows(&sample) > overflows(&kernel.sample));
         for id in self.services.ids() {
             self.services.get_mut(id).kernel_half_open =
                 self.services.get(id).listener.is_some().then_some(0);
@@ -257,7 +269,7 @@ impl Engine {
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
             }
         }
-        self.kernel = Some(KernelView { sample, queue_full });
+        self.kernel = Some(KernelView { sample, queue_full, accept_overflows });
         if self.settings.kernel_only {
             self.judge_kernel();
         }
@@ -364,7 +376,9 @@ impl Engine {
             | Event::SynRepeated
             | Event::Answered { .. }
             | Event::AnsweredMidway
-            | Event::AnswerRepeated => {}
+            | Event::AnswerRepeated
+            | Event::AnswerRepeatedAfterAck
+            | Event::StrayReset => {}
         }
         totals.half_open_peak = totals.half_open_peak.max(self.tracker.half_open_total());
     }
@@ -414,11 +428,20 @@ impl Engine {
                     window.answered += 1;
                 }
             }
-            // Where no SYN can be seen, answers are all that there is to count.
-            Event::AnsweredMidway if answers_only => {
-                service.last_seen = now;
+            Event::AnsweredMidway => {
+                // Where no SYN can be seen, answers are all that there is to count.
+                if answers_only {
+                    service.last_seen = now;
+                    if let Some(window) = service.windows.at(step) {
+                        window.answered += 1;
+                    }
+                }
+                self.stray(segment);
+            }
+            Event::StrayReset => self.stray(segment),
+            Event::AnswerRepeatedAfterAck => {
                 if let Some(window) = service.windows.at(step) {
-                    window.answered += 1;
+                    window.resent_after_ack += 1;
                 }
             }
             Event::Completed | Event::PresumedByServer => {
@@ -460,13 +483,19 @@ impl Engine {
                 }
             }
             Event::Refused(Role::Client)
-            | Event::AnsweredMidway
             | Event::CompletedMidway
             | Event::CompletedLate
             | Event::SynRepeated
             | Event::AnswerRepeated
             | Event::Copy
             | Event::None => {}
+        }
+    }
+
+    /// A SYN-ACK or RST that answers nothing.
+    fn stray(&mut self, segment: &Segment) {
+        if self.services.is_watched(segment.destination) {
+            self.hosts.stray(segment.destination, segment.source);
         }
     }
 
