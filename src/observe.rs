@@ -605,6 +605,11 @@ pub struct Evidence {
     pub backlog: Option<u32>,
     /// Half-open connections in proportion to the limit.
     pub occupancy_ratio: Option<f64>,
+    /// Requests a second that the kernel dropped because a SYN queue was full, of all listeners; null
+    /// where it was not asked.
+    pub kernel_drop_rate: Option<f64>,
+    /// Requests a second that it answered by a SYN cookie instead.
+    pub kernel_cookie_rate: Option<f64>,
     /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of the
     /// SYN_RECV rows that it gave.
     pub sources: u64,

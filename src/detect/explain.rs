@@ -27,6 +27,9 @@ pub struct Circumstances {
     pub seconds_to_full: Option<f64>,
     /// Whether the kernel's word supports it: SYN_RECV counts, drops or cookies.
     pub kernel_agrees: bool,
+    /// Half-open connections as the wire shows them and as the kernel counts them, where these cannot be
+    /// the same.
+    pub disagreement: Option<(u64, u64)>,
     /// Only one direction is seen.
     pub one_way: bool,
     /// The capture loses packets.
@@ -85,6 +88,9 @@ impl Onset {
         }
         if around.kernel_agrees {
             confidence += 0.1;
+        }
+        if around.disagreement.is_some() {
+            confidence -= 0.1;
         }
         if around.cold {
             confidence -= 0.02;
@@ -167,10 +173,11 @@ impl Onset {
             ),
             (_, Detail::Attempts) => format!(
                 "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, \
-                 {:.0}/s more fail than usual{}{}{}.",
+                 {:.0}/s more fail than usual{}{}{}{}.",
                 self.circumstances.excess_rate,
                 self.limit_in_words(),
                 self.queue_in_words(),
+                self.kernel_in_words(),
                 self.sources_in_words()
             ),
         }
@@ -209,6 +216,31 @@ impl Onset {
         };
         let half_open = self.circumstances.half_open;
         format!("; {half_open} of {backlog} places in the SYN queue are half-open{full}")
+    }
+
+    /// What the kernel did about it, and where its count is another than that of the wire.
+    fn kernel_in_words(&self) -> String {
+        let mut words = String::new();
+        let rate = |rate: Option<f64>| rate.unwrap_or(0.0).round();
+        let dropped = rate(self.evidence.kernel_drop_rate);
+        let cookies = rate(self.evidence.kernel_cookie_rate);
+        if dropped > 0.0 {
+            words += &format!("; the kernel drops {dropped}/s since the queue is full");
+        }
+        if cookies > 0.0 {
+            words += &format!("; the kernel answers {cookies}/s by SYN cookies");
+        }
+        if let Some((wire, kernel)) = self.circumstances.disagreement {
+            let why = if self.circumstances.dropping {
+                "the capture loses packets"
+            } else if kernel > wire {
+                "some came before the capture began or where it does not look"
+            } else {
+                "the kernel has given up some whose end does not show on the wire"
+            };
+            words += &format!("; the wire shows {wire} half-open and the kernel {kernel}: {why}");
+        }
+        words
     }
 
     fn top_source(&self) -> String {

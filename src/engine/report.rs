@@ -77,7 +77,7 @@ impl Engine {
         if totals.syn == 0 && answers_only().map(|s| s.syn_ack).sum::<u64>() >= ONE_WAY {
             limits.push(Limit::OneWayEgress);
         }
-        if self.capture.dropping {
+        if self.capture.is_dropping() {
             limits.push(Limit::Dropping);
         }
         if skipped(Skip::Truncated) > 0 {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::detect::{Circumstances, Detail, Onset, Subject, variant};
-use crate::engine::Engine;
 use crate::engine::services::Service;
-use crate::flow::ServiceId;
+use crate::engine::{Engine, KernelView};
+use crate::flow::{HalfOpen, ServiceId};
 use crate::observe::{Class, Evidence, Severity, Sysctls, Target, Variant};
 use crate::stats::{Failure, SourceProfile, Step};
 use crate::time::Timestamp;
@@ -70,6 +70,7 @@ impl Engine {
             .unwrap_or(since);
         let (half_open, backlog) = self.queue(id);
         let wire = self.half_open(id);
+        let kernel = self.kernel.as_ref().filter(|_| self.fresh_kernel());
         let address = match profile.top_destination {
             (Some(address), share) if share >= 0.5 => address,
             _ => service.address,
@@ -78,6 +79,8 @@ impl Engine {
             half_open_peak: half_open.max(wire.total),
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
+            kernel_drop_rate: kernel.map(|kernel| kernel.drop_rate),
+            kernel_cookie_rate: kernel.map(|kernel| kernel.cookie_rate),
             sources: service.sources().max(profile.sources as u64),
             ..self.evidence(&service.windows, &profile)
         };
@@ -94,8 +97,9 @@ impl Engine {
             },
             seconds_to_full: service.detector.seconds_to_full(backlog),
             kernel_agrees: self.kernel_agrees(service, half_open, backlog),
+            disagreement: self.disagreement(service, wire),
             one_way: service.is_one_way() || service.syn == 0,
-            dropping: self.capture.dropping,
+            dropping: self.capture.is_dropping(),
             cold: service.detector.is_cold(),
             sysctls: self.sysctls(),
             detail: Detail::Attempts,
@@ -122,7 +126,17 @@ impl Engine {
             && service.listener.is_some()
             && (half_open >= 50
                 || half_open * 4 >= u64::from(backlog)
-                || self.kernel.as_ref().is_some_and(|kernel| kernel.queue_full))
+                || self.kernel.as_ref().is_some_and(KernelView::is_queue_full))
+    }
+
+    /// What the wire shows and what the kernel holds, where the one cannot be the other: beyond what
+    /// changes within the second since the kernel was asked.
+    fn disagreement(&self, service: &Service, wire: HalfOpen) -> Option<(u64, u64)> {
+        let kernel = u64::from(service.kernel_half_open.filter(|_| self.fresh_kernel())?);
+        let second = u64::from(service.windows.sum(0, 4).syn) + 50;
+        let (least, most) = (wire.total - wire.unconfirmed, wire.total);
+        let agree = kernel + kernel / 4 + second >= least && kernel <= most + most / 4 + second;
+        (!agree).then_some((if kernel < least { least } else { most }, kernel))
     }
 
     fn crowd(&self, id: ServiceId, at: Timestamp) -> Onset {
@@ -184,7 +198,7 @@ impl Engine {
         let listener = service.listener.as_ref().filter(|_| self.fresh_kernel());
         let waiting = listener.map(|listener| listener.accept_queue);
         let full = listener.is_some_and(|listener| listener.accept_queue >= listener.backlog)
-            && self.kernel.as_ref().is_some_and(|kernel| kernel.accept_overflows);
+            && self.kernel.as_ref().is_some_and(|kernel| kernel.overflow_rate > 0.0);
         let recent = service.windows.sum(0, ACCEPT_STEPS);
         let resent = recent.resent_after_ack;
         let ignored = resent >= ACCEPT_RESENT

@@ -2,6 +2,7 @@
 //! for an attack that gives each service too little to be seen there.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -259,6 +260,10 @@ impl Engine {
                 port: None,
             },
             target_prefix: match subject {
+                // Listeners on all addresses have none of their own.
+                Subject::Network(network) if IpAddr::from(network).is_unspecified() => {
+                    targets.prefix
+                }
                 Subject::Network(network) => prefix_of(network),
                 Subject::Capture => targets.prefix.filter(|prefix| prefix.prefix_len() >= 8),
                 _ => None,
@@ -277,7 +282,7 @@ impl Engine {
                 failures: profile.failures,
                 sampled_sources: profile.sources,
                 level: group.detector.evidence_level(),
-                dropping: self.capture.dropping,
+                dropping: self.capture.is_dropping(),
                 cold: group.detector.is_cold(),
                 sysctls: self.sysctls(),
                 detail: Detail::Targets { services: targets.services, reset: profile.reset },

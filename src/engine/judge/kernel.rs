@@ -125,6 +125,8 @@ impl Engine {
             half_open_peak: u64::from(count),
             backlog: Some(backlog),
             occupancy_ratio: Some(occupancy),
+            kernel_drop_rate: self.kernel.as_ref().map(|kernel| kernel.drop_rate),
+            kernel_cookie_rate: self.kernel.as_ref().map(|kernel| kernel.cookie_rate),
             fingerprint: None,
             ..sources_evidence(&profile)
         };

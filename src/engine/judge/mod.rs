@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) use groups::Groups;
 
 use crate::detect::{Observation, Onset, Subject};
-use crate::engine::Engine;
+use crate::engine::{Engine, KernelView};
 use crate::flow::{Fate, ServiceId};
 use crate::observe::{Class, Evidence};
 use crate::stats::{Attempt, Failure, SourceProfile, Step, Window, Windows, network_of, source_of};
@@ -109,7 +109,7 @@ impl Engine {
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
         let (half_open, backlog) = self.queue(id);
         // The kernel does not say whose queue was full.
-        let queue_full = self.kernel.as_ref().is_some_and(|kernel| kernel.queue_full)
+        let queue_full = self.kernel.as_ref().is_some_and(KernelView::is_queue_full)
             && self.services.get(id).listener.is_some()
             && half_open * 2 >= u64::from(backlog);
         let accept_queue_full = self.is_accept_queue_full(id);

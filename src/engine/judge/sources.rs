@@ -89,7 +89,7 @@ impl Engine {
                 level: 2.0,
                 failures: scan.failed as usize,
                 sampled_sources: 1,
-                dropping: self.capture.dropping,
+                dropping: self.capture.is_dropping(),
                 detail: Detail::Scan(*scan),
                 ..Circumstances::default()
             },
@@ -143,7 +143,7 @@ impl Engine {
                 reason: Reason::FullTilt,
                 level: tilt.rate / f64::from(FULL_TILT),
                 sysctls: self.sysctls(),
-                dropping: self.capture.dropping,
+                dropping: self.capture.is_dropping(),
                 ..Circumstances::default()
             },
         }
@@ -165,7 +165,7 @@ impl Engine {
             },
             circumstances: Circumstances {
                 level: stray.rate / f64::from(BACKSCATTER),
-                dropping: self.capture.dropping,
+                dropping: self.capture.is_dropping(),
                 detail: Detail::Backscatter(stray),
                 ..Circumstances::default()
             },
