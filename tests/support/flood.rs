@@ -50,6 +50,8 @@ pub struct Sent {
     pub count: u64,
     /// When the first left, by the wall clock.
     pub first: SystemTime,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A flood or a scan under way.
@@ -136,7 +138,7 @@ fn send_paced(
         // A receiver that is full for a moment loses a SYN, as on any wire.
         count += u64::from(link.send(&frame(index)).is_ok());
     }
-    Sent { count, first }
+    Sent { count, first, took: started.elapsed() }
 }
 
 impl Sources {
