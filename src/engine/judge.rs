@@ -23,10 +23,9 @@ const FULL_TILT: u32 = 5_000;
 const CALM: Duration = Duration::from_secs(60);
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
-/// What one counts for from a network that completed a handshake within the hour.
+/// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
+/// gamed: the detector follows the failures without them too.)
 const WEIGHT_KNOWN: f64 = 0.2;
-/// Both discounts can be gamed; from this occupancy on neither is given.
-const OCCUPANCY_NO_DISCOUNT: f64 = 0.45;
 
 /// The failures of one step's sample.
 #[derive(Default)]
@@ -60,12 +59,10 @@ impl Engine {
     /// Looks up what became of the attempts that were drawn in `step`.
     fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
         let service = self.services.get(id);
-        let (_, backlog) = self.queue(id);
-        let full = service.detector.occupancy(backlog) >= OCCUPANCY_NO_DISCOUNT;
         let mut judged = Judged::default();
         for attempt in service.failures.drawn(step) {
             let (fate, retransmitted) = self.tracker.fate(attempt.flow, attempt.isn);
-            let failure = |reset| self.failure(*attempt, retransmitted, reset, full);
+            let failure = |reset| self.failure(*attempt, retransmitted, reset);
             match fate {
                 Fate::HalfOpen => judged.failed.push(failure(false)),
                 Fate::Reset => judged.failed.push(failure(true)),
@@ -76,13 +73,13 @@ impl Engine {
         judged
     }
 
-    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool, full: bool) -> Failure {
+    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool) -> Failure {
         let hash = |address| self.tracker.hasher().address(address);
         let known = self.completed_networks.contains(hash(network_of(attempt.source)));
-        let weight = match (full, retransmitted, known) {
-            (true, ..) | (false, false, false) => 1.0,
-            (false, true, _) => WEIGHT_RETRANSMITTED,
-            (false, false, true) => WEIGHT_KNOWN,
+        let weight = match (retransmitted, known) {
+            (true, _) => WEIGHT_RETRANSMITTED,
+            (false, true) => WEIGHT_KNOWN,
+            (false, false) => 1.0,
         };
         let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
         let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
@@ -95,6 +92,9 @@ impl Engine {
         let queue_full = self.kernel.as_ref().is_some_and(|kernel| kernel.queue_full)
             && self.services.get(id).listener.is_some()
             && half_open * 2 >= u64::from(backlog);
+        let wire = self.half_open(id);
+        let old = wire.total - wire.unconfirmed;
+        let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
@@ -119,14 +119,15 @@ impl Engine {
             immature: matured.is_none(),
             completed: f64::from(window.completed),
             failed,
+            undiscounted: f64::from(window.failed()),
             unanswered,
             young: young.answered + young.unanswered,
             young_incomplete: young.failed() + young.unanswered,
-            // An attacker may repeat his SYNs too: not once they fill the queue.
-            path_outage: service.failures.are_retransmitted()
-                && service.detector.occupancy(backlog) < OCCUPANCY_NO_DISCOUNT,
+            path_outage: service.failures.are_retransmitted(),
             half_open,
+            old: half_open.min(old),
             backlog,
+            unpruned,
             queue_full,
         };
         let severity = service.detector.observe(&observation);
@@ -446,7 +447,7 @@ impl Engine {
         let mut failures = crate::stats::Failures::default();
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
             let attempt = Attempt::known_by_kernel(at, (*source).into(), row.address.into());
-            failures.keep(self.failure(attempt, false, false, true));
+            failures.keep(self.failure(attempt, false, false));
         }
         let profile = failures.profile(&[]);
         let busiest = rows.iter().max_by_key(|row| row.count);

@@ -31,8 +31,7 @@ fn attack(listener: Listener, before: u32, rate: f64, seed: u64) -> Times {
     }
     // The attack begins somewhere within a step.
     let begin = random.uniform();
-    let mut times =
-        Times { info: f64::INFINITY, warning: f64::INFINITY, critical: f64::INFINITY };
+    let mut times = Times { info: f64::INFINITY, warning: f64::INFINITY, critical: f64::INFINITY };
     for step in 1..=160 {
         let share = if step == 1 { 1.0 - begin } else { 1.0 };
         let severity = service.step(traffic.next(), random.poisson(rate * share / PER_SECOND));
@@ -104,7 +103,9 @@ const GOALS: [(u32, f64); 3] = [(128, 10.0), (511, 30.0), (4_096, 50.0)];
 
 fn smallest_rates(runs: u64) {
     let mut missed = Vec::new();
-    println!("\nSmallest rate of which 95 % of {runs} runs are paged within {WITHIN} s, legitimate 100/s");
+    println!(
+        "\nSmallest rate of which 95 % of {runs} runs are paged within {WITHIN} s, legitimate 100/s"
+    );
     println!("\n| backlog | warm (300 s) | cold (2 s) | goal |\n|---|---|---|---|");
     for (backlog, goal) in GOALS {
         let grid: Vec<f64> = (0..=10).map(|n| goal * (0.5 + 0.1 * f64::from(n))).collect();
@@ -139,7 +140,9 @@ fn deadlines(runs: u64) {
 
 /// The rates that the design quotes its simulation for, and rows of the scenario matrix.
 fn quoted(runs: u64) {
-    println!("\n| backlog | rate | warm: median / 95 % | cold: median / 95 % | critical, warm | quoted |");
+    println!(
+        "\n| backlog | rate | warm: median / 95 % | cold: median / 95 % | critical, warm | quoted |"
+    );
     println!("|---|---|---|---|---|---|");
     for (backlog, rate, figures) in [
         (128, 10.0, "8.5 / 12"),
@@ -150,8 +153,8 @@ fn quoted(runs: u64) {
         (4_096, 1_000.0, "1 / 1.1"),
         (4_096, 10_000.0, "0.8"),
     ] {
-        let [warm, cold] =
-            [WARM, COLD].map(|before| Runs::of(Listener::with_cookies(backlog), before, rate, runs));
+        let [warm, cold] = [WARM, COLD]
+            .map(|before| Runs::of(Listener::with_cookies(backlog), before, rate, runs));
         let pair = |runs: &Runs, time: fn(&Times) -> f64| {
             format!("{:.1} / {:.1}", runs.quantile(0.5, time), runs.quantile(0.95, time))
         };

@@ -43,7 +43,16 @@ pub struct Service {
     /// Failures of the last 30 s and those whose SYN was repeated.
     failures: VecDeque<(f64, f64)>,
     /// What the kernel was last seen to hold, and whether it had to turn requests away before.
-    sample: (u64, bool),
+    sample: Sample,
+}
+
+/// What the kernel told.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    half_open: u64,
+    /// Those whose SYN-ACK was repeated.
+    old: u64,
+    overflowed: bool,
 }
 
 /// The attempts of a step.
@@ -81,7 +90,7 @@ impl Service {
             step: 0,
             recent: VecDeque::new(),
             failures: VecDeque::new(),
-            sample: (0, false),
+            sample: Sample::default(),
         }
     }
 
@@ -93,7 +102,7 @@ impl Service {
         let matured = matured.flatten();
         if self.step % 4 == 0 {
             // The kernel is asked once a second.
-            self.sample = (self.queue.held() as u64, std::mem::take(&mut self.queue.overflowed));
+            self.sample = self.queue.sample();
         }
         let seen = self.observation(matured);
         self.step += 1;
@@ -141,7 +150,7 @@ impl Service {
             incomplete += if age < 1 { cohort.honest.medium } else { 0.0 };
             incomplete += if age < 3 { cohort.honest.late } else { 0.0 };
         }
-        let (half_open, overflowed) = self.sample;
+        let Sample { half_open, old, overflowed } = self.sample;
         let backlog = self.listener.limit();
         Observation {
             at: Timestamp::EPOCH + STEP * (self.step + 1),
@@ -149,12 +158,16 @@ impl Service {
             immature: matured.is_none(),
             completed: cohort.completed(),
             failed,
+            undiscounted: raw,
             unanswered: cohort.unanswered,
             young: attempts as u32,
             young_incomplete: incomplete as u32,
             path_outage: all >= 20.0 && repeated * 2.0 >= all,
             half_open,
+            old: old.min(half_open),
             backlog,
+            unpruned: self.listener.without_cookies.is_some()
+                && backlog <= self.listener.backlog / 2,
             queue_full: overflowed && half_open * 2 >= u64::from(backlog),
         }
     }
@@ -240,8 +253,11 @@ impl Queue {
         }
     }
 
-    fn held(&self) -> f64 {
-        (self.held + self.brief).min(f64::from(self.listener.limit()) + 1.0)
+    fn sample(&mut self) -> Sample {
+        let held = (self.held + self.brief).min(f64::from(self.listener.limit()) + 1.0);
+        let old = self.held - self.lasting.iter().take(4).sum::<f64>();
+        let overflowed = std::mem::take(&mut self.overflowed);
+        Sample { half_open: held as u64, old: old as u64, overflowed }
     }
 }
 
