@@ -161,9 +161,9 @@ impl Baseline {
         self.excess.mean()
     }
 
-    /// Whether there is a change that one burst cannot have made.
-    pub(crate) const fn is_sustained(&self) -> bool {
-        self.sum > self.limit && self.rises >= SUSTAINED
+    /// Whether there is a change that one burst cannot have made, and that is still going on.
+    pub(crate) fn is_sustained(&self) -> bool {
+        self.sum > self.limit && self.rises >= SUSTAINED && !self.is_calm()
     }
 
     /// Whether the last two seconds or so were normal.
