@@ -104,6 +104,7 @@ impl Group {
         self.now.immature = seen.immature;
         self.now.completed += seen.completed;
         self.now.failed += seen.failed;
+        self.now.undiscounted += seen.undiscounted;
         self.now.unanswered += seen.unanswered;
         self.window.add(window);
         for failure in failures {
@@ -150,7 +151,8 @@ impl Engine {
         for failure in judged.failures() {
             let host = failure.attempt.destination;
             if self.services.is_watched(host) {
-                let seen = Observation { failed: each * failure.weight, ..seen };
+                let seen =
+                    Observation { failed: each * failure.weight, undiscounted: each, ..seen };
                 let window = Window { answered: count, ..window };
                 self.groups.add(host, &seen, &window, &std::iter::once(failure));
             }

@@ -114,7 +114,7 @@ impl Engine {
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
             let to = (row.address.into(), port);
             let attempt = Attempt::known_by_kernel(at, (*source).into(), to);
-            failures.keep(self.failure(attempt, false, false, true));
+            failures.keep(self.failure(attempt, false, false));
         }
         let profile = failures.profile(&[]);
         let busiest = rows.iter().max_by_key(|row| row.count);

@@ -22,10 +22,9 @@ use crate::time::Timestamp;
 const CALM: Duration = Duration::from_secs(60);
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
-/// What one counts for from a network that completed a handshake within the hour.
+/// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
+/// gamed: the detector follows the failures without them too.)
 const WEIGHT_KNOWN: f64 = 0.2;
-/// Both discounts can be gamed; from this occupancy on neither is given.
-const OCCUPANCY_NO_DISCOUNT: f64 = 0.45;
 
 /// What became of one step's sample.
 #[derive(Default)]
@@ -75,12 +74,10 @@ impl Engine {
     /// Looks up what became of the attempts that were drawn in `step`.
     fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
         let service = self.services.get(id);
-        let (_, backlog) = self.queue(id);
-        let full = service.detector.occupancy(backlog) >= OCCUPANCY_NO_DISCOUNT;
         let mut judged = Judged::default();
         for attempt in service.failures.drawn(step) {
             let (fate, retransmitted) = self.tracker.fate(attempt.flow, attempt.isn);
-            let failure = |reset| self.failure(*attempt, retransmitted, reset, full);
+            let failure = |reset| self.failure(*attempt, retransmitted, reset);
             match fate {
                 Fate::HalfOpen => judged.failed.push(failure(false)),
                 Fate::Reset => judged.failed.push(failure(true)),
@@ -93,13 +90,13 @@ impl Engine {
         judged
     }
 
-    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool, full: bool) -> Failure {
+    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool) -> Failure {
         let hash = |address| self.tracker.hasher().address(address);
         let known = self.completed_networks.contains(hash(network_of(attempt.source)));
-        let weight = match (full, retransmitted, known) {
-            (true, ..) | (false, false, false) => 1.0,
-            (false, true, _) => WEIGHT_RETRANSMITTED,
-            (false, false, true) => WEIGHT_KNOWN,
+        let weight = match (retransmitted, known) {
+            (true, _) => WEIGHT_RETRANSMITTED,
+            (false, true) => WEIGHT_KNOWN,
+            (false, false) => 1.0,
         };
         let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
         let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
@@ -112,6 +109,9 @@ impl Engine {
         let queue_full = self.kernel.as_ref().is_some_and(KernelView::is_queue_full)
             && self.services.get(id).listener.is_some()
             && half_open * 2 >= u64::from(backlog);
+        let wire = self.half_open(id);
+        let old = wire.total - wire.unconfirmed;
+        let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
         let accept_queue_full = self.is_accept_queue_full(id);
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
@@ -143,14 +143,15 @@ impl Engine {
             immature: matured.is_none(),
             completed: f64::from(window.completed),
             failed,
+            undiscounted: f64::from(window.failed()) * judged.unexplained(),
             unanswered,
             young: young.answered + young_unanswered,
             young_incomplete: young.failed() + young_unanswered,
-            // An attacker may repeat his SYNs too: not once they fill the queue.
-            path_outage: service.failures.are_retransmitted()
-                && service.detector.occupancy(backlog) < OCCUPANCY_NO_DISCOUNT,
+            path_outage: service.failures.are_retransmitted(),
             half_open,
+            old: half_open.min(old),
             backlog,
+            unpruned,
             queue_full,
         };
         service.detector.observe(&observation);
@@ -194,8 +195,14 @@ impl Engine {
 }
 
 impl Judged {
+    /// Share of the failures that no scanner made: what that does is told as a scan.
+    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
+    fn unexplained(&self) -> f64 {
+        let scanned = self.failed.iter().filter(|failure| failure.weight == 0.0).count();
+        1.0 - scanned as f64 / self.failed.len().max(1) as f64
+    }
+
     fn failures(&self) -> impl Iterator<Item = &Failure> + Clone {
-        // A scanner's are told as a scan.
         self.failed.iter().chain(&self.unanswered).filter(|failure| failure.weight > 0.0)
     }
 }
