@@ -82,7 +82,6 @@ fn hping3_with_random_sources_is_spoofed_random() {
 /// While accept() is not called Linux answers no SYN at all, so clients repeat theirs, five times
 /// the load; and in the moment when it is called again the SYN queue is full of them.
 #[test]
-#[ignore = "the class is being added"]
 fn application_that_stops_accepting_is_no_flood() {
     if !support::requires_root() {
         return;
@@ -96,7 +95,6 @@ fn application_that_stops_accepting_is_no_flood() {
 
 /// `nmap -sS`: a SYN to each port, a RST to whoever answers.
 #[test]
-#[ignore = "the class is being added"]
 fn syn_scan_is_a_vertical_port_scan() {
     scan(|lab, family| {
         // Neither sorted nor repeated: multiples modulo a prime.
@@ -107,7 +105,6 @@ fn syn_scan_is_a_vertical_port_scan() {
 
 /// `nmap -sT`: whole connections, as anybody may open them.
 #[test]
-#[ignore = "the class is being added"]
 fn connect_scan_is_a_vertical_port_scan() {
     scan(|lab, family| {
         lab.attacker.run(|| {
