@@ -61,8 +61,8 @@ pub(crate) struct Baseline {
     /// What was expected, and what came beyond it, over the last 10 s.
     expected: Ewma,
     residual: Ewma,
-    /// Mean square of the residual in proportion to its Poisson variance, and of its positive part in
-    /// proportion to what was expected.
+    /// Mean square of its positive part, in proportion to the variance that independent failures would
+    /// have, and in proportion to what was expected.
     spread: Ewma,
     upper: Ewma,
     /// The CUSUM, and in how many steps it has risen since it was last empty.
@@ -129,10 +129,11 @@ impl Baseline {
         let mean = self.failed.mean();
         self.expected.add(expected);
         self.residual.add(failed - expected);
-        let (usual, residual) = (self.expected.mean(), self.residual.mean());
-        // The mean of independent counts over this span has a 2 SPAN-th of their variance.
-        self.spread.add(2.0 * SPAN * residual.powi(2) / usual);
-        self.upper.add((residual / usual.max(D)).max(0.0).powi(2));
+        let (usual, above) = (self.expected.mean(), self.residual.mean().max(0.0));
+        // The mean of independent counts over this span has a 2 SPAN-th of their variance, and half of
+        // that comes from what is above it.
+        self.spread.add(4.0 * SPAN * above.powi(2) / usual);
+        self.upper.add((above / usual.max(D)).powi(2));
         if self.steps < SETTLED {
             return;
         }

@@ -109,6 +109,8 @@ const SLOWLY_FILLED: f64 = 0.75;
 const STALE: Duration = Duration::from_secs(30);
 /// A request lives so many seconds where it is not pruned (`net.ipv4.tcp_synack_retries` = 5).
 const LIFETIME: f64 = 63.0;
+/// And about so many in a queue that is nearly full where it is.
+const PRUNED_LIFETIME: f64 = 10.0;
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 
@@ -236,8 +238,7 @@ impl Detector {
         let changed = suspect && self.level() > 1.0;
         let sustained = suspect && self.baselines().any(Baseline::is_sustained);
         let rate = self.matured_excess();
-        // What fills the queue in the end.
-        let filling = if seen.unpruned { backlog / LIFETIME } else { backlog / 10.0 };
+        let filling = filling_rate(seen);
         let paging = sustained
             && (rate >= filling / 2.0
                 || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean()));
@@ -280,7 +281,9 @@ impl Detector {
         self.occupied_since = since(self.occupied_since, occupancy >= unusual.max(0.25));
         let stale = occupancy >= unusual.max(0.45) && seen.old * 10 >= seen.half_open * 7;
         self.stale_since = since(self.stale_since, stale);
-        self.distrustful = self.stale_since.is_some_and(|since| seen.at - since >= STALE);
+        // Honest clients too may leave many requests behind: what is discounted has to fill the queue.
+        self.distrustful = self.stale_since.is_some_and(|since| seen.at - since >= STALE)
+            && self.undiscounted.excess_rate() >= filling_rate(seen);
         if learns {
             self.usual_occupancy.add(occupancy);
         }
@@ -424,6 +427,11 @@ impl Detector {
             && self.half_open == 0
             && self.completion_rate.mean() < 0.01
     }
+}
+
+/// Failures per second that fill the queue in the end.
+fn filling_rate(seen: &Observation) -> f64 {
+    f64::from(seen.backlog) / if seen.unpruned { LIFETIME } else { PRUNED_LIFETIME }
 }
 
 #[cfg(test)]
