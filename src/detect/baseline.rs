@@ -70,6 +70,7 @@ pub(crate) struct Baseline {
     rises: u32,
     limit: f64,
     excess: Ewma,
+    present: Ewma,
     /// The excess beyond what is allowed for.
     beyond: Ewma,
     steps: f64,
@@ -94,6 +95,7 @@ impl Baseline {
             rises: 0,
             limit: 50.0,
             excess: Ewma::new(RATE),
+            present: Ewma::new(CALM),
             beyond: Ewma::new(CALM),
             steps: 0.0,
         }
@@ -115,6 +117,7 @@ impl Baseline {
             _ => self.rises + u32::from(excess > allowance),
         };
         self.excess.add(excess / D);
+        self.present.add(excess / D);
         self.beyond.add(excess - allowance);
         if learns {
             self.learn(completed, failed, expected, backlog);
@@ -160,6 +163,11 @@ impl Baseline {
     /// Failures per second beyond what is normal.
     pub(crate) fn excess_rate(&self) -> f64 {
         self.excess.mean()
+    }
+
+    /// The same over the last two seconds.
+    pub(crate) fn present_rate(&self) -> f64 {
+        self.present.mean()
     }
 
     /// Whether there is a change that one burst cannot have made, and that is still going on.

@@ -185,7 +185,7 @@ impl Detector {
             && (!seen.path_outage || self.distrustful);
         self.young_rate = if self.fast { f64::from(seen.young_incomplete) } else { 0.0 };
         self.note_onset(seen);
-        let judged = self.judge(seen, backlog);
+        let judged = self.judge(seen);
         let now = judged.map(|(severity, _)| severity);
         // What is told is why it is as grave as it is.
         if let Some((severity, reason)) = judged
@@ -194,8 +194,10 @@ impl Detector {
             self.reason = reason;
         }
         if now >= Some(Severity::Warning) && self.severity < Some(Severity::Warning) {
-            let low = seen.unpruned && self.matured_excess() < backlog / 10.0 && !self.fast;
-            self.slow = self.reason == Reason::Occupancy || low;
+            // Of a rate that is still rising the last two seconds tell more than the mean over five.
+            let rate = self.baselines().map(Baseline::present_rate).fold(0.0, f64::max);
+            self.slow = (self.reason == Reason::Occupancy && rate < backlog / 20.0)
+                || (seen.unpruned && rate < backlog / 10.0 && !self.fast);
         }
         self.watch_crowd();
 
@@ -232,7 +234,7 @@ impl Detector {
     }
 
     /// The severity that this step alone would give.
-    fn judge(&mut self, seen: &Observation, backlog: f64) -> Option<(Severity, Reason)> {
+    fn judge(&mut self, seen: &Observation) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
         let suspect = !seen.path_outage || self.distrustful;
         let changed = suspect && self.level() > 1.0;
@@ -266,7 +268,8 @@ impl Detector {
             let severity = if full { Severity::Critical } else { Severity::Warning };
             return Some((severity, Reason::Occupancy));
         }
-        if self.is_occupied(seen.at) {
+        // The handshakes of a crowd take room, and a part of them fails.
+        if self.is_occupied(seen.at) && !self.crowded {
             return Some((Severity::Info, Reason::Occupancy));
         }
         changed.then_some((Severity::Info, Reason::Change))

@@ -175,6 +175,17 @@ impl Failures {
         self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
     }
 
+    /// Attempts per second of a source among the kept failures that its resets ended.
+    #[must_use]
+    pub fn reset_rate(&self, source: Address, now: Timestamp) -> f64 {
+        let Some(oldest) = self.kept.front() else { return 0.0 };
+        let resets = self.kept.iter().filter(|failure| failure.reset);
+        let of_source = resets.filter(|failure| source_of(failure.attempt.source) == source);
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let count = of_source.count() as f64;
+        count / (now - oldest.attempt.at).as_secs_f64().max(1.0)
+    }
+
     /// Entropy of the sources of the kept failures over the highest that their number allows.
     #[must_use]
     pub fn entropy_ratio(&self) -> f64 {

@@ -191,19 +191,27 @@ impl Engine {
     }
 
     /// Whether an accept queue is full now: the kernel holds as many connections as fit
-    /// (`sk_acceptq_is_full`) and turns others away, or it repeats answers that were acknowledged
-    /// since it had to ignore the ACK (`tcp_check_req`).
+    /// (`sk_acceptq_is_full`) and turns others away. Where it cannot be asked: answers are repeated that
+    /// were acknowledged, since their ACK had to be ignored (`tcp_check_req`), and further SYNs are not
+    /// answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like.)
     fn accept_overflow(&self, id: ServiceId) -> Option<Detail> {
         let service = self.services.get(id);
         let listener = service.listener.as_ref().filter(|_| self.fresh_kernel());
         let waiting = listener.map(|listener| listener.accept_queue);
-        let full = listener.is_some_and(|listener| listener.accept_queue >= listener.backlog)
-            && self.kernel.as_ref().is_some_and(|kernel| kernel.overflow_rate > 0.0);
         let recent = service.windows.sum(0, ACCEPT_STEPS);
         let resent = recent.resent_after_ack;
-        let ignored = resent >= ACCEPT_RESENT
-            && f64::from(resent) >= ACCEPT_SHARE * f64::from(recent.completed);
-        (full || ignored).then_some(Detail::AcceptQueue { waiting, resent })
+        let full = match listener {
+            Some(listener) => {
+                listener.accept_queue >= listener.backlog
+                    && self.kernel.as_ref().is_some_and(|kernel| kernel.overflow_rate > 0.0)
+            }
+            None => {
+                resent >= ACCEPT_RESENT
+                    && f64::from(resent) >= ACCEPT_SHARE * f64::from(recent.completed)
+                    && recent.unanswered >= resent
+            }
+        };
+        full.then_some(Detail::AcceptQueue { waiting, resent })
     }
 
     /// Whether the accept queue of a service has been found full of late: SYNs without an answer are due to

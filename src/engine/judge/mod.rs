@@ -22,6 +22,10 @@ use crate::time::Timestamp;
 const CALM: Duration = Duration::from_secs(60);
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
+/// What a health check counts for: a source that comes back, at most about once a second, and resets what
+/// is answered. Other resets count fully, since a flood may reset.
+const WEIGHT_HEALTH_CHECK: f64 = 0.1;
+const HEALTH_CHECK_RATE: f64 = 1.5;
 /// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
 /// gamed: the detector follows the failures without them too.)
 const WEIGHT_KNOWN: f64 = 0.2;
@@ -58,6 +62,7 @@ impl Engine {
         self.judge_scans(at);
         for (id, judged) in &mut judged {
             self.discount_scanners(judged);
+            self.discount_health_checks(*id, at, judged);
             self.observe(*id, at, matured, judged);
         }
         self.discount_scanners(&mut others);
@@ -101,6 +106,17 @@ impl Engine {
         let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
         let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
         Failure { attempt, retransmitted, reset, new, returning, weight }
+    }
+
+    fn discount_health_checks(&self, id: ServiceId, at: Timestamp, judged: &mut Judged) {
+        let service = self.services.get(id);
+        for failure in judged.failed.iter_mut().filter(|failure| failure.reset && failure.returning)
+        {
+            let source = source_of(failure.attempt.source);
+            if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
+                failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
+            }
+        }
     }
 
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
