@@ -380,19 +380,38 @@ pub struct ServiceReport {
 pub enum Class {
     /// Half-open connections pile up, or SYNs arrive that nobody completes.
     SynFlood,
-    /// Many new clients that do complete.
+    /// One source tries service after service.
+    PortScan,
+    /// SYNs in a victim's name make us send it SYN-ACKs.
+    SynAckReflection,
+    /// SYN-ACKs or RSTs arrive that answer nothing we sent.
+    Backscatter,
+    /// The application does not call accept() fast enough: not an attack.
+    AcceptQueueOverflow,
+    /// Many new clients that do complete: not an attack.
     FlashCrowd,
 }
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 2] = [Self::SynFlood, Self::FlashCrowd];
+    pub const ALL: [Self; 6] = [
+        Self::SynFlood,
+        Self::PortScan,
+        Self::SynAckReflection,
+        Self::Backscatter,
+        Self::AcceptQueueOverflow,
+        Self::FlashCrowd,
+    ];
 
     /// The value of the label `class`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::SynFlood => "syn_flood",
+            Self::PortScan => "port_scan",
+            Self::SynAckReflection => "syn_ack_reflection",
+            Self::Backscatter => "backscatter",
+            Self::AcceptQueueOverflow => "accept_queue_overflow",
             Self::FlashCrowd => "flash_crowd",
         }
     }
@@ -402,12 +421,16 @@ impl Class {
     pub const fn title(self) -> &'static str {
         match self {
             Self::SynFlood => "SYN flood",
+            Self::PortScan => "port scan",
+            Self::SynAckReflection => "SYN-ACK reflection",
+            Self::Backscatter => "backscatter",
+            Self::AcceptQueueOverflow => "accept queue overflow",
             Self::FlashCrowd => "flash crowd",
         }
     }
 }
 
-/// The kind of a SYN flood, by the sources of the attempts that fail.
+/// The kind of a SYN flood, by the sources of the attempts that fail, or of a scan, by its targets.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
@@ -419,6 +442,16 @@ pub enum Variant {
     Distributed,
     /// One address sends most of them.
     SingleSource,
+    /// Fills the queue at a rate that is low for it.
+    Slow,
+    /// Many targets or ports, each of which gets little.
+    Carpet,
+    /// A scan of many ports of one host.
+    Vertical,
+    /// A scan of one port of many hosts.
+    Horizontal,
+    /// A scan of many ports of many hosts.
+    Block,
 }
 
 impl Variant {
@@ -430,6 +463,11 @@ impl Variant {
             Self::SpoofedSubnet => "spoofed_subnet",
             Self::Distributed => "distributed",
             Self::SingleSource => "single_source",
+            Self::Slow => "slow",
+            Self::Carpet => "carpet",
+            Self::Vertical => "vertical",
+            Self::Horizontal => "horizontal",
+            Self::Block => "block",
         }
     }
 }
@@ -546,6 +584,10 @@ impl fmt::Display for Detection {
             (None, Some(prefix), None) => write!(f, " on {prefix}"),
             (None, None, Some(port)) => write!(f, " on port {port}"),
             (None, None, None) => Ok(()),
+        }?;
+        match self.attacker {
+            Some(attacker) => write!(f, " from {attacker}"),
+            None => Ok(()),
         }
     }
 }
@@ -563,6 +605,11 @@ pub struct Evidence {
     pub backlog: Option<u32>,
     /// Half-open connections in proportion to the limit.
     pub occupancy_ratio: Option<f64>,
+    /// Requests a second that the kernel dropped because a SYN queue was full, of all listeners; null
+    /// where it was not asked.
+    pub kernel_drop_rate: Option<f64>,
+    /// Requests a second that it answered by a SYN cookie instead.
+    pub kernel_cookie_rate: Option<f64>,
     /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of the
     /// SYN_RECV rows that it gave.
     pub sources: u64,

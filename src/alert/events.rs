@@ -239,14 +239,19 @@ const fn signature_id(class: Class) -> u32 {
         + match class {
             Class::SynFlood => 1,
             Class::FlashCrowd => 2,
+            Class::PortScan => 3,
+            Class::SynAckReflection => 4,
+            Class::Backscatter => 5,
+            Class::AcceptQueueOverflow => 6,
         }
 }
 
 /// The descriptions of Suricata's `classification.config`.
 const fn category(class: Class) -> &'static str {
     match class {
-        Class::SynFlood => "Attempted Denial of Service",
-        Class::FlashCrowd => "Misc activity",
+        Class::SynFlood | Class::SynAckReflection => "Attempted Denial of Service",
+        Class::PortScan => "Detection of a Network Scan",
+        Class::Backscatter | Class::AcceptQueueOverflow | Class::FlashCrowd => "Misc activity",
     }
 }
 
@@ -324,6 +329,7 @@ mod tests {
     #[test]
     fn signature_numbers_are_distinct() {
         let mut numbers = Class::ALL.map(signature_id).to_vec();
+        numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), Class::ALL.len());
     }

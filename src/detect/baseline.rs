@@ -8,10 +8,17 @@ pub(crate) const D: f64 = STEP.as_millis() as f64 / 1_000.0;
 const ARL0_STEPS: f64 = 10.0 * 365.25 * 86_400.0 / D;
 /// Steps of the baseline's time constant: 10 minutes.
 const LEARNING: f64 = 600.0 / D;
+/// Steps of the time constant of what is known of the noise: an hour. It has to outlive quiet minutes.
+const NOISE: f64 = 3_600.0 / D;
+/// Steps over which noise is measured: 10 s. Failures come in clumps and their share wanders; both
+/// show over many steps, not in the variance of single ones.
+const SPAN: f64 = 10.0 / D;
 /// Steps of the time constant of the excess rate: 5 s.
 const RATE: f64 = 5.0 / D;
-/// Steps of the time constant of the rate that ends an incident: 2 s.
+/// Steps of the time constant of the excess that ends an incident: 2 s.
 const CALM: f64 = 2.0 / D;
+/// Steps with an excess that make a change more than a burst: together a second.
+const SUSTAINED: u32 = 4;
 /// Steps before the baseline is learned from: 120 s.
 const SETTLED: f64 = 120.0 / D;
 
@@ -47,57 +54,72 @@ pub(crate) struct Baseline {
     lambda: f64,
     /// Allowance for noise, in units of the expected failures.
     kappa: f64,
-    /// Variance over mean of the failures per step.
+    /// Variance over mean of the failures.
     phi: f64,
     completed: Ewma,
     failed: Ewma,
-    variance: Ewma,
-    /// Relative excess over the last 10 s, and the mean square of its positive part.
-    relative: Ewma,
+    /// What was expected, and what came beyond it, over the last 10 s.
+    expected: Ewma,
+    residual: Ewma,
+    /// Mean square of its positive part, in proportion to the variance that independent failures would
+    /// have, and in proportion to what was expected.
+    spread: Ewma,
     upper: Ewma,
-    /// The CUSUM.
+    /// The CUSUM, and in how many steps it has risen since it was last empty.
     sum: f64,
+    rises: u32,
     limit: f64,
     excess: Ewma,
-    recent: Ewma,
+    present: Ewma,
+    /// The excess beyond what is allowed for.
+    beyond: Ewma,
     steps: f64,
-    allowance: f64,
 }
 
 impl Baseline {
     pub(crate) fn new() -> Self {
         Self {
-            rho: 0.05,
+            // What is usual at a service that does well. Twice that is allowed for as long as nothing has
+            // been learned, which 5 % would make too much to see 10/s on top of 100/s.
+            rho: 0.02,
             lambda: 0.5,
             kappa: 1.0,
             phi: 1.0,
             completed: Ewma::new(LEARNING),
             failed: Ewma::new(LEARNING),
-            variance: Ewma::new(LEARNING),
-            relative: Ewma::new(10.0 / D),
-            upper: Ewma::new(LEARNING),
+            expected: Ewma::new(SPAN),
+            residual: Ewma::new(SPAN),
+            spread: Ewma::new(NOISE),
+            upper: Ewma::new(NOISE),
             sum: 0.0,
+            rises: 0,
             limit: 50.0,
             excess: Ewma::new(RATE),
-            recent: Ewma::new(CALM),
+            present: Ewma::new(CALM),
+            beyond: Ewma::new(CALM),
             steps: 0.0,
-            allowance: 0.0,
         }
     }
 
     /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with a
-    /// listen backlog of `backlog`; learns from it where `clear`.
-    pub(crate) fn step(&mut self, completed: f64, failed: f64, backlog: f64, clear: bool) {
+    /// listen backlog of `backlog`; `learns` from it or not.
+    pub(crate) fn step(&mut self, completed: f64, failed: f64, backlog: f64, learns: bool) {
         self.steps += 1.0;
         let expected = self.rho / (1.0 - self.rho) * completed + self.lambda * D;
         let absolute = (backlog / 252.0).clamp(0.5, 20.0);
-        self.allowance = self.kappa * expected + absolute * D;
+        let allowance = self.kappa * expected + absolute * D;
         let theta = theta(self.kappa);
         self.limit = (self.phi * ARL0_STEPS.ln() / theta).max(0.05 * backlog).max(50.0);
-        self.sum = (self.sum + failed - expected - self.allowance).clamp(0.0, 4.0 * self.limit);
-        self.excess.add((failed - expected) / D);
-        self.recent.add((failed - expected) / D);
-        if clear && self.sum < self.limit / 2.0 {
+        let excess = failed - expected;
+        self.sum = (self.sum + excess - allowance).clamp(0.0, 4.0 * self.limit);
+        self.rises = match self.sum {
+            0.0 => 0,
+            _ => self.rises + u32::from(excess > allowance),
+        };
+        self.excess.add(excess / D);
+        self.present.add(excess / D);
+        self.beyond.add(excess - allowance);
+        if learns {
             self.learn(completed, failed, expected, backlog);
         }
     }
@@ -108,9 +130,13 @@ impl Baseline {
         self.completed.add(completed);
         self.failed.add(failed);
         let mean = self.failed.mean();
-        self.variance.add((failed - mean).powi(2));
-        self.relative.add((failed - expected) / expected.max(D));
-        self.upper.add(self.relative.mean().max(0.0).powi(2));
+        self.expected.add(expected);
+        self.residual.add(failed - expected);
+        let (usual, above) = (self.expected.mean(), self.residual.mean().max(0.0));
+        // The mean of independent counts over this span has a 2 SPAN-th of their variance, and half of
+        // that comes from what is above it.
+        self.spread.add(4.0 * SPAN * above.powi(2) / usual);
+        self.upper.add((above / usual.max(D)).powi(2));
         if self.steps < SETTLED {
             return;
         }
@@ -118,7 +144,7 @@ impl Baseline {
         self.rho = (mean / (mean + completed).max(f64::MIN_POSITIVE)).clamp(0.005, 0.30);
         let unexplained = (mean - self.rho / (1.0 - self.rho) * completed) / D;
         self.lambda = unexplained.clamp(0.2, (backlog / 126.0).max(1.0));
-        self.phi = (self.variance.mean() / mean.max(0.05)).clamp(1.0, 20.0);
+        self.phi = self.spread.mean().clamp(1.0, 20.0);
         let kappa = (3.5 * self.upper.mean().sqrt()).clamp(1.0, 4.0);
         self.kappa = kappa.min(0.6 / self.rho - 1.0).max(1.0);
     }
@@ -126,6 +152,7 @@ impl Baseline {
     /// Empties the CUSUM, at the end of an incident.
     pub(crate) fn restart(&mut self) {
         self.sum = 0.0;
+        self.rises = 0;
     }
 
     /// The CUSUM in units of its limit: above 1 there is a change.
@@ -138,9 +165,19 @@ impl Baseline {
         self.excess.mean()
     }
 
+    /// The same over the last two seconds.
+    pub(crate) fn present_rate(&self) -> f64 {
+        self.present.mean()
+    }
+
+    /// Whether there is a change that one burst cannot have made, and that is still going on.
+    pub(crate) fn is_sustained(&self) -> bool {
+        self.sum > self.limit && self.rises >= SUSTAINED && !self.is_calm()
+    }
+
     /// Whether the last two seconds or so were normal.
     pub(crate) fn is_calm(&self) -> bool {
-        self.recent.mean() <= self.allowance / D
+        self.beyond.mean() <= 0.0
     }
 
     /// Whether nothing beyond the normal has come since the CUSUM was last empty.
@@ -153,7 +190,7 @@ impl Baseline {
 /// stream of mean mu exceeds its allowance kappa mu (Lorden 1971).
 fn theta(kappa: f64) -> f64 {
     let mut theta = 1.0 + kappa.ln_1p();
-    for _ in 0..20 {
+    for _ in 0..6 {
         let value = theta.exp() - 1.0 - (1.0 + kappa) * theta;
         theta -= value / (theta.exp() - 1.0 - kappa);
     }

@@ -20,6 +20,8 @@ pub struct Observation {
     pub completed: f64,
     /// Its attempts that were answered and failed, weighted.
     pub failed: f64,
+    /// The same, each counted fully.
+    pub undiscounted: f64,
     /// Its attempts that nobody answered, weighted.
     pub unanswered: f64,
     /// Attempts that are 0.5 to 1.5 s old.
@@ -30,8 +32,13 @@ pub struct Observation {
     pub path_outage: bool,
     /// Half-open connections by the better witness.
     pub half_open: u64,
+    /// Those of them whose SYN-ACK has been repeated.
+    pub old: u64,
     /// The limit of the SYN queue.
     pub backlog: u32,
+    /// The kernel keeps every request to the end of its life (cookies are off, and the limit is not above
+    /// half of the listen backlog, from where on it prunes).
+    pub unpruned: bool,
     /// The kernel has dropped requests or answered them with cookies because the queue was full.
     pub queue_full: bool,
 }
@@ -58,6 +65,8 @@ pub enum Reason {
 #[derive(Clone, Debug)]
 pub struct Detector {
     failing: Baseline,
+    /// All failures at full weight: what discounts hide shows here.
+    undiscounted: Baseline,
     unanswered: Baseline,
     completion_rate: Ewma,
     usual_completion_rate: Ewma,
@@ -67,12 +76,19 @@ pub struct Detector {
     /// The first step that shows what is going on now.
     onset: Option<Step>,
     severity: Option<Severity>,
+    raised_at: Timestamp,
     calm_since: Option<Timestamp>,
+    usual_occupancy: Ewma,
     occupied_since: Option<Timestamp>,
+    stale_since: Option<Timestamp>,
+    /// The discounts are ignored.
+    distrustful: bool,
     cleared_at: Option<Timestamp>,
     crowded: bool,
     fast: bool,
     reason: Reason,
+    /// The first page came by what the queue holds.
+    slow: bool,
     /// Young attempts per second that are not complete, while they give the alarm.
     young_rate: f64,
 }
@@ -83,8 +99,18 @@ const CALM: Duration = Duration::from_secs(30);
 const CALM_CRITICAL: Duration = Duration::from_secs(60);
 /// How long after an incident nothing is learned.
 const FREEZE: Duration = Duration::from_secs(60);
+/// A change that has lasted so long and did not page is the new normal.
+const RELEARN: Duration = Duration::from_secs(30 * 60);
 /// A quarter of the queue for this long is worth a word.
 const OCCUPIED: Duration = Duration::from_secs(10);
+/// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half (`reqsk_timer_handler`).
+const SLOWLY_FILLED: f64 = 0.75;
+/// With old requests in near to half of the queue for this long no failure is discounted.
+const STALE: Duration = Duration::from_secs(30);
+/// A request lives so many seconds where it is not pruned (`net.ipv4.tcp_synack_retries` = 5).
+const LIFETIME: f64 = 63.0;
+/// And about so many in a queue that is nearly full where it is.
+const PRUNED_LIFETIME: f64 = 10.0;
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 
@@ -93,6 +119,7 @@ impl Default for Detector {
     fn default() -> Self {
         Self {
             failing: Baseline::new(),
+            undiscounted: Baseline::new(),
             unanswered: Baseline::new(),
             completion_rate: Ewma::new(10.0 / D),
             usual_completion_rate: Ewma::new(600.0 / D),
@@ -101,12 +128,17 @@ impl Default for Detector {
             steps: 0,
             onset: None,
             severity: None,
+            raised_at: Timestamp::EPOCH,
             calm_since: None,
+            usual_occupancy: Ewma::new(600.0 / D),
             occupied_since: None,
+            stale_since: None,
+            distrustful: false,
             cleared_at: None,
             crowded: false,
             fast: false,
             reason: Reason::default(),
+            slow: false,
             young_rate: 0.0,
         }
     }
@@ -118,12 +150,26 @@ impl Detector {
         let backlog = f64::from(seen.backlog);
         // The baseline is frozen until a minute after the end of an incident.
         let frozen = self.cleared_at.is_some_and(|cleared| seen.at - cleared < FREEZE);
-        let clear = self.severity.is_none() && !frozen;
+        let (clear, settled) = match self.severity {
+            None => (!frozen, false),
+            // That the queue is occupied is no reason not to learn; what that comes from is.
+            Some(Severity::Info) => {
+                (self.reason == Reason::Occupancy, seen.at - self.raised_at >= RELEARN)
+            }
+            Some(_) => (false, false),
+        };
+        let learns = |baseline: &Baseline| settled || (clear && baseline.level() < 0.5);
         self.steps += 1;
         // Steps that nothing is known of must not thin out the rates of the first that mature.
         if !seen.immature {
-            self.failing.step(seen.completed, seen.failed, backlog, clear);
-            self.unanswered.step(seen.completed, seen.unanswered, backlog, clear);
+            for (baseline, failures) in [
+                (&mut self.failing, seen.failed),
+                (&mut self.undiscounted, seen.undiscounted),
+                (&mut self.unanswered, seen.unanswered),
+            ] {
+                let learns = learns(baseline);
+                baseline.step(seen.completed, failures, backlog, learns);
+            }
             self.completion_rate.add(seen.completed / D);
         }
         // What was there before the first look did not come within a step.
@@ -131,20 +177,27 @@ impl Detector {
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
         self.fill_rate.add((seen.half_open as f64 - before as f64) / D);
         self.half_open = seen.half_open;
+        self.watch_queue(seen, clear || settled);
 
         let fast_limit = (0.1 * backlog).max(200.0);
         self.fast = f64::from(seen.young_incomplete) > fast_limit
             && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
-            && !seen.path_outage;
+            && (!seen.path_outage || self.distrustful);
         self.young_rate = if self.fast { f64::from(seen.young_incomplete) } else { 0.0 };
         self.note_onset(seen);
-        let judged = self.judge(seen, backlog);
+        let judged = self.judge(seen);
         let now = judged.map(|(severity, _)| severity);
         // What is told is why it is as grave as it is.
         if let Some((severity, reason)) = judged
             && self.severity.is_none_or(|before| severity >= before)
         {
             self.reason = reason;
+        }
+        if now >= Some(Severity::Warning) && self.severity < Some(Severity::Warning) {
+            // Of a rate that is still rising the last two seconds tell more than the mean over five.
+            let rate = self.baselines().map(Baseline::present_rate).fold(0.0, f64::max);
+            self.slow = (self.reason == Reason::Occupancy && rate < backlog / 20.0)
+                || (seen.unpruned && rate < backlog / 10.0 && !self.fast);
         }
         self.watch_crowd();
 
@@ -153,12 +206,13 @@ impl Detector {
                 let severity = now.map_or(before, |now| now.max(before));
                 let wait = if severity == Severity::Critical { CALM_CRITICAL } else { CALM };
                 // A queue that stays occupied is still worth the word that it is.
-                let stays = severity == Severity::Info && now == Some(Severity::Info);
+                let stays = severity == Severity::Info && self.is_occupied(seen.at);
                 if self.is_calm() && !stays {
                     let since = *self.calm_since.get_or_insert(seen.at);
                     if seen.at - since >= wait {
                         // What is left in the CUSUM belongs to the incident that is over.
                         self.failing.restart();
+                        self.undiscounted.restart();
                         self.unanswered.restart();
                         self.cleared_at = Some(seen.at);
                         None
@@ -172,6 +226,7 @@ impl Detector {
             }
             (None, now) => {
                 self.calm_since = None;
+                self.raised_at = seen.at;
                 now
             }
         };
@@ -179,40 +234,72 @@ impl Detector {
     }
 
     /// The severity that this step alone would give.
-    fn judge(&mut self, seen: &Observation, backlog: f64) -> Option<(Severity, Reason)> {
+    fn judge(&mut self, seen: &Observation) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
-        if occupancy >= 0.25 {
-            self.occupied_since.get_or_insert(seen.at);
-        } else {
-            self.occupied_since = None;
-        }
-        let changed = self.level() > 1.0 && !seen.path_outage;
+        let suspect = !seen.path_outage || self.distrustful;
+        let changed = suspect && self.level() > 1.0;
+        let sustained = suspect && self.baselines().any(Baseline::is_sustained);
         let rate = self.matured_excess();
-        let paging =
-            rate >= backlog / 20.0 || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean());
-        if (changed && paging) || self.fast {
+        let filling = filling_rate(seen);
+        let paging = sustained
+            && (rate >= filling / 2.0
+                || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean()));
+        if paging || self.fast {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
             // Attempts that are still young may complete, so twice the rate is asked of them.
-            return Some(if rate >= backlog / 10.0 {
+            return Some(if paging && rate >= filling {
                 (Severity::Critical, Reason::Rate)
-            } else if self.young_rate >= backlog / 5.0 {
+            } else if self.young_rate >= 2.0 * filling {
                 (Severity::Critical, Reason::Young)
             } else if occupancy >= 0.95 {
                 (Severity::Critical, Reason::Occupancy)
-            } else if seen.queue_full && self.level() > 1.0 {
+            } else if seen.queue_full && changed {
                 (Severity::Critical, Reason::QueueFull)
-            } else if changed && paging {
+            } else if paging {
                 (Severity::Warning, Reason::Rate)
             } else {
                 (Severity::Warning, Reason::Young)
             });
         }
-        let occupied = self.occupied_since.is_some_and(|since| seen.at - since >= OCCUPIED);
-        if occupied {
+        // A rate that is low for the queue, and fills it nevertheless.
+        if sustained && occupancy >= SLOWLY_FILLED {
+            let full = occupancy >= 0.95;
+            let severity = if full { Severity::Critical } else { Severity::Warning };
+            return Some((severity, Reason::Occupancy));
+        }
+        // The handshakes of a crowd take room, and a part of them fails.
+        if self.is_occupied(seen.at) && !self.crowded {
             return Some((Severity::Info, Reason::Occupancy));
         }
         changed.then_some((Severity::Info, Reason::Change))
+    }
+
+    /// Follows how much of the queue is taken, and by what.
+    fn watch_queue(&mut self, seen: &Observation, learns: bool) {
+        let occupancy = self.occupancy(seen.backlog);
+        // A short queue may be half full of honest failures at any time: that is not worth a word.
+        let unusual = 1.5 * self.usual_occupancy.mean().min(0.5);
+        let since = |since: Option<Timestamp>, holds: bool| holds.then(|| since.unwrap_or(seen.at));
+        self.occupied_since = since(self.occupied_since, occupancy >= unusual.max(0.25));
+        let stale = occupancy >= unusual.max(0.45) && seen.old * 10 >= seen.half_open * 7;
+        self.stale_since = since(self.stale_since, stale);
+        // Honest clients too may leave many requests behind: what is discounted has to fill the queue.
+        self.distrustful = self.stale_since.is_some_and(|since| seen.at - since >= STALE)
+            && self.undiscounted.excess_rate() >= filling_rate(seen);
+        if learns {
+            self.usual_occupancy.add(occupancy);
+        }
+    }
+
+    fn is_occupied(&self, at: Timestamp) -> bool {
+        self.occupied_since.is_some_and(|since| at - since >= OCCUPIED)
+    }
+
+    /// Those baselines whose word counts now.
+    fn baselines(&self) -> impl Iterator<Item = &Baseline> {
+        let undiscounted = self.distrustful.then_some(&self.undiscounted);
+        [&self.failing, &self.unanswered].into_iter().chain(undiscounted)
     }
 
     fn note_onset(&mut self, seen: &Observation) {
@@ -244,6 +331,24 @@ impl Detector {
         self.onset
     }
 
+    /// The severity of the incident that there is, if any.
+    #[must_use]
+    pub const fn severity(&self) -> Option<Severity> {
+        self.severity
+    }
+
+    /// Whether the incident was first worth a page for what its queue holds, not for its rate.
+    #[must_use]
+    pub const fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Whether the queue itself is in trouble, by the witness of its own occupancy or of the kernel.
+    #[must_use]
+    pub const fn is_queue_full(&self) -> bool {
+        matches!(self.reason, Reason::Occupancy | Reason::QueueFull)
+    }
+
     /// Whether there is an incident.
     #[must_use]
     pub const fn is_active(&self) -> bool {
@@ -269,7 +374,7 @@ impl Detector {
     }
 
     fn level(&self) -> f64 {
-        self.failing.level().max(self.unanswered.level())
+        self.baselines().map(Baseline::level).fold(0.0, f64::max)
     }
 
     /// Failing attempts per second beyond the normal; of attempts too young to be judged one by one
@@ -280,7 +385,9 @@ impl Detector {
     }
 
     fn matured_excess(&self) -> f64 {
-        self.failing.excess_rate().max(0.0) + self.unanswered.excess_rate().max(0.0)
+        let undiscounted = if self.distrustful { self.undiscounted.excess_rate() } else { 0.0 };
+        let failing = self.failing.excess_rate().max(undiscounted);
+        failing.max(0.0) + self.unanswered.excess_rate().max(0.0)
     }
 
     /// What the severity comes from.
@@ -312,7 +419,7 @@ impl Detector {
     }
 
     fn is_calm(&self) -> bool {
-        self.failing.is_calm() && self.unanswered.is_calm() && !self.fast
+        self.baselines().all(Baseline::is_calm) && !self.fast
     }
 
     /// Whether nothing is left to see: another empty step would change nothing that matters.
@@ -323,6 +430,11 @@ impl Detector {
             && self.half_open == 0
             && self.completion_rate.mean() < 0.01
     }
+}
+
+/// Failures per second that fill the queue in the end.
+fn filling_rate(seen: &Observation) -> f64 {
+    f64::from(seen.backlog) / if seen.unpruned { LIFETIME } else { PRUNED_LIFETIME }
 }
 
 #[cfg(test)]
@@ -374,8 +486,8 @@ mod tests {
             ..calm(0)
         };
         let raised = run(&mut detector, 1_200..1_240, flood);
-        assert_eq!(raised[0], (1_200, Some(Severity::Warning)));
-        assert_eq!(raised[1].1, Some(Severity::Critical));
+        assert_eq!(raised[0], (1_200, Some(Severity::Info)), "one step may be a burst");
+        assert_eq!(raised[1], (1_202, Some(Severity::Critical)));
         let cleared = run(&mut detector, 1_240..1_800, calm);
         assert_eq!(cleared.len(), 1);
         let (step, severity) = cleared[0];

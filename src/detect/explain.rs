@@ -1,9 +1,12 @@
 //! A verdict in words: one sentence with the figures, and what an operator can do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::detect::change::Reason;
-use crate::observe::{Class, Evidence, Severity, Sysctls, Target, Variant};
+use crate::detect::incident::Onset;
+use crate::detect::scan::Scan;
+use crate::observe::{Class, Severity, Sysctls, Variant};
+use crate::stats::Backscatter;
 
 /// What surrounds a detection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,12 +23,13 @@ pub struct Circumstances {
     pub level: f64,
     /// Half-open connections now, by the better witness.
     pub half_open: u64,
-    /// How many of them have had their SYN-ACK re-sent, where the kernel alone was asked.
-    pub resent: Option<u64>,
     /// Seconds until the queue is full, where it fills.
     pub seconds_to_full: Option<f64>,
     /// Whether the kernel's word supports it: SYN_RECV counts, drops or cookies.
     pub kernel_agrees: bool,
+    /// Half-open connections as the wire shows them and as the kernel counts them, where these cannot be
+    /// the same.
+    pub disagreement: Option<(u64, u64)>,
     /// Only one direction is seen.
     pub one_way: bool,
     /// The capture loses packets.
@@ -34,180 +38,314 @@ pub struct Circumstances {
     pub cold: bool,
     /// Kernel settings, where known.
     pub sysctls: Sysctls,
+    /// The figures that only some verdicts have.
+    pub detail: Detail,
 }
 
-/// How sure the verdict is, 0 to 1: one half where the evidence just reaches its limit.
-#[must_use]
-pub fn confidence(circumstances: &Circumstances, backlog: u32) -> f64 {
-    let page = (f64::from(backlog) / 20.0).min(40.0);
-    let mut confidence = 0.5 + 0.15 * (circumstances.level - 1.0).clamp(0.0, 1.0);
-    if circumstances.excess_rate >= 2.0 * page {
-        confidence += 0.15;
-    }
-    if circumstances.failures >= 200 {
-        confidence += 0.1;
-    }
-    if circumstances.kernel_agrees {
-        confidence += 0.1;
-    }
-    if circumstances.cold {
-        confidence -= 0.02;
-    }
-    if circumstances.dropping {
-        confidence -= 0.1;
-    }
-    let limit = if circumstances.one_way { 0.75 } else { 1.0 };
-    (confidence.clamp(0.0, limit) * 100.0).round() / 100.0
+/// What a verdict was drawn from, where it was not the attempts to one service.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Detail {
+    /// It was.
+    #[default]
+    Attempts,
+    /// The kernel's SYN_RECV rows alone, of which so many had their SYN-ACK re-sent.
+    KernelRows {
+        /// Requests whose SYN-ACK was re-sent.
+        resent: u64,
+    },
+    /// Attempts to many services.
+    Targets {
+        /// How many, among the sampled failures.
+        services: usize,
+        /// Share that the client's side reset.
+        reset: f64,
+    },
+    /// First contacts of one source.
+    Scan(Scan),
+    /// Segments that answer nothing.
+    Backscatter(Backscatter),
+    /// An accept queue.
+    AcceptQueue {
+        /// Connections that wait for accept(), where the kernel was asked.
+        waiting: Option<u32>,
+        /// SYN-ACKs that were sent again after the client's ACK, in the last seconds.
+        resent: u32,
+    },
 }
 
-fn place(target: Target) -> String {
-    match (target.address, target.port) {
-        (Some(IpAddr::V6(address)), Some(port)) => format!("[{address}]:{port}"),
-        (Some(address), Some(port)) => format!("{address}:{port}"),
-        (Some(address), None) => address.to_string(),
-        (None, Some(port)) => format!("port {port}"),
-        (None, None) => "this network".to_owned(),
+impl Onset {
+    /// How sure the verdict is, 0 to 1: one half where the evidence just reaches its limit.
+    #[must_use]
+    pub fn confidence(&self) -> f64 {
+        let around = &self.circumstances;
+        let page = (f64::from(self.evidence.backlog.unwrap_or(u32::MAX)) / 20.0).min(40.0);
+        let mut confidence = 0.5 + 0.15 * (around.level - 1.0).clamp(0.0, 1.0);
+        if around.excess_rate >= 2.0 * page {
+            confidence += 0.15;
+        }
+        if around.failures >= 200 {
+            confidence += 0.1;
+        }
+        if around.kernel_agrees {
+            confidence += 0.1;
+        }
+        if around.disagreement.is_some() {
+            confidence -= 0.1;
+        }
+        if around.cold {
+            confidence -= 0.02;
+        }
+        if around.dropping {
+            confidence -= 0.1;
+        }
+        let limit = if around.one_way { 0.75 } else { 1.0 };
+        (confidence.clamp(0.0, limit) * 100.0).round() / 100.0
     }
-}
 
-/// One sentence: what was measured, over which window, against which limit.
-#[must_use]
-pub fn explanation(
-    class: Class,
-    variant: Option<Variant>,
-    severity: Severity,
-    target: Target,
-    evidence: &Evidence,
-    circumstances: &Circumstances,
-) -> String {
-    let place = place(target);
-    let rate = evidence.syn_rate;
-    let completed = 100.0 * evidence.completion_ratio;
-    if class == Class::FlashCrowd {
-        return format!(
-            "{rate:.0} SYN/s arrive at {place}, far more than usual, and {completed:.0} % of the \
-             handshakes complete: many clients, not an attack."
-        );
+    fn place(&self) -> String {
+        match (self.target.address, self.target_prefix, self.target.port) {
+            (Some(address), _, Some(port)) => SocketAddr::new(address, port).to_string(),
+            (Some(address), ..) => address.to_string(),
+            (None, Some(prefix), Some(port)) => format!("port {port} of {prefix}"),
+            (None, Some(prefix), None) => prefix.to_string(),
+            (None, None, Some(port)) => format!("port {port}"),
+            (None, None, None) => "many networks".to_owned(),
+        }
     }
-    let sources = sources_in_words(variant, evidence, circumstances);
-    if let Some(resent) = circumstances.resent {
-        return format!(
-            "The kernel holds {} half-open connections to {place} of {} that fit in the SYN queue, \
-             and has re-sent the SYN-ACK of {resent} of them in vain{sources}.",
-            circumstances.half_open,
-            evidence.backlog.unwrap_or_default()
-        );
+
+    /// One sentence: what was measured, over which window, against which limit.
+    #[must_use]
+    pub fn explanation(&self) -> String {
+        let place = self.place();
+        let rate = self.evidence.syn_rate;
+        let completed = 100.0 * self.evidence.completion_ratio;
+        match (self.class, self.circumstances.detail) {
+            (Class::FlashCrowd, _) => format!(
+                "{rate:.0} SYN/s arrive at {place}, far more than usual, and {completed:.0} % of \
+                 the handshakes complete: many clients, not an attack."
+            ),
+            (_, Detail::KernelRows { resent }) => format!(
+                "The kernel holds {} half-open connections to {place} of {} that fit in the SYN \
+                 queue, and has re-sent the SYN-ACK of {resent} of them in vain{}.",
+                self.circumstances.half_open,
+                self.evidence.backlog.unwrap_or_default(),
+                self.sources_in_words()
+            ),
+            (_, Detail::Scan(scan)) => format!(
+                "{} tried {:.0} services on {place} in {:.0} s, and {} of {} attempts looked at \
+                 failed: whoever knows its services succeeds with most first contacts.",
+                IpAddr::from(scan.attacker),
+                scan.services,
+                (scan.last - scan.first).as_secs_f64().max(1.0),
+                scan.failed,
+                scan.attempts
+            ),
+            (_, Detail::Backscatter(stray)) => format!(
+                "{:.0} SYN-ACKs and RSTs a second from {} senders arrive at {place} that answer \
+                 nothing it sent (limit: 100/s): somebody uses its address as a forged source.",
+                stray.rate,
+                // The bitmap of senders is full at 64.
+                if stray.senders >= 40 { "many".to_owned() } else { stray.senders.to_string() }
+            ),
+            (_, Detail::AcceptQueue { waiting, resent }) => format!(
+                "The application behind {place} does not call accept() fast enough: {}{resent} \
+                 SYN-ACKs were sent again in the last seconds after their clients had acknowledged \
+                 them; these clients are real.",
+                waiting.map_or_else(String::new, |waiting| format!(
+                    "{waiting} of {} places in its accept queue are taken, and ",
+                    self.evidence.backlog.unwrap_or_default()
+                ))
+            ),
+            (Class::SynAckReflection, Detail::Targets { services, reset }) => format!(
+                "{rate:.0} SYN/s from {} arrive at {services} services of {place}, and {:.0} % of \
+                 the SYN-ACKs are answered by a RST: the source did not ask, it is the victim of \
+                 a reflection.",
+                self.top_source(),
+                100.0 * reset
+            ),
+            (_, Detail::Targets { services, .. }) => format!(
+                "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, \
+                 {:.0}/s more fail than usual (limit: 40/s and a quarter of those that complete), \
+                 spread over {services} services among the {} sampled failures{}.",
+                self.circumstances.excess_rate,
+                self.circumstances.failures,
+                self.sources_in_words()
+            ),
+            (_, Detail::Attempts) => format!(
+                "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, \
+                 {:.0}/s more fail than usual{}{}{}{}.",
+                self.circumstances.excess_rate,
+                self.limit_in_words(),
+                self.queue_in_words(),
+                self.kernel_in_words(),
+                self.sources_in_words()
+            ),
+        }
     }
-    let queue = match (evidence.backlog, target.port) {
-        (Some(backlog), Some(_)) => format!(
-            "; {} of {backlog} places in the SYN queue are half-open{}",
-            circumstances.half_open,
-            match circumstances.seconds_to_full {
-                Some(seconds) if seconds < 600.0 => format!(" (full in {seconds:.0} s)"),
-                _ => String::new(),
+
+    fn limit_in_words(&self) -> String {
+        let backlog = f64::from(self.evidence.backlog.unwrap_or_default());
+        match (self.circumstances.reason, self.severity) {
+            (Reason::Rate, Severity::Critical) => {
+                format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", backlog / 10.0)
             }
-        ),
-        _ => String::new(),
-    };
-    let backlog = f64::from(evidence.backlog.unwrap_or_default());
-    let limit = match (circumstances.reason, severity) {
-        (Reason::Rate, Severity::Critical) => {
-            format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", backlog / 10.0)
+            (Reason::Rate, _) => format!(" (limit: {:.0}/s)", (backlog / 20.0).min(40.0)),
+            (Reason::Young, Severity::Critical) => {
+                format!(" (limit within the first seconds: {:.0}/s)", backlog / 5.0)
+            }
+            (Reason::Young, _) => {
+                format!(" (limit within the first seconds: {:.0}/s)", (backlog / 10.0).max(200.0))
+            }
+            (Reason::Occupancy, Severity::Critical) => {
+                " (the queue is full: limit 95 %)".to_owned()
+            }
+            (Reason::Occupancy, _) => " (a quarter of the queue is taken for 10 s)".to_owned(),
+            (Reason::QueueFull, _) => " (and the kernel found the queue full)".to_owned(),
+            (Reason::FullTilt, _) => " (limit: 5000/s from one source)".to_owned(),
+            (Reason::Change, _) => " (a change, but below the rates that page)".to_owned(),
         }
-        (Reason::Rate, _) => format!(" (limit: {:.0}/s)", (backlog / 20.0).min(40.0)),
-        (Reason::Young, Severity::Critical) => {
-            format!(" (limit within the first seconds: {:.0}/s)", backlog / 5.0)
-        }
-        (Reason::Young, _) => {
-            format!(" (limit within the first seconds: {:.0}/s)", (backlog / 10.0).max(200.0))
-        }
-        (Reason::Occupancy, Severity::Critical) => " (the queue is full: limit 95 %)".to_owned(),
-        (Reason::Occupancy, _) => " (a quarter of the queue is taken for 10 s)".to_owned(),
-        (Reason::QueueFull, _) => " (and the kernel found the queue full)".to_owned(),
-        (Reason::FullTilt, _) => " (limit: 5000/s from one source)".to_owned(),
-        (Reason::Change, _) => " (a change, but below the rates that page)".to_owned(),
-    };
-    format!(
-        "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, {:.0}/s \
-         more fail than usual{limit}{queue}{sources}.",
-        circumstances.excess_rate
-    )
-}
+    }
 
-fn sources_in_words(
-    variant: Option<Variant>,
-    evidence: &Evidence,
-    circumstances: &Circumstances,
-) -> String {
-    let top = evidence.top_prefixes.last();
-    match variant {
-        Some(Variant::SpoofedRandom) => format!(
-            "; {} sampled failures come from {} sources spread like random numbers: forged",
-            circumstances.failures, circumstances.sampled_sources
-        ),
-        Some(Variant::SpoofedSubnet) => top.map_or_else(String::new, |top| {
-            format!("; {:.0} % of the failing sources lie in {}", 100.0 * top.share, top.prefix)
-        }),
-        Some(Variant::SingleSource) => "; most failing attempts come from one source".to_owned(),
-        Some(Variant::Distributed) => format!(
-            "; {} sampled failures come from {} sources that return: probably real hosts",
-            circumstances.failures, circumstances.sampled_sources
-        ),
-        None => "; too few failures so far to judge their sources".to_owned(),
+    fn queue_in_words(&self) -> String {
+        let (Some(backlog), Some(_)) = (self.evidence.backlog, self.target.port) else {
+            return String::new();
+        };
+        let full = match self.circumstances.seconds_to_full {
+            Some(seconds) if seconds < 600.0 => format!(" (full in {seconds:.0} s)"),
+            _ => String::new(),
+        };
+        let half_open = self.circumstances.half_open;
+        format!("; {half_open} of {backlog} places in the SYN queue are half-open{full}")
     }
-}
 
-/// What an operator can do.
-#[must_use]
-pub fn advice(
-    class: Class,
-    variant: Option<Variant>,
-    evidence: &Evidence,
-    circumstances: &Circumstances,
-) -> Vec<String> {
-    if class == Class::FlashCrowd {
-        return vec!["No defence is needed; watch the capacity of the service.".to_owned()];
-    }
-    let mut advice = Vec::new();
-    match circumstances.sysctls.syncookies {
-        Some(0) => advice.push(
-            "SYN cookies are off: sysctl -w net.ipv4.tcp_syncookies=1 keeps honest clients served \
-             while the queue is full."
-                .to_owned(),
-        ),
-        Some(_) => {}
-        None => advice.push(
-            "Check that SYN cookies are on where the service runs (net.ipv4.tcp_syncookies=1)."
-                .to_owned(),
-        ),
-    }
-    if let (Some(backlog), Some(somaxconn)) = (evidence.backlog, circumstances.sysctls.somaxconn)
-        && circumstances.kernel_agrees
-        && backlog < somaxconn
-    {
-        advice.push(format!(
-            "The application's listen() asks for a backlog of {backlog} while net.core.somaxconn \
-             allows {somaxconn}: raise it there."
-        ));
-    }
-    advice.push(match variant {
-        Some(Variant::SingleSource) => {
-            "One source sends most of it; it completed no handshake and may be forged: rate-limit \
-             new connections per source upstream rather than block the address."
+    /// What the kernel did about it, and where its count is another than that of the wire.
+    fn kernel_in_words(&self) -> String {
+        let mut words = String::new();
+        let rate = |rate: Option<f64>| rate.unwrap_or(0.0).round();
+        let dropped = rate(self.evidence.kernel_drop_rate);
+        let cookies = rate(self.evidence.kernel_cookie_rate);
+        if dropped > 0.0 {
+            words += &format!("; the kernel drops {dropped}/s since the queue is full");
         }
-        Some(Variant::SpoofedSubnet) => {
-            "The sources are probably forged inside one prefix: ask upstream to filter it at the \
-             edge that it cannot come from; blocking it here also blocks its real owners."
+        if cookies > 0.0 {
+            words += &format!("; the kernel answers {cookies}/s by SYN cookies");
         }
-        Some(Variant::Distributed) => {
-            "The sources return and are probably real: limit new connections per source, and ask \
-             upstream for help."
+        if let Some((wire, kernel)) = self.circumstances.disagreement {
+            let why = if self.circumstances.dropping {
+                "the capture loses packets"
+            } else if kernel > wire {
+                "some came before the capture began or where it does not look"
+            } else {
+                "the kernel has given up some whose end does not show on the wire"
+            };
+            words += &format!("; the wire shows {wire} half-open and the kernel {kernel}: {why}");
         }
-        Some(Variant::SpoofedRandom) | None => {
-            "Do not block the source addresses: they completed no handshake and are probably \
-             forged. Ask upstream for SYN filtering, or put a SYN proxy in front."
+        words
+    }
+
+    fn top_source(&self) -> String {
+        let top = self.evidence.top_prefixes.last();
+        top.map_or_else(|| "few sources".to_owned(), |top| top.prefix.to_string())
+    }
+
+    fn sources_in_words(&self) -> String {
+        let Circumstances { failures, sampled_sources, .. } = self.circumstances;
+        let forged = format!(
+            "; {failures} sampled failures come from {sampled_sources} sources spread like random \
+             numbers: forged"
+        );
+        match self.variant {
+            Some(Variant::SpoofedRandom) => forged,
+            Some(Variant::SpoofedSubnet) => {
+                self.evidence.top_prefixes.last().map_or_else(String::new, |top| {
+                    let share = 100.0 * top.share;
+                    format!("; {share:.0} % of the failing sources lie in {}", top.prefix)
+                })
+            }
+            Some(Variant::SingleSource) => {
+                "; most failing attempts come from one source".to_owned()
+            }
+            Some(Variant::Distributed) => format!(
+                "; {failures} sampled failures come from {sampled_sources} sources that return: \
+                 probably real hosts"
+            ),
+            Some(_) => format!("; {failures} sampled failures come from {sampled_sources} sources"),
+            None => "; too few failures so far to judge their sources".to_owned(),
         }
     }
-    .to_owned());
-    advice
+
+    /// What an operator can do.
+    #[must_use]
+    pub fn advice(&self) -> Vec<String> {
+        let single = match self.class {
+            Class::SynFlood => return self.advice_on_flood(),
+            Class::FlashCrowd => "No defence is needed; watch the capacity of the service.",
+            Class::PortScan => {
+                "A scan looks for services and harms none by itself: close what need not be open; \
+                 the address may be blocked where its answers show that it is real."
+            }
+            Class::SynAckReflection => {
+                "Do not block the source, it is the victim: limit SYN-ACKs per destination, or \
+                 drop SYNs from it for a while, so that this host adds nothing to the attack."
+            }
+            Class::Backscatter => {
+                "Drop SYN-ACKs and RSTs of no known connection (conntrack state invalid) at the \
+                 edge; the senders are reflectors or victims, not attackers."
+            }
+            Class::AcceptQueueOverflow => {
+                "Find out why the application accepts so slowly (blocked, out of threads or file \
+                 descriptors); a longer backlog only delays it. Blocking clients does not help."
+            }
+        };
+        vec![single.to_owned()]
+    }
+
+    fn advice_on_flood(&self) -> Vec<String> {
+        let around = &self.circumstances;
+        let mut advice = Vec::new();
+        match around.sysctls.syncookies {
+            Some(0) => advice.push(
+                "SYN cookies are off: sysctl -w net.ipv4.tcp_syncookies=1 keeps honest clients \
+                 served while the queue is full."
+                    .to_owned(),
+            ),
+            Some(_) => {}
+            None => advice.push(
+                "Check that SYN cookies are on where the service runs (net.ipv4.tcp_syncookies=1)."
+                    .to_owned(),
+            ),
+        }
+        if let (Some(backlog), Some(somaxconn)) = (self.evidence.backlog, around.sysctls.somaxconn)
+            && around.kernel_agrees
+            && backlog < somaxconn
+        {
+            advice.push(format!(
+                "The application's listen() asks for a backlog of {backlog} while \
+                 net.core.somaxconn allows {somaxconn}: raise it there."
+            ));
+        }
+        advice.push(
+            match self.variant {
+                Some(Variant::SingleSource) => {
+                    "One source sends most of it; it completed no handshake and may be forged: \
+                     rate-limit new connections per source upstream rather than block the address."
+                }
+                Some(Variant::SpoofedSubnet) => {
+                    "The sources are probably forged inside one prefix: ask upstream to filter it \
+                     at the edge that it cannot come from; blocking it here also blocks its real \
+                     owners."
+                }
+                Some(Variant::Distributed) => {
+                    "The sources return and are probably real: limit new connections per source, \
+                     and ask upstream for help."
+                }
+                _ => {
+                    "Do not block the source addresses: they completed no handshake and are \
+                     probably forged. Ask upstream for SYN filtering, or put a SYN proxy in front."
+                }
+            }
+            .to_owned(),
+        );
+        advice
+    }
 }

@@ -1,8 +1,12 @@
 //! Detections as incidents: raised, updated, cleared, and the same again when they come back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::detect::explain::Circumstances;
 use crate::observe::{Class, Detection, Evidence, Severity, SeverityChange, Target, Variant};
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -11,6 +15,8 @@ use crate::wire::Address;
 const REOPEN: Duration = Duration::from_secs(600);
 /// Cleared incidents that are kept for the API.
 const HISTORY: usize = 100;
+/// An incident must look like another kind for so long before it is called that.
+const REVISION: Duration = Duration::from_secs(2);
 
 /// Something for the owner of the engine to do: tell the world.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +29,7 @@ pub enum Action {
     Cleared(Detection),
 }
 
-/// What a detector says of one target now.
+/// What a detector says of one subject now. The words come from it when they are needed (`explain`).
 #[derive(Clone, Debug)]
 pub struct Onset {
     /// What it is.
@@ -32,29 +38,42 @@ pub struct Onset {
     pub variant: Option<Variant>,
     /// How grave it is now.
     pub severity: Severity,
-    /// How sure, 0 to 1.
-    pub confidence: f64,
     /// What is under attack.
     pub target: Target,
+    /// The prefix under attack, where it is more than one address.
+    pub target_prefix: Option<IpNet>,
+    /// Who attacks, where that is known to be real.
+    pub attacker: Option<IpAddr>,
     /// The first attempt that belongs to it.
     pub first_packet_at: Timestamp,
-    /// The figures.
+    /// The figures that are shown.
     pub evidence: Evidence,
-    /// The sentence.
-    pub explanation: String,
-    /// What to do.
-    pub advice: Vec<String>,
+    /// The figures that explain and weigh them.
+    pub circumstances: Circumstances,
 }
 
-/// What an incident is about, the same over its life whatever address was hit most: an address, and a
-/// port or none.
-pub type Subject = (Address, Option<u16>);
+/// What an incident is about, the same over its life whatever was hit most.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Subject {
+    /// An address and port.
+    Service(Address, u16),
+    /// All ports of a host.
+    Host(Address),
+    /// All hosts of a network: a /24 of IPv4, a /64 of IPv6.
+    Network(Address),
+    /// All that is captured.
+    Capture,
+    /// What one source does.
+    Source(Address),
+}
 
 #[derive(Debug)]
 struct Active {
     detection: Detection,
     /// When its cause was last there.
     last: Timestamp,
+    /// A kind that it may turn into, and since when it looks like that.
+    revision: Option<(Variant, Timestamp)>,
 }
 
 /// The incidents, active and past.
@@ -76,11 +95,11 @@ impl Incidents {
     ) -> Option<Action> {
         let subject = (class, subject);
         match (self.active.get_mut(&subject), onset) {
-            (Some(Active { detection: active, last }), Some(onset)) => {
-                *last = now;
-                let action = refresh(active, now, onset);
+            (Some(active), Some(onset)) => {
+                active.last = now;
+                let action = active.refresh(now, onset);
                 if let (Some(Action::Updated(_)), Some(last)) =
-                    (&action, active.severity_history.last())
+                    (&action, active.detection.severity_history.last())
                     && last.at == now
                 {
                     *self.raised.entry((class, last.severity)).or_default() += 1;
@@ -108,18 +127,15 @@ impl Incidents {
         let again = self.past.iter().rposition(|(past, detection)| {
             *past == subject && detection.cleared_at.is_some_and(|cleared| now - cleared < REOPEN)
         });
+        let change = SeverityChange { at: now, severity: onset.severity };
         let detection = match again.and_then(|place| self.past.remove(place)) {
             Some((_, mut detection)) => {
                 detection.cleared_at = None;
-                let change = SeverityChange { at: now, severity: onset.severity };
                 remember(&mut detection.severity_history, change);
                 detection.severity = detection.severity.max(onset.severity);
                 detection.variant = onset.variant.or(detection.variant);
-                detection.confidence = onset.confidence;
-                let peak = detection.evidence.half_open_peak.max(onset.evidence.half_open_peak);
-                detection.evidence = Evidence { half_open_peak: peak, ..onset.evidence };
-                detection.explanation = onset.explanation;
-                detection.advice = onset.advice;
+                detection.confidence = onset.confidence();
+                tell(&mut detection, onset);
                 detection
             }
             None => Detection {
@@ -127,37 +143,38 @@ impl Incidents {
                 class: onset.class,
                 variant: onset.variant,
                 severity: onset.severity,
-                confidence: onset.confidence,
-                severity_history: vec![SeverityChange { at: now, severity: onset.severity }],
+                confidence: onset.confidence(),
+                severity_history: vec![change],
                 target: onset.target,
-                target_prefix: None,
-                attacker: None,
+                target_prefix: onset.target_prefix,
+                attacker: onset.attacker,
                 first_packet_at: onset.first_packet_at.min(now),
                 raised_at: now,
                 cleared_at: None,
+                explanation: onset.explanation(),
+                advice: onset.advice(),
                 evidence: onset.evidence,
-                explanation: onset.explanation,
-                advice: onset.advice,
             },
         };
-        self.active.insert(subject, Active { detection: detection.clone(), last: now });
+        let active = Active { detection: detection.clone(), last: now, revision: None };
+        self.active.insert(subject, active);
         Action::Raised(detection)
     }
 
-    /// Clears those incidents of `class` that `concerned` picks and whose cause has not been there
+    /// Clears those incidents of `class` whose subject is `concerned` and whose cause has not been there
     /// for `calm`.
     pub fn lapse(
         &mut self,
         now: Timestamp,
         class: Class,
         calm: Duration,
-        concerned: impl Fn(&Detection) -> bool,
+        concerned: impl Fn(&Subject) -> bool,
     ) -> Vec<Action> {
         let over: Vec<Subject> = self
             .active
             .iter()
             .filter(|((of, _), active)| *of == class && now - active.last >= calm)
-            .filter(|(_, active)| concerned(&active.detection))
+            .filter(|((_, subject), _)| concerned(subject))
             .map(|((_, subject), _)| *subject)
             .collect();
         over.into_iter().filter_map(|subject| self.update(now, class, subject, None)).collect()
@@ -207,45 +224,77 @@ fn remember(history: &mut Vec<SeverityChange>, change: SeverityChange) {
     history.push(change);
 }
 
-/// Brings an active incident up to date; an action where its severity or kind changed.
-fn refresh(active: &mut Detection, now: Timestamp, onset: Onset) -> Option<Action> {
-    let last = active.severity_history.last().map(|change| change.severity);
-    let graver = last.is_none_or(|last| onset.severity > last);
-    if graver {
-        let change = SeverityChange { at: now, severity: onset.severity };
-        remember(&mut active.severity_history, change);
-        active.severity = active.severity.max(onset.severity);
-    }
-    // The tail of an attack says nothing of what it was.
-    let present = onset.evidence.syn_rate >= 0.5 * active.evidence.syn_rate;
-    let revised = present && onset.variant.is_some() && onset.variant != active.variant;
-    if revised {
-        active.variant = onset.variant;
-    }
-    active.confidence = active.confidence.max(onset.confidence);
-    let peak = active.evidence.half_open_peak.max(onset.evidence.half_open_peak);
-    // The evidence is what the attack looked like at its height.
-    if onset.evidence.syn_rate >= 0.95 * active.evidence.syn_rate || graver || revised {
-        active.evidence = onset.evidence;
-        active.explanation = onset.explanation;
-        active.advice = onset.advice;
-        if onset.target.address.is_some() {
-            active.target = onset.target;
+impl Active {
+    /// Brings it up to date; an action where its severity or kind changed.
+    fn refresh(&mut self, now: Timestamp, onset: Onset) -> Option<Action> {
+        // The tail of an attack says nothing of what it was.
+        let present = onset.evidence.syn_rate >= 0.5 * self.detection.evidence.syn_rate;
+        let revised = present && self.is_revised(now, onset.variant);
+        let detection = &mut self.detection;
+        let last = detection.severity_history.last().map(|change| change.severity);
+        let graver = last.is_none_or(|last| onset.severity > last);
+        if graver {
+            let change = SeverityChange { at: now, severity: onset.severity };
+            remember(&mut detection.severity_history, change);
+            detection.severity = detection.severity.max(onset.severity);
         }
+        if revised {
+            detection.variant = onset.variant;
+        }
+        detection.confidence = detection.confidence.max(onset.confidence());
+        // The evidence is what the attack looked like at its height.
+        if onset.evidence.syn_rate >= 0.95 * detection.evidence.syn_rate || graver || revised {
+            tell(detection, onset);
+        } else {
+            let peak = &mut detection.evidence.half_open_peak;
+            *peak = onset.evidence.half_open_peak.max(*peak);
+        }
+        (graver || revised).then(|| Action::Updated(detection.clone()))
     }
-    active.evidence.half_open_peak = peak;
-    (graver || revised).then(|| Action::Updated(active.clone()))
+
+    /// Whether it has looked like another kind for long enough to be called that; at once where it had
+    /// none.
+    fn is_revised(&mut self, now: Timestamp, variant: Option<Variant>) -> bool {
+        let Some(variant) = variant.filter(|_| variant != self.detection.variant) else {
+            self.revision = None;
+            return false;
+        };
+        let since = match self.revision {
+            Some((before, since)) if before == variant => since,
+            _ => now,
+        };
+        self.revision = Some((variant, since));
+        self.detection.variant.is_none() || now - since >= REVISION
+    }
+}
+
+/// Puts the present figures and words into a detection; its peak stays.
+fn tell(detection: &mut Detection, onset: Onset) {
+    let peak = detection.evidence.half_open_peak.max(onset.evidence.half_open_peak);
+    detection.explanation = onset.explanation();
+    detection.advice = onset.advice();
+    detection.target_prefix = onset.target_prefix;
+    detection.attacker = onset.attacker;
+    detection.target = onset.target;
+    detection.evidence = Evidence { half_open_peak: peak, ..onset.evidence };
 }
 
 /// An id that no other incident of this or another host is likely to have (FNV-1a over what it is about
 /// and when it began).
-fn identify((class, (address, port)): (Class, Subject), at: Timestamp) -> u64 {
+fn identify((class, subject): (Class, Subject), at: Timestamp) -> u64 {
+    let (kind, address, port) = match subject {
+        Subject::Service(address, port) => (0, address, port),
+        Subject::Host(address) => (0, address, 0),
+        Subject::Network(address) => (1, address, 0),
+        Subject::Capture => (2, Address::from_bits(0), 0),
+        Subject::Source(address) => (3, address, 0),
+    };
     let bytes = address
         .to_bits()
         .to_be_bytes()
         .into_iter()
-        .chain(port.unwrap_or_default().to_be_bytes())
+        .chain(port.to_be_bytes())
         .chain(at.as_nanos().to_be_bytes());
-    let start = 0xcbf2_9ce4_8422_2325 ^ class as u64;
+    let start = 0xcbf2_9ce4_8422_2325 ^ class as u64 ^ (kind << 8);
     bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

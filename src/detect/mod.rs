@@ -5,8 +5,10 @@ mod change;
 mod classify;
 mod explain;
 mod incident;
+mod scan;
 
 pub use change::{Detector, Observation, Reason};
 pub use classify::variant;
-pub use explain::{Circumstances, advice, confidence, explanation};
+pub use explain::{Circumstances, Detail};
 pub use incident::{Action, Incidents, Onset, Subject};
+pub use scan::{Scan, Scanners};

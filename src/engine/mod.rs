@@ -14,7 +14,8 @@ use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
 pub use crate::detect::Action;
-use crate::detect::Incidents;
+use crate::detect::{Incidents, Scanners};
+use crate::engine::judge::Groups;
 use crate::engine::services::Services;
 use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
@@ -55,11 +56,42 @@ impl Default for Settings {
     }
 }
 
-/// What the kernel said last, and what has changed since.
+/// What the kernel said last, and what has changed since the time before.
 struct KernelView {
     sample: KernelSample,
-    /// Requests that found their queue full, between the last two samples.
-    queue_full: bool,
+    /// Requests a second that were dropped because their queue was full.
+    drop_rate: f64,
+    /// Requests a second that were answered by a cookie because their queue was full.
+    cookie_rate: f64,
+    /// Connections a second that found an accept queue full.
+    overflow_rate: f64,
+}
+
+impl KernelView {
+    fn new(sample: KernelSample, before: Option<&KernelSample>) -> Self {
+        let rate = |name| {
+            let before = before?;
+            let more = sample.counters.get(name)?.saturating_sub(*before.counters.get(name)?);
+            let seconds = (sample.at - before.at).as_secs_f64();
+            #[expect(clippy::cast_precision_loss, reason = "a rate")]
+            (seconds > 0.0).then(|| more as f64 / seconds)
+        };
+        Self {
+            drop_rate: rate("TCPReqQFullDrop").unwrap_or(0.0),
+            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
+            cookie_rate: rate("TCPReqQFullDoCookies")
+                .filter(|_| sample.sysctls.syncookies != Some(2))
+                .unwrap_or(0.0),
+            // Not `ListenDrops`, which a flood raises too.
+            overflow_rate: rate("ListenOverflows").unwrap_or(0.0),
+            sample,
+        }
+    }
+
+    /// Whether requests found their queue full.
+    fn is_queue_full(&self) -> bool {
+        self.drop_rate + self.cookie_rate > 0.0
+    }
 }
 
 /// What the capture said, over the last seconds.
@@ -69,7 +101,21 @@ struct CaptureView {
     /// Received and dropped in the seconds before.
     recent: CaptureStats,
     since: Timestamp,
+    /// Its own counter says so.
     dropping: bool,
+    /// Handshakes (completed, presumed) as of the last look, when that was, and whether of those since the
+    /// one before too many had a part that was not shown.
+    handshakes: (u64, u64),
+    looked_at: Timestamp,
+    gaps: bool,
+}
+
+impl CaptureView {
+    /// Whether the capture loses packets: by its own counter, or by what connections show that it
+    /// missed.
+    const fn is_dropping(&self) -> bool {
+        self.dropping || self.gaps
+    }
 }
 
 /// The engine.
@@ -78,6 +124,8 @@ pub struct Engine {
     tracker: Tracker,
     services: Services,
     hosts: Hosts,
+    scanners: Scanners,
+    groups: Groups,
     /// Sources that completed in the last day, and networks that did in the last hour.
     completed_sources: Recent,
     completed_networks: Recent,
@@ -121,6 +169,10 @@ const ALL_SOURCES_LG_K: u8 = 14;
 const LOSS_WINDOW: Duration = Duration::from_secs(10);
 /// More than this share lost, and counts are too low.
 const LOSS_LIMIT: f64 = 0.05;
+/// A handshake is seen whole only if its three segments are, so a loss of 5 % leaves gaps in 14 % of them.
+const GAPS_LIMIT: f64 = 0.14;
+/// Handshakes that are needed to say so.
+const GAPS_ENOUGH: u64 = 30;
 
 impl Engine {
     /// An engine whose time begins at `start`.
@@ -131,13 +183,15 @@ impl Engine {
         Self {
             services: Services::new(settings.services, settings.networks.clone(), hasher, start),
             hosts: Hosts::new(hasher),
+            scanners: Scanners::new(hasher),
+            groups: Groups::new(hasher),
             completed_sources: Recent::new(24, Duration::from_secs(86_400), start),
             completed_networks: Recent::new(22, Duration::from_secs(3_600), start),
             failed_sources: Recent::new(22, Duration::from_secs(60), start),
             incidents: Incidents::default(),
             actions: Vec::new(),
             kernel: None,
-            capture: CaptureView { since: start, ..CaptureView::default() },
+            capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
             totals: Totals::default(),
             timed_out: 0,
             presumed: 0,
@@ -179,6 +233,7 @@ impl Engine {
         self.now = start;
         self.next_bin = start + BIN;
         self.capture.since = start;
+        self.capture.looked_at = start;
         self.services.advance(start, self.step);
     }
 
@@ -232,20 +287,29 @@ impl Engine {
         }
     }
 
+    /// Looks for losses that the capture does not count: connections that go on though a part of their
+    /// handshake was never shown. Where that is true of nearly all, one direction is not captured.
+    fn look_for_gaps(&mut self, at: Timestamp) {
+        let view = &mut self.capture;
+        if at - view.looked_at < LOSS_WINDOW {
+            return;
+        }
+        let totals = &self.totals;
+        let completed = totals.handshakes_completed.saturating_sub(view.handshakes.0);
+        let presumed = totals.handshakes_presumed.saturating_sub(view.handshakes.1);
+        let all = completed + presumed;
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let share = presumed as f64 / all.max(1) as f64;
+        if all >= GAPS_ENOUGH {
+            view.gaps = (GAPS_LIMIT..0.95).contains(&share);
+        }
+        view.handshakes = (totals.handshakes_completed, totals.handshakes_presumed);
+        view.looked_at = at;
+    }
+
     /// Takes in a look at the kernel.
     pub fn handle_kernel(&mut self, sample: KernelSample) {
         self.services.listen(sample.listeners.clone());
-        let full = |sample: &KernelSample| {
-            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
-            let cookies = (sample.sysctls.syncookies != Some(2)).then_some("TCPReqQFullDoCookies");
-            cookies
-                .iter()
-                .chain(&["TCPReqQFullDrop"])
-                .filter_map(|name| sample.counters.get(name))
-                .sum::<u64>()
-        };
-        let before = self.kernel.as_ref().map(|kernel| full(&kernel.sample));
-        let queue_full = before.is_some_and(|before| full(&sample) > before);
         for id in self.services.ids() {
             self.services.get_mut(id).kernel_half_open =
                 self.services.get(id).listener.is_some().then_some(0);
@@ -257,7 +321,8 @@ impl Engine {
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
             }
         }
-        self.kernel = Some(KernelView { sample, queue_full });
+        let before = self.kernel.take();
+        self.kernel = Some(KernelView::new(sample, before.as_ref().map(|view| &view.sample)));
         if self.settings.kernel_only {
             self.judge_kernel();
         }
@@ -321,6 +386,7 @@ impl Engine {
             let at = self.next_bin;
             self.next_bin = at + BIN;
             if self.tracker.bin().0.is_multiple_of(BINS) {
+                self.look_for_gaps(at);
                 self.end_step(at);
                 self.settle();
                 self.step = Step(self.step.0 + 1);
@@ -364,7 +430,9 @@ impl Engine {
             | Event::SynRepeated
             | Event::Answered { .. }
             | Event::AnsweredMidway
-            | Event::AnswerRepeated => {}
+            | Event::AnswerRepeated
+            | Event::AnswerRepeatedAfterAck
+            | Event::StrayReset => {}
         }
         totals.half_open_peak = totals.half_open_peak.max(self.tracker.half_open_total());
     }
@@ -414,11 +482,20 @@ impl Engine {
                     window.answered += 1;
                 }
             }
-            // Where no SYN can be seen, answers are all that there is to count.
-            Event::AnsweredMidway if answers_only => {
-                service.last_seen = now;
+            Event::AnsweredMidway => {
+                // Where no SYN can be seen, answers are all that there is to count.
+                if answers_only {
+                    service.last_seen = now;
+                    if let Some(window) = service.windows.at(step) {
+                        window.answered += 1;
+                    }
+                }
+                self.stray(segment);
+            }
+            Event::StrayReset => self.stray(segment),
+            Event::AnswerRepeatedAfterAck => {
                 if let Some(window) = service.windows.at(step) {
-                    window.answered += 1;
+                    window.resent_after_ack += 1;
                 }
             }
             Event::Completed | Event::PresumedByServer => {
@@ -460,13 +537,19 @@ impl Engine {
                 }
             }
             Event::Refused(Role::Client)
-            | Event::AnsweredMidway
             | Event::CompletedMidway
             | Event::CompletedLate
             | Event::SynRepeated
             | Event::AnswerRepeated
             | Event::Copy
             | Event::None => {}
+        }
+    }
+
+    /// A SYN-ACK or RST that answers nothing.
+    fn stray(&mut self, segment: &Segment) {
+        if self.services.is_watched(segment.destination) {
+            self.hosts.stray(segment.destination, segment.source);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The engine's state as a document.
 
+use crate::detect::Subject;
 use crate::engine::Engine;
 use crate::engine::judge::completion_ratio;
 use crate::flow::ServiceId;
@@ -76,7 +77,7 @@ impl Engine {
         if totals.syn == 0 && answers_only().map(|s| s.syn_ack).sum::<u64>() >= ONE_WAY {
             limits.push(Limit::OneWayEgress);
         }
-        if self.capture.dropping {
+        if self.capture.is_dropping() {
             limits.push(Limit::Dropping);
         }
         if skipped(Skip::Truncated) > 0 {
@@ -139,8 +140,8 @@ impl Engine {
         let second = windows.sum(1, 4);
         // Attempts that have had half a second for it.
         let aged = windows.sum(2, Step::MATURE + 8);
-        let subject = (service.address, Some(service.port));
-        let verdict = [Class::SynFlood, Class::FlashCrowd]
+        let subject = Subject::Service(service.address, service.port);
+        let verdict = [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd]
             .iter()
             .filter_map(|class| self.incidents.active(*class, subject))
             .filter_map(|detection| {

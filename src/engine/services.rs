@@ -205,6 +205,12 @@ impl Services {
         }
     }
 
+    /// Whether only some addresses are watched.
+    #[must_use]
+    pub const fn is_selective(&self) -> bool {
+        !self.networks.is_empty()
+    }
+
     /// Whether the services of an address are watched.
     #[must_use]
     pub fn is_watched(&self, address: Address) -> bool {

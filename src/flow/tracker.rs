@@ -33,6 +33,8 @@ pub enum Event {
     AnsweredMidway,
     /// The answer was sent again.
     AnswerRepeated,
+    /// The answer was sent again although the client had acknowledged it.
+    AnswerRepeatedAfterAck,
     /// An attempt completed.
     Completed,
     /// The server shows that an attempt completed whose ACK was not seen.
@@ -47,6 +49,8 @@ pub enum Event {
     Refused(Role),
     /// A RST ended an attempt that was answered.
     Reset(Role),
+    /// A RST that belongs to no flow.
+    StrayReset,
 }
 
 /// An [`Event`] and the attempt that it belongs to.
@@ -309,6 +313,7 @@ impl Tracker {
                 next.connection.answers_repeated = 0;
                 Event::AnswerRepeated
             }
+            Outcome::AnswerRepeated if before.is_past_handshake() => Event::AnswerRepeatedAfterAck,
             Outcome::AnswerRepeated => Event::AnswerRepeated,
             Outcome::Completed if before.is_past_handshake() => Event::CompletedLate,
             Outcome::Completed => Event::Completed,
@@ -390,7 +395,9 @@ impl Tracker {
             let lifetime = lifetime(connection.state, Duration::ZERO);
             (connection, sender, Event::None, lifetime)
         } else {
-            return Seen::nothing(Event::None, flow, ServiceId::OTHER, Role::Client);
+            let reset = flags.intersects(Flags::RST);
+            let event = if reset { Event::StrayReset } else { Event::None };
+            return Seen::nothing(event, flow, ServiceId::OTHER, Role::Client);
         };
         let from_client = sender == Role::Client;
         connection.client_first = sender_first == from_client;

@@ -44,6 +44,8 @@ pub struct Attempt {
     pub source: Address,
     /// The address that it was sent to.
     pub destination: Address,
+    /// The port that it was sent to.
+    pub port: u16,
     /// What the SYN looked like.
     pub look: Look,
 }
@@ -67,15 +69,17 @@ impl Attempt {
             at,
             source: syn.source,
             destination: syn.destination,
+            port: syn.destination_port,
             look: Look { ttl: syn.ttl, window: syn.window, mss: syn.mss, options: syn.options },
         }
     }
 
-    /// An attempt of which the kernel knows no more than the addresses.
+    /// An attempt of which the kernel knows no more than the addresses and the port.
     #[must_use]
-    pub fn known_by_kernel(at: Timestamp, source: Address, destination: Address) -> Self {
+    pub fn known_by_kernel(at: Timestamp, source: Address, to: (Address, u16)) -> Self {
         let look = Look { ttl: 0, window: 0, mss: None, options: OptionLayout::default() };
-        Self { flow: FlowHash(0), isn: SeqNumber(0), at, source, destination, look }
+        let (destination, port) = to;
+        Self { flow: FlowHash(0), isn: SeqNumber(0), at, source, destination, port, look }
     }
 }
 
@@ -171,6 +175,17 @@ impl Failures {
         self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
     }
 
+    /// Attempts per second of a source among the kept failures that its resets ended.
+    #[must_use]
+    pub fn reset_rate(&self, source: Address, now: Timestamp) -> f64 {
+        let Some(oldest) = self.kept.front() else { return 0.0 };
+        let resets = self.kept.iter().filter(|failure| failure.reset);
+        let of_source = resets.filter(|failure| source_of(failure.attempt.source) == source);
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let count = of_source.count() as f64;
+        count / (now - oldest.attempt.at).as_secs_f64().max(1.0)
+    }
+
     /// Entropy of the sources of the kept failures over the highest that their number allows.
     #[must_use]
     pub fn entropy_ratio(&self) -> f64 {
@@ -182,6 +197,46 @@ impl Failures {
     pub fn profile(&self, younger: &[Failure]) -> SourceProfile {
         let failures: Vec<&Failure> = self.kept.iter().chain(younger).collect();
         SourceProfile::of(&failures)
+    }
+
+    /// Whom the kept failures were meant for.
+    #[must_use]
+    pub fn targets(&self) -> TargetProfile {
+        TargetProfile::of(&self.kept)
+    }
+}
+
+/// Whom failing attempts were meant for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TargetProfile {
+    /// Distinct services among them.
+    pub services: usize,
+    /// Share of the service that got most of them.
+    pub top_service: f64,
+    /// The host that got most of them, and its share.
+    pub top_host: (Option<Address>, f64),
+    /// Share of the network (/24, IPv6: /64) that got most of them.
+    pub top_network: f64,
+    /// The longest prefix that holds all of them.
+    pub prefix: Option<IpNet>,
+}
+
+impl TargetProfile {
+    fn of(failures: &VecDeque<Failure>) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let share = |part: usize| part as f64 / failures.len().max(1) as f64;
+        let attempts = || failures.iter().map(|failure| failure.attempt);
+        let mut services = Tally::of(attempts().map(|attempt| (attempt.destination, attempt.port)));
+        let (host, to_host) = Tally::of(attempts().map(|attempt| attempt.destination)).top();
+        let networks = attempts().map(|attempt| subnet_of(attempt.destination));
+        let hosts = attempts().map(|attempt| attempt.destination);
+        Self {
+            services: services.distinct(),
+            top_service: share(services.top().1),
+            top_host: (host, share(to_host)),
+            top_network: share(Tally::of(networks).top().1),
+            prefix: common_prefix(hosts),
+        }
     }
 }
 
@@ -307,6 +362,28 @@ pub(crate) const fn network_of(address: Address) -> Address {
     address.prefix(if address.is_ipv4() { 24 } else { 48 })
 }
 
+/// The network that a host stands in: an IPv4 /24, an IPv6 /64.
+pub(crate) const fn subnet_of(address: Address) -> Address {
+    address.prefix(if address.is_ipv4() { 24 } else { 64 })
+}
+
+/// The longest prefix that holds all of some addresses; `None` where IPv4 and IPv6 are mixed.
+pub(crate) fn common_prefix(mut addresses: impl Iterator<Item = Address>) -> Option<IpNet> {
+    let first = addresses.next()?;
+    // IPv4 stands in the last 32 bits.
+    let offset = if first.is_ipv4() { 96 } else { 0 };
+    let mut length = 128 - offset;
+    for address in addresses {
+        if address.is_ipv4() != first.is_ipv4() {
+            return None;
+        }
+        let common = (address.to_bits() ^ first.to_bits()).leading_zeros();
+        length = length.min(common.saturating_sub(offset));
+    }
+    let length = u8::try_from(length).ok()?;
+    IpNet::new(IpAddr::from(first.prefix(length)), length).ok()
+}
+
 /// The prefix at one of three levels, shortest first, with its length.
 const fn prefix_at(address: Address, level: usize) -> Option<(Address, u8)> {
     let length = match (address.is_ipv4(), level) {
@@ -406,6 +483,22 @@ mod tests {
         assert!((profile.top_source.1 - 1.0).abs() < 1e-9);
         assert!(profile.entropy_ratio < 0.01);
         assert_eq!(profile.sources, 1);
+    }
+
+    #[test]
+    fn targets_are_summed_up() {
+        let mut failures = failures((0..40).map(|n| Address::v4([203, 0, 113, n])));
+        for (n, failure) in failures.kept.iter_mut().enumerate() {
+            failure.attempt.destination = Address::v4([192, 0, 2, 64 + (n % 20) as u8]);
+            failure.attempt.port = 443;
+        }
+        let targets = failures.targets();
+        assert_eq!(targets.services, 20);
+        assert!((targets.top_service - 0.05).abs() < 1e-9);
+        assert!((targets.top_network - 1.0).abs() < 1e-9);
+        assert_eq!(targets.prefix.expect("one").to_string(), "192.0.2.64/27");
+        let mixed = [Address::v4([192, 0, 2, 1]), Address::from_bits(0x2001_0db8 << 96)];
+        assert_eq!(common_prefix(mixed.into_iter()), None);
     }
 
     #[test]

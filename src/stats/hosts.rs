@@ -24,11 +24,15 @@ struct Tally {
     candidate: Option<Address>,
     votes: u32,
     made: u32,
+    /// SYN-ACKs and RSTs towards it that answer nothing, and a bitmap of who sent them.
+    strays: u32,
+    senders: u64,
 }
 
 /// The hosts.
 pub struct Hosts {
     map: HashMap<Address, [Tally; KEPT], Keyed>,
+    hasher: Hasher,
     step: Step,
 }
 
@@ -47,11 +51,22 @@ pub struct FullTilt {
     pub completed: f64,
 }
 
+/// A host that gets answers to what it never asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backscatter {
+    /// The host.
+    pub host: Address,
+    /// Such segments per second.
+    pub rate: f64,
+    /// Senders that can be told apart, 64 at most.
+    pub senders: u32,
+}
+
 impl Hosts {
     /// No hosts yet.
     #[must_use]
     pub fn new(hasher: Hasher) -> Self {
-        Self { map: HashMap::with_hasher(Keyed(hasher)), step: Step(0) }
+        Self { map: HashMap::with_hasher(Keyed(hasher)), hasher, step: Step(0) }
     }
 
     /// Begins a step.
@@ -62,16 +77,50 @@ impl Hosts {
                 tallies[(step.0 - ago) as usize % KEPT] = Tally::default();
             }
         }
-        self.map.retain(|_, tallies| tallies.iter().any(|tally| tally.attempts > 0));
+        self.map.retain(|_, tallies| tallies.iter().any(|t| t.attempts > 0 || t.strays > 0));
         self.step = step;
+    }
+
+    fn tally(&mut self, host: Address) -> Option<&mut Tally> {
+        if self.map.len() >= LIMIT && !self.map.contains_key(&host) {
+            return None;
+        }
+        Some(&mut self.map.entry(host).or_default()[self.step.0 as usize % KEPT])
+    }
+
+    /// Counts a SYN-ACK or RST towards `host` that answers nothing.
+    pub fn stray(&mut self, host: Address, sender: Address) {
+        let bit = 1 << (self.hasher.address(sender) % 64);
+        if let Some(tally) = self.tally(host) {
+            tally.strays += 1;
+            tally.senders |= bit;
+        }
+    }
+
+    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last steps.
+    pub fn backscatter(&self, per_step: u32) -> Vec<Backscatter> {
+        let steps = (1..KEPT as u32).filter_map(|ago| self.step.before(ago));
+        let whole = |tallies: &[Tally; KEPT]| {
+            steps.clone().map(|step| tallies[step.0 as usize % KEPT]).collect::<Vec<_>>()
+        };
+        let judge = |(host, tallies): (&Address, &[Tally; KEPT])| {
+            let last = whole(tallies);
+            let strays: u32 = last.iter().map(|tally| tally.strays).sum();
+            let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
+            let senders = last.iter().fold(0, |senders, tally| senders | tally.senders);
+            let steady = last.len() + 1 == KEPT && last.iter().all(|t| t.strays > per_step / 2);
+            (steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
+                host: *host,
+                rate: f64::from(strays) / 0.75,
+                senders: senders.count_ones(),
+            })
+        };
+        self.map.iter().filter_map(judge).collect()
     }
 
     /// Counts an attempt.
     pub fn attempt(&mut self, host: Address, source: Address) {
-        if self.map.len() >= LIMIT && !self.map.contains_key(&host) {
-            return;
-        }
-        let tally = &mut self.map.entry(host).or_default()[self.step.0 as usize % KEPT];
+        let Some(tally) = self.tally(host) else { return };
         let source = Some(source_of(source));
         tally.attempts += 1;
         if tally.votes == 0 {

@@ -11,9 +11,9 @@ mod memory;
 mod sketch;
 mod window;
 
-pub use failures::{Attempt, Failure, Failures, SourceProfile};
-pub(crate) use failures::{network_of, source_of};
-pub use hosts::{FullTilt, Hosts};
+pub use failures::{Attempt, Failure, Failures, SourceProfile, TargetProfile};
+pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
+pub use hosts::{Backscatter, FullTilt, Hosts};
 pub use memory::Recent;
 pub(crate) use sketch::{Keyed, rounded, sketch};
 pub(crate) use window::BINS;

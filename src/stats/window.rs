@@ -41,6 +41,8 @@ pub struct Window {
     pub reset: u32,
     /// Attempts that the service refused.
     pub refused: u32,
+    /// SYN-ACKs that came again after the client had acknowledged them, by the step that they came in.
+    pub resent_after_ack: u32,
 }
 
 impl Window {
@@ -50,13 +52,15 @@ impl Window {
         self.answered.saturating_sub(self.completed)
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds the counts of another.
+    pub fn add(&mut self, other: &Self) {
         self.syn += other.syn;
         self.unanswered += other.unanswered;
         self.answered += other.answered;
         self.completed += other.completed;
         self.reset += other.reset;
         self.refused += other.refused;
+        self.resent_after_ack += other.resent_after_ack;
     }
 }
 

@@ -155,6 +155,8 @@ pub fn flood() -> Detection {
         raised_at: at(301),
         cleared_at: None,
         evidence: Evidence {
+            kernel_drop_rate: Some(12.0),
+            kernel_cookie_rate: Some(0.0),
             syn_rate: 48_211.0,
             completion_ratio: 0.002,
             half_open_peak: 511,

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -48,15 +50,33 @@ pub struct Sent {
     pub count: u64,
     /// When the first left, by the wall clock.
     pub first: SystemTime,
+    /// How long it took.
+    pub took: Duration,
 }
 
-/// A flood under way.
-pub struct Running(JoinHandle<Sent>);
+/// A flood or a scan under way.
+pub struct Running {
+    sender: JoinHandle<Sent>,
+    stop: Arc<AtomicBool>,
+}
 
 impl Running {
+    /// Starts `send` from the attacker of `lab`; it is given the flag that tells it to stop.
+    fn start(lab: &Lab, send: impl FnOnce(&AtomicBool) -> Sent + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        Self { sender: lab.attacker.spawn(move || send(&told)), stop }
+    }
+
     /// Waits for its end.
     pub fn join(self) -> Sent {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Ends it early.
+    pub fn stop(self) -> Sent {
+        self.stop.store(true, Ordering::Relaxed);
+        self.join()
     }
 }
 
@@ -74,30 +94,51 @@ impl Flood {
 
     /// Starts to send from the attacker of `lab`.
     pub fn start(self, lab: &Lab) -> Running {
-        Running(lab.attacker.spawn(move || self.send()))
+        Running::start(lab, move |stop| {
+            let mut random = Random(self.seed | 1);
+            let total = (self.duration.as_secs_f64() * f64::from(self.rate)).round() as u64;
+            send_paced(total, self.rate, stop, |_| {
+                let source = self.sources.pick(self.target.ip(), &mut random);
+                syn_frame(source, self.target, &mut random)
+            })
+        })
     }
+}
 
-    fn send(self) -> Sent {
-        refuse_outside_tests();
-        let link = packet_socket(ATTACKER_LINK).expect("the attacker's interface");
-        let mut random = Random(self.seed | 1);
-        let duration = self.duration.min(TIME_CAP);
-        let total = (duration.as_secs_f64() * f64::from(self.rate)).round() as u64;
-        let (first, started) = (SystemTime::now(), Instant::now());
-        let mut count = 0;
-        for index in 0..total {
-            let due = started + Duration::from_secs_f64(index as f64 / f64::from(self.rate));
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            if started.elapsed() > TIME_CAP {
-                break;
-            }
-            let source = self.sources.pick(self.target.ip(), &mut random);
-            let frame = syn_frame(source, self.target, &mut random);
-            // A receiver that is full for a moment loses a SYN, as on any wire.
-            count += u64::from(link.send(&frame).is_ok());
+/// Sends one SYN to each of `ports` of `target`, `rate` a second, from the attacker's real address
+/// `source`: a half-open scan. The attacker's kernel knows no such connection and answers every
+/// SYN-ACK with a RST, which is what `nmap -sS` relies on too.
+pub fn syn_scan(lab: &Lab, source: IpAddr, target: IpAddr, ports: Vec<u16>, rate: u32) -> Running {
+    Running::start(lab, move |stop| {
+        let mut random = Random(u64::from(rate) | 1);
+        send_paced(ports.len() as u64, rate, stop, |index| {
+            let target = SocketAddr::new(target, ports[index as usize]);
+            syn_frame(source, target, &mut random)
+        })
+    })
+}
+
+/// Sends the frames 0 to `total`, `rate` a second, until told to stop or [`TIME_CAP`] is over.
+fn send_paced(
+    total: u64,
+    rate: u32,
+    stop: &AtomicBool,
+    mut frame: impl FnMut(u64) -> Vec<u8>,
+) -> Sent {
+    refuse_outside_tests();
+    let link = packet_socket(ATTACKER_LINK).expect("the attacker's interface");
+    let (first, started) = (SystemTime::now(), Instant::now());
+    let mut count = 0;
+    for index in 0..total {
+        let due = started + Duration::from_secs_f64(index as f64 / f64::from(rate));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if started.elapsed() > TIME_CAP || stop.load(Ordering::Relaxed) {
+            break;
         }
-        Sent { count, first }
+        // A receiver that is full for a moment loses a SYN, as on any wire.
+        count += u64::from(link.send(&frame(index)).is_ok());
     }
+    Sent { count, first, took: started.elapsed() }
 }
 
 impl Sources {

@@ -8,6 +8,10 @@ use super::netns::{Namespace, run_tool};
 pub const VICTIM_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The victim's IPv6 address, in a /64 that it shares with the attacker.
 pub const VICTIM_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+/// The attacker's own IPv4 address: the source of what is not forged.
+pub const ATTACKER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The attacker's own IPv6 address.
+pub const ATTACKER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x1);
 /// The victim's interface.
 pub const VICTIM_LINK: &str = "veth0";
 /// The attacker's interface.
@@ -33,6 +37,14 @@ impl Family {
         match self {
             Self::V4 => IpAddr::V4(VICTIM_V4),
             Self::V6 => IpAddr::V6(VICTIM_V6),
+        }
+    }
+
+    /// The attacker's own address.
+    pub const fn attacker(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(ATTACKER_V4),
+            Self::V6 => IpAddr::V6(ATTACKER_V6),
         }
     }
 }

@@ -1,0 +1,250 @@
+//! The end of a step: every service is judged, then what the services have in common, and incidents are
+//! raised, updated and cleared.
+
+mod flood;
+mod groups;
+mod kernel;
+mod sources;
+
+use std::time::Duration;
+
+pub(super) use groups::Groups;
+
+use crate::detect::{Observation, Onset, Subject};
+use crate::engine::{Engine, KernelView};
+use crate::flow::{Fate, ServiceId};
+use crate::observe::{Class, Evidence};
+use crate::stats::{Attempt, Failure, SourceProfile, Step, Window, Windows, network_of, source_of};
+use crate::time::Timestamp;
+
+/// What is judged by the moment (one host at full tilt, a scan, the kernel's rows) is over after so much
+/// calm.
+const CALM: Duration = Duration::from_secs(60);
+/// What a failure counts for whose SYN was repeated as honest clients do.
+const WEIGHT_RETRANSMITTED: f64 = 0.1;
+/// What a health check counts for: a source that comes back, at most about once a second, and resets what
+/// is answered. Other resets count fully, since a flood may reset.
+const WEIGHT_HEALTH_CHECK: f64 = 0.1;
+const HEALTH_CHECK_RATE: f64 = 1.5;
+/// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
+/// gamed: the detector follows the failures without them too.)
+const WEIGHT_KNOWN: f64 = 0.2;
+
+/// What became of one step's sample.
+#[derive(Default)]
+struct Judged {
+    failed: Vec<Failure>,
+    unanswered: Vec<Failure>,
+    completed: Vec<Attempt>,
+    refused: Vec<Attempt>,
+}
+
+impl Engine {
+    /// Judges everything at the end of the present step, which is `at`.
+    pub(super) fn end_step(&mut self, at: Timestamp) {
+        self.completed_sources.advance(at);
+        self.completed_networks.advance(at);
+        self.failed_sources.advance(at);
+        if self.settings.kernel_only {
+            return;
+        }
+        self.scanners.forget(at);
+        // Before any step has matured only the young attempts can speak.
+        let matured = self.step.before(Step::MATURE);
+        let sample = |id| matured.map_or_else(Judged::default, |step| self.judge_sample(id, step));
+        let mut judged: Vec<(ServiceId, Judged)> =
+            self.services.ids().map(|id| (id, sample(id))).collect();
+        let mut others = sample(ServiceId::OTHER);
+        for (id, judged) in &judged {
+            self.note_contacts(*id, judged);
+        }
+        self.note_contacts(ServiceId::OTHER, &others);
+        self.judge_scans(at);
+        for (id, judged) in &mut judged {
+            self.discount_scanners(judged);
+            self.discount_health_checks(*id, at, judged);
+            self.observe(*id, at, matured, judged);
+        }
+        self.discount_scanners(&mut others);
+        self.observe_others(at, matured, &others);
+        self.judge_hosts(at);
+        self.lapse_accept_queues(at);
+        // What is told of many services at once is not told of each.
+        self.judge_groups(at);
+        for id in self.services.ids() {
+            self.tell_service(id, at);
+        }
+    }
+
+    /// Looks up what became of the attempts that were drawn in `step`.
+    fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
+        let service = self.services.get(id);
+        let mut judged = Judged::default();
+        for attempt in service.failures.drawn(step) {
+            let (fate, retransmitted) = self.tracker.fate(attempt.flow, attempt.isn);
+            let failure = |reset| self.failure(*attempt, retransmitted, reset);
+            match fate {
+                Fate::HalfOpen => judged.failed.push(failure(false)),
+                Fate::Reset => judged.failed.push(failure(true)),
+                Fate::Unanswered => judged.unanswered.push(failure(false)),
+                Fate::Completed => judged.completed.push(*attempt),
+                Fate::Refused => judged.refused.push(*attempt),
+                Fate::Unknown => {}
+            }
+        }
+        judged
+    }
+
+    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool) -> Failure {
+        let hash = |address| self.tracker.hasher().address(address);
+        let known = self.completed_networks.contains(hash(network_of(attempt.source)));
+        let weight = match (retransmitted, known) {
+            (true, _) => WEIGHT_RETRANSMITTED,
+            (false, true) => WEIGHT_KNOWN,
+            (false, false) => 1.0,
+        };
+        let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
+        let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
+        Failure { attempt, retransmitted, reset, new, returning, weight }
+    }
+
+    fn discount_health_checks(&self, id: ServiceId, at: Timestamp, judged: &mut Judged) {
+        let service = self.services.get(id);
+        for failure in judged.failed.iter_mut().filter(|failure| failure.reset && failure.returning)
+        {
+            let source = source_of(failure.attempt.source);
+            if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
+                failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
+            }
+        }
+    }
+
+    fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
+        let (half_open, backlog) = self.queue(id);
+        // The kernel does not say whose queue was full.
+        let queue_full = self.kernel.as_ref().is_some_and(KernelView::is_queue_full)
+            && self.services.get(id).listener.is_some()
+            && half_open * 2 >= u64::from(backlog);
+        let wire = self.half_open(id);
+        let old = wire.total - wire.unconfirmed;
+        let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
+        let accept_queue_full = self.is_accept_queue_full(id);
+        let service = self.services.get_mut(id);
+        let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
+        let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
+        let unanswered = if accept_queue_full {
+            0.0
+        } else {
+            f64::from(window.unanswered) * mean_weight(&judged.unanswered)
+        };
+        for failure in judged.failures() {
+            let source = source_of(failure.attempt.source);
+            self.failed_sources.insert(self.tracker.hasher().address(source));
+            service.failures.keep(*failure);
+        }
+        service.failures.forget(at);
+        let idle = window == Window::default()
+            && !service.detector.is_active()
+            && service.windows.sum(0, 6) == Window::default();
+        if idle && half_open == 0 && service.detector.is_at_rest() {
+            return;
+        }
+        // Attempts of 0.5 to 1.5 s. A server that answers others may answer these yet: whether their
+        // clients ask again, as the honest do, shows after a second only.
+        let young = service.windows.sum(2, 5);
+        let young_unanswered = if service.is_one_way() { young.unanswered } else { 0 };
+        let observation = Observation {
+            at,
+            matured: matured.unwrap_or_default(),
+            immature: matured.is_none(),
+            completed: f64::from(window.completed),
+            failed,
+            undiscounted: f64::from(window.failed()) * judged.unexplained(),
+            unanswered,
+            young: young.answered + young_unanswered,
+            young_incomplete: young.failed() + young_unanswered,
+            path_outage: service.failures.are_retransmitted(),
+            half_open,
+            old: half_open.min(old),
+            backlog,
+            unpruned,
+            queue_full,
+        };
+        service.detector.observe(&observation);
+        // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen the
+        // answers may be to anybody.
+        let (address, subject) = (service.address, Subject::Service(service.address, service.port));
+        let known = !service.sees_answers_only();
+        if known && !self.incidents.is_active(Class::SynFlood, subject) {
+            self.groups.add(address, &observation, &window, &judged.failures());
+        }
+    }
+
+    /// Tells of one subject what there is to tell, or that there is nothing (any more).
+    fn tell(&mut self, at: Timestamp, class: Class, subject: Subject, onset: Option<Onset>) {
+        let at = self.last_packet.map_or(at, |last| last.min(at));
+        let action = self.incidents.update(at, class, subject, onset);
+        self.actions.extend(action);
+    }
+
+    /// Clears those of a class that were not told again for `calm` and whose subject is `concerned`.
+    fn lapse(
+        &mut self,
+        at: Timestamp,
+        class: Class,
+        calm: Duration,
+        concerned: impl Fn(&Subject) -> bool,
+    ) {
+        self.actions.extend(self.incidents.lapse(at, class, calm, concerned));
+    }
+
+    /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
+    /// matured, and completions of attempts that had half a second for it.
+    fn evidence(&self, windows: &Windows, profile: &SourceProfile) -> Evidence {
+        let syn = windows.sum(1, 4).syn.max(windows.sum(Step::MATURE, Step::MATURE + 3).syn);
+        Evidence {
+            syn_rate: f64::from(syn),
+            completion_ratio: completion_ratio(&windows.sum(2, 8)),
+            ..sources_evidence(profile)
+        }
+    }
+}
+
+impl Judged {
+    /// Share of the failures that no scanner made: what that does is told as a scan.
+    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
+    fn unexplained(&self) -> f64 {
+        let scanned = self.failed.iter().filter(|failure| failure.weight == 0.0).count();
+        1.0 - scanned as f64 / self.failed.len().max(1) as f64
+    }
+
+    fn failures(&self) -> impl Iterator<Item = &Failure> + Clone {
+        self.failed.iter().chain(&self.unanswered).filter(|failure| failure.weight > 0.0)
+    }
+}
+
+/// The part of the evidence that the sources give.
+fn sources_evidence(profile: &SourceProfile) -> Evidence {
+    Evidence {
+        sources: profile.sources as u64,
+        source_entropy_ratio: profile.entropy_ratio,
+        top_prefixes: profile.top_prefixes.clone(),
+        fingerprint: profile.fingerprint.clone(),
+        ..Evidence::default()
+    }
+}
+
+/// Share of the attempts that completed; 1 without attempts.
+pub(super) fn completion_ratio(window: &Window) -> f64 {
+    let attempts = window.answered + window.unanswered;
+    if attempts == 0 { 1.0 } else { f64::from(window.completed) / f64::from(attempts) }
+}
+
+fn mean_weight(failures: &[Failure]) -> f64 {
+    if failures.is_empty() {
+        return 1.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
+    let count = failures.len() as f64;
+    failures.iter().map(|failure| failure.weight).sum::<f64>() / count
+}
