@@ -32,7 +32,7 @@ const NOT_YET: &[&str] = &[];
 fn matrix_rows_hold() {
     /// The detector learns from 120 s on.
     const WARM_UP: f64 = 130.0;
-    const MANY_PACKETS: f64 = 600_000.0;
+    const MANY_PACKETS: f64 = 200_000.0;
     let scenarios = scenario::all();
     let jobs: Vec<_> = stage::rows(&scenarios)
         .into_iter()
