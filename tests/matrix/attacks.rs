@@ -5,7 +5,7 @@ use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 use crate::conn::{Conn, Next, Plan};
 use crate::population::{Look, hping, linux, random_in, random_v4};
 use crate::random::Random;
-use crate::scenario::{self, From, Only, Scenario, To};
+use crate::scenario::{self, Closed, From, Only, Scenario, To};
 use crate::server::SECOND;
 use crate::world::{Event, World, nanos};
 
@@ -102,6 +102,10 @@ fn targets(scenario: &Scenario, scan: &scenario::Scan, random: &mut Random) -> V
     for n in (1..targets.len()).rev() {
         targets.swap(n, random.below(n as u32 + 1) as usize);
     }
+    // Where there may be no answer, nmap tries a second time.
+    if victim.closed == Closed::Drop {
+        targets.extend_from_within(..);
+    }
     targets
 }
 
@@ -186,16 +190,9 @@ impl World<'_> {
             server: destination,
             server_port: port,
             listener,
-            ..self.new_conn(
-                source,
-                source_port,
-                look,
-                Plan::Reset(flood.resets as f32),
-                ATTACKER_RTT,
-                SeqNumber(isn),
-            )
+            ..self.new_conn(source, source_port, look, Plan::Reset, ATTACKER_RTT, SeqNumber(isn))
         };
-        if flood.resets > 0.0 {
+        if self.attack_random.chance(flood.resets) {
             let conn = self.open(conn);
             self.schedule_conn(self.now, conn, Next::Syn(0));
         } else {
@@ -239,7 +236,7 @@ impl World<'_> {
         let wait = self.attack_random.exponential(1.0 / scan.rate);
         self.schedule(self.now + nanos(wait), Event::Scan(number));
         self.note_attack();
-        let plan = if scan.connect { Plan::Touch } else { Plan::Reset(1.0) };
+        let plan = if scan.connect { Plan::Touch } else { Plan::Reset };
         let look = if scan.connect { linux(52) } else { Look { window: 1_024, ..hping(44) } };
         let Some(attacker) = self.attacks.attacker else { return };
         let isn = SeqNumber(self.attack_random.next() as u32);
@@ -262,7 +259,7 @@ impl World<'_> {
         let address = Address::v4([198, 18, high, low]);
         let port = 32_768 + self.attack_random.below(28_232) as u16;
         let isn = SeqNumber(self.attack_random.next() as u32);
-        let conn = self.new_conn(address, port, linux(63), Plan::Reset(1.0), CHECKER_RTT, isn);
+        let conn = self.new_conn(address, port, linux(63), Plan::Reset, CHECKER_RTT, isn);
         let conn = self.open(conn);
         self.schedule_conn(self.now, conn, Next::Syn(0));
     }

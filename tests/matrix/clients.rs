@@ -127,8 +127,7 @@ impl World<'_> {
         let conn = self.conns[number as usize];
         match conn.plan {
             Plan::Vanish => return,
-            Plan::Reset(share) if !self.attack_random.chance(f64::from(share)) => return,
-            Plan::Reset(_) | Plan::Touch => {}
+            Plan::Reset | Plan::Touch => {}
             Plan::Talk | Plan::Quiet | Plan::FastOpen => {
                 if self.is_lost() {
                     return;
@@ -231,7 +230,7 @@ impl World<'_> {
     /// The client has a SYN-ACK, the first or another.
     fn answer(&mut self, number: u32, conn: &Conn) {
         match (conn.plan, conn.state) {
-            (Plan::Reset(_), _) => {
+            (Plan::Reset, _) => {
                 let reset = Segment { ack: SeqNumber(0), ..conn.client_sends(Flags::RST, 0) };
                 self.emit(self.now, reset, Only::Ingress);
                 if let Some(request) = conn.request {

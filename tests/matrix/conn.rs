@@ -22,8 +22,8 @@ pub enum Plan {
     Quiet,
     /// A request in the SYN.
     FastOpen,
-    /// Answer each SYN-ACK with a RST, at this probability.
-    Reset(f32),
+    /// Answer each SYN-ACK with a RST.
+    Reset,
     /// Complete the handshake, then reset.
     Touch,
     /// Send the SYN and vanish.

@@ -211,7 +211,7 @@ pub struct Flood {
     /// One initial sequence number for all.
     #[serde(default)]
     pub constant_isn: bool,
-    /// Share of the SYN-ACKs that are answered with a RST.
+    /// Share of the SYNs whose answer somebody resets.
     #[serde(default)]
     pub resets: f64,
     /// It sends for so long, then is quiet for so long, again and again.
@@ -434,6 +434,8 @@ pub struct Deadlines {
     pub info: Option<f64>,
     pub warning: Option<f64>,
     pub critical: Option<f64>,
+    /// For a warning or more with one of the variants.
+    pub variant: Option<f64>,
 }
 
 impl Scenario {
@@ -441,7 +443,7 @@ impl Scenario {
     pub fn length(&self) -> f64 {
         let scans = self.scan.iter().map(|scan| {
             let probes = scan.ports.map_or(256.0, f64::from);
-            scan.after + probes / scan.rate + 5.0
+            scan.after + 2.0 * probes / scan.rate + 5.0
         });
         let spans = (self.flood.iter().map(|event| event.span))
             .chain(self.backscatter.iter().map(|event| event.span))
@@ -451,6 +453,17 @@ impl Scenario {
             .chain(self.health_checks.iter().map(|event| event.span))
             .map(|span| span.after + span.lasts);
         spans.chain(scans).fold(self.length, f64::max)
+    }
+}
+
+impl Scenario {
+    /// About how many packets its events take.
+    pub fn packets(&self) -> f64 {
+        let crowd = self.crowd.iter().map(|crowd| crowd.factor).fold(1.0, f64::max);
+        let floods = self.flood.iter().map(|flood| flood.rate * flood.span.lasts);
+        let backscatter = self.backscatter.iter().map(|event| event.rate * event.span.lasts);
+        10.0 * self.legitimate.rate * crowd * self.length()
+            + 2.0 * floods.chain(backscatter).sum::<f64>()
     }
 }
 

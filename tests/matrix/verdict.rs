@@ -1,5 +1,6 @@
 //! Whether what the engine said is what the scenario expects.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use synwatch::engine::Action;
@@ -58,6 +59,15 @@ impl Judge<'_> {
                 Some(time) => problems
                     .push(format!("{} after {time:.2} s, not {deadline} s", severity.name())),
                 None => problems.push(format!("{} never", severity.name())),
+            }
+        }
+        if let Some(deadline) = expect.by.variant {
+            let time = self.time_until(|detection| {
+                paging(detection) && expect.variants.iter().any(|name| name == variant(detection))
+            });
+            if time.is_none_or(|time| time > deadline) {
+                let variants = expect.variants.join(" or ");
+                problems.push(format!("{variants} after {time:.2?} s, not {deadline} s"));
             }
         }
         if let (Some(class), false, None) = (&expect.class, expect.optional, of_class().next()) {
@@ -137,16 +147,33 @@ impl Judge<'_> {
     }
 
     fn time_to(&self, least: Severity) -> Option<f64> {
-        let at = self.played.said.iter().find_map(|(at, action)| {
-            let (Action::Raised(detection) | Action::Updated(detection)) = action else {
-                return None;
-            };
-            let grave = detection.current_severity().is_some_and(|severity| severity >= least);
-            let due = *at >= self.played.first_packet;
-            (due && grave && self.is_expected(detection)).then_some(*at)
-        })?;
-        Some(seconds(at - self.played.first_packet))
+        self.time_until(|detection| detection.current_severity() >= Some(least))
     }
+
+    /// Seconds from the first packet of the event to a state of the expected detection; 0 where it is in
+    /// that state already.
+    fn time_until(&self, reached: impl Fn(&Detection) -> bool) -> Option<f64> {
+        let first = self.played.first_packet;
+        let said = self.played.said.iter().map(|(at, action)| {
+            let (Action::Raised(detection)
+            | Action::Updated(detection)
+            | Action::Cleared(detection)) = action;
+            (*at, &detection.id, reached(detection) && self.is_expected(detection))
+        });
+        let before: BTreeMap<_, _> = (said.clone())
+            .take_while(|(at, ..)| *at < first)
+            .map(|(_, id, is_so)| (id, is_so))
+            .collect();
+        if before.into_values().any(|is_so| is_so) {
+            return Some(0.0);
+        }
+        let (at, ..) = said.skip_while(|(at, ..)| *at < first).find(|(.., is_so)| *is_so)?;
+        Some(seconds(at - first))
+    }
+}
+
+fn paging(detection: &Detection) -> bool {
+    detection.current_severity() >= Some(Severity::Warning)
 }
 
 fn rank(detection: &Detection) -> Rank {
