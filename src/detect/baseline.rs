@@ -13,6 +13,9 @@ const NOISE: f64 = 3_600.0 / D;
 /// Steps over which noise is measured: 10 s. Failures come in clumps and their share wanders; both
 /// show over many steps, not in the variance of single ones.
 const SPAN: f64 = 10.0 / D;
+/// Noise is learned from what is clear and winsorised, and its tail is heavier than a normal one: it is
+/// taken twice. (With less, 100/s that vary five-fold page once in a few days at a backlog of 128.)
+const MARGIN: f64 = 2.0;
 /// Steps of the time constant of the excess rate: 5 s.
 const RATE: f64 = 5.0 / D;
 /// Steps of the time constant of the excess that ends an incident: 2 s.
@@ -144,8 +147,8 @@ impl Baseline {
         self.rho = (mean / (mean + completed).max(f64::MIN_POSITIVE)).clamp(0.005, 0.30);
         let unexplained = (mean - self.rho / (1.0 - self.rho) * completed) / D;
         self.lambda = unexplained.clamp(0.2, (backlog / 126.0).max(1.0));
-        self.phi = self.spread.mean().clamp(1.0, 20.0);
-        let kappa = (3.5 * self.upper.mean().sqrt()).clamp(1.0, 4.0);
+        self.phi = (MARGIN * self.spread.mean()).clamp(1.0, 20.0);
+        let kappa = (MARGIN * 3.5 * self.upper.mean().sqrt()).clamp(1.0, 4.0);
         self.kappa = kappa.min(0.6 / self.rho - 1.0).max(1.0);
     }
 

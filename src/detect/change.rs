@@ -234,7 +234,7 @@ impl Detector {
     }
 
     /// The severity that this step alone would give.
-    fn judge(&mut self, seen: &Observation) -> Option<(Severity, Reason)> {
+    fn judge(&self, seen: &Observation) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
         let suspect = !seen.path_outage || self.distrustful;
         let changed = suspect && self.level() > 1.0;
@@ -532,6 +532,60 @@ mod tests {
         let changes = run(&mut detector, 200..1_000, deferred);
         assert_eq!(changes.len(), 1, "raised once and for good: {changes:?}");
         assert_eq!(changes[0].1, Some(Severity::Info));
+    }
+
+    #[test]
+    fn one_burst_does_not_page_and_the_same_again_and_again_does() {
+        let burst = |every: u32| {
+            let mut detector = Detector::default();
+            let changes = run(&mut detector, 0..200, |step| Observation {
+                failed: if step % every == 10 { 257.0 } else { 0.5 },
+                ..calm(0)
+            });
+            changes.iter().map(|(_, severity)| *severity).max().flatten()
+        };
+        assert_eq!(burst(1_000), Some(Severity::Info));
+        assert_eq!(burst(11), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn what_is_discounted_pages_once_it_fills_the_queue_for_long() {
+        let mut detector = Detector::default();
+        let small = |_| Observation { backlog: 128, ..calm(0) };
+        run(&mut detector, 0..1_200, small);
+        let repeated = |_| Observation {
+            undiscounted: 8.0,
+            path_outage: true,
+            half_open: 120,
+            old: 110,
+            ..small(0)
+        };
+        let raised = run(&mut detector, 1_200..1_400, repeated);
+        let page = raised.iter().find(|(_, severity)| *severity == Some(Severity::Critical));
+        assert!(page.is_some_and(|(step, _)| (1_318..1_325).contains(step)), "{raised:?}");
+    }
+
+    #[test]
+    fn without_pruning_a_low_rate_fills_the_queue() {
+        let flood = |unpruned| {
+            let mut detector = Detector::default();
+            let limit = |_| Observation { backlog: 768, unpruned, failed: 8.0, ..calm(0) };
+            let raised = run(&mut detector, 0..120, limit);
+            raised.iter().map(|(_, severity)| *severity).max().flatten()
+        };
+        assert_eq!(flood(false), Some(Severity::Info));
+        assert_eq!(flood(true), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_change_that_never_pages_becomes_the_normal() {
+        let mut detector = Detector::default();
+        run(&mut detector, 0..1_200, calm);
+        let worse = |_| Observation { failed: 8.0, ..calm(0) };
+        let changes = run(&mut detector, 1_200..20_000, worse);
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        assert_eq!(changes[0].1, Some(Severity::Info));
+        assert!(changes[1].0 > 1_200 + 7_200 && changes[1].1.is_none(), "{changes:?}");
     }
 
     #[test]

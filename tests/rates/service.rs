@@ -100,7 +100,7 @@ impl Service {
         self.recent.push_front(cohort);
         let matured = (self.recent.len() > Step::MATURE as usize).then(|| self.recent.pop_back());
         let matured = matured.flatten();
-        if self.step % 4 == 0 {
+        if self.step.is_multiple_of(4) {
             // The kernel is asked once a second.
             self.sample = self.queue.sample();
         }
