@@ -265,13 +265,14 @@ mod tests {
 
     fn baselines(count: u16) -> Vec<SavedBaseline> {
         let series =
-            SavedSeries { steps: 480, completed: 25.0, failed: 0.5, variance: 0.5, noise: 0.125 };
+            SavedSeries { steps: 480, completed: 25.0, failed: 0.5, spread: 1.0, noise: 0.125 };
         let one = |port| SavedBaseline {
             address: [192, 0, 2, 10].into(),
             port,
             learned_at: Timestamp::from_nanos(1_767_225_600_123_456_000),
             usual_completion_rate: 97.5,
             failing: series,
+            undiscounted: series,
             unanswered: series,
         };
         (0..count).map(one).collect()

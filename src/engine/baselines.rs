@@ -12,8 +12,8 @@ impl Engine {
     /// What was learned of every service, those included that have not been seen since
     /// [`restore`](Self::restore).
     ///
-    /// An incident is no reason not to ask: nothing is learned while there is one, so what is given
-    /// out is what was known before it.
+    /// An incident is no reason not to ask: nothing is learned from one that pages, so what is given out is what
+    /// was known before it.
     #[must_use]
     pub fn baselines(&self) -> Vec<SavedBaseline> {
         let learned = self.services.ids().filter_map(|id| self.services.get(id).baseline());
