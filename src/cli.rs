@@ -11,8 +11,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Backend, Backlog, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network, OnceDuration,
-    Overrides, TelemetryPath,
+    Backend, Backlog, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network,
+    OnceDuration, Overrides, TelemetryPath,
 };
 use crate::observe::Status;
 
@@ -223,6 +223,11 @@ struct SettingArguments {
     #[arg(long = "web.telemetry-path", global = true, value_name = "PATH")]
     telemetry_path: Option<TelemetryPath>,
 
+    /// Where the daemon keeps what it learned over a restart [default: baselines.json in the
+    /// directory that the service manager gives it, else none]
+    #[arg(long = "state-file", global = true, value_name = "PATH")]
+    state_file: Option<FilePath>,
+
     /// The least important messages to log [default: info]
     #[arg(long = "log.level", global = true, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -274,6 +279,7 @@ impl Arguments {
             netns: settings.netns,
             listen_address: settings.listen_address,
             telemetry_path: settings.telemetry_path,
+            state_file: settings.state_file,
             log_level: settings.log_level,
             log_format: settings.log_format,
         };
@@ -349,7 +355,7 @@ mod tests {
         let cli = parse(
             "--config a.toml -i eth0 --interface lo --capture pnet --network 192.0.2.0/24 \
              --network 2001:db8::1 --backlog 128 --netns web --web.listen-address :9000 \
-             --web.telemetry-path /m --log.level debug --log.format json",
+             --web.telemetry-path /m --state-file /a.json --log.level debug --log.format json",
         )
         .unwrap();
         assert_eq!(cli.config, Some(PathBuf::from("a.toml")));
@@ -363,6 +369,7 @@ mod tests {
                 netns: "web".parse().ok(),
                 listen_address: "[::]:9000".parse().ok(),
                 telemetry_path: "/m".parse().ok(),
+                state_file: "/a.json".parse().ok(),
                 log_level: Some(LogLevel::Debug),
                 log_format: Some(LogFormat::Json),
             }

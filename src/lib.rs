@@ -23,6 +23,7 @@
 //! | `kernel` | SYN_RECV, listeners and their owners, counters, sysctls, conntrack |
 //! | `alert` | a bounded queue, and behind it the log and the events file |
 //! | `http` | metrics, health, status page, JSON |
+//! | `state` | the file that keeps what was learned over a restart |
 //! | `config` | the TOML file and the options above it |
 //! | `sys` | privileges, sandbox, service manager, network namespaces |
 //! | `app` | the daemon, `--once`, `replay`, `check-config`: the only place where parts are wired together |
@@ -77,6 +78,8 @@ pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod observe;
+#[cfg(feature = "host")]
+pub mod state;
 pub mod stats;
 #[cfg(feature = "host")]
 pub mod sys;

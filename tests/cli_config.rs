@@ -43,13 +43,19 @@ fn check_config_prints_what_is_in_force_and_reads_it_back() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("synwatch.toml");
     let file = file.to_str().unwrap();
-    fs::write(file, "[watch]\nbacklog = 511\n").unwrap();
+    fs::write(
+        file,
+        "[watch]\nbacklog = 511\n[[service]]\nport = 443\nwarning_rate = 20\nmute = ['192.0.2.9']\n",
+    )
+    .unwrap();
 
     let (code, stdout, stderr) = synwatch(&["check-config", file, "--network", "192.0.2.1"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     let effective: toml::Table = stdout.parse().unwrap();
     assert_eq!(effective["watch"]["backlog"].as_integer(), Some(511));
     assert_eq!(effective["watch"]["networks"][0].as_str(), Some("192.0.2.1/32"));
+    assert_eq!(effective["service"][0]["warning_rate"].as_float(), Some(20.0));
+    assert_eq!(effective["service"][0]["mute"][0].as_str(), Some("192.0.2.9/32"));
     assert_eq!(effective["web"]["listen_address"].as_str(), Some("127.0.0.1:10197"));
 
     fs::write(file, &stdout).unwrap();
@@ -72,6 +78,12 @@ fn a_wrong_file_exits_3_with_file_and_line() {
         ("[watch]\nbaklog = 1\n", 2, "unknown field `baklog`"),
         ("[tracker]\n\ncapacity = 1\n", 3, "`1` is not a whole number from 1024 to 16777216"),
         ("[watch\n", 1, "unclosed"),
+        ("[[service]]\nport = 1\nmute = 1\n", 3, "expected true, false or a list of networks"),
+        (
+            "\n[[service]]\nport = 1\nwarning_rate = 9\ncritical_rate = 1\n",
+            2,
+            "is below warning_rate 9",
+        ),
     ] {
         fs::write(file, text).unwrap();
         let (code, stdout, stderr) = synwatch(&["check-config", file]);

@@ -7,11 +7,11 @@
 //!    here ends the program with one line.
 //! 2. Start the kernel thread, which alone keeps what it takes to name other users' processes.
 //! 3. Drop all other privileges and enter the sandbox; both hold for the threads started from here on.
-//! 4. Start the capture thread, which owns the engine, and the alert thread; last the asynchronous
+//! 4. Start the threads for the state file and for alerts and the capture thread, which owns the engine; last the asynchronous
 //!    runtime with HTTP and signals on the first thread.
 //!
 //! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
-//! through a bounded queue, kernel samples come in through one that it only looks into.
+//! through a bounded queue, baselines through a queue of one, kernel samples come in through one that it only looks into.
 
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -31,11 +31,12 @@ use crate::app::feed::feed;
 use crate::app::{self, Clock, Host, LiveError, open_source, render, settings, take_sample};
 use crate::capture::{self, Source};
 use crate::config::{Backend, Config, LogFormat};
-use crate::engine::{Action, Engine};
+use crate::engine::{Action, Engine, SavedBaseline};
 use crate::http;
 use crate::kernel;
 use crate::metrics::Exporter;
 use crate::observe::{KernelSample, Report};
+use crate::state::{self, StateFile};
 use crate::stats::STEP;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
@@ -63,6 +64,9 @@ pub enum Error {
         /// Why not the kernel.
         kernel: String,
     },
+    /// The state file has no thread.
+    #[error(transparent)]
+    State(#[from] state::Error),
     /// Privileges remain that should not.
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
@@ -73,6 +77,11 @@ pub enum Error {
     #[error("the capture thread ended: {0}")]
     Ended(String),
 }
+
+/// How often what was learned is written to the state file.
+const KEEP_INTERVAL: Duration = Duration::from_mins(10);
+/// How long the end waits for each thing that is still to be written.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the threads tell one another.
 struct Shared {
@@ -113,6 +122,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if let (Some(capture), Some(kernel)) = (&no_wire, &no_kernel) {
         return Err(Error::NoWitness { capture: capture.clone(), kernel: kernel.clone() });
     }
+    let state_file = state_file(config);
+    let (learned, state_failing) = state_file.as_ref().map_or_else(Default::default, load);
     let host = Host::look();
     let engine_settings = settings(config, &host, source.is_none())?;
     let clock = Clock::start();
@@ -128,10 +139,20 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Some(reader) => Some(start_kernel(reader, config.kernel.interval.get(), clock, &shared)?),
         None => None,
     };
-    confine(config)?;
+    confine(config, state_file.as_ref())?;
     announce(config, source.as_deref(), no_wire.as_deref(), no_kernel.as_deref());
 
-    let engine = Engine::new(engine_settings, clock.now());
+    let mut engine = Engine::new(engine_settings, clock.now());
+    let (baselines, keeper) = match state_file {
+        Some(file) => {
+            let path = file.path().display().to_string();
+            let (baselines, keeper) = state::start(file, state_failing)?;
+            let services = engine.restore(learned);
+            tracing::info!(services, path, "what was learned is kept in the state file");
+            (Some(baselines), Some(keeper))
+        }
+        None => (None, None),
+    };
     let (alerts, worker) = alert::start(sinks, counters)?;
     let (reports, latest) = watch::channel(Arc::new(engine.snapshot(clock.now())));
     let (ended, capture_end) = oneshot::channel();
@@ -141,6 +162,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         samples,
         reports,
         alerts: alerts.clone(),
+        baselines,
         clock,
         config: config.clone(),
         host,
@@ -158,10 +180,32 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if thread.join().is_err() {
         return Err(Error::Ended("panic".to_owned()));
     }
-    if !worker.stop(Duration::from_secs(2)) {
+    if !worker.stop(PATIENCE) {
         tracing::warn!("the last alerts could not be delivered within 2 s");
     }
+    if keeper.is_some_and(|keeper| !keeper.stop(PATIENCE)) {
+        tracing::warn!("the state file could not be written within 2 s");
+    }
     outcome
+}
+
+/// The state file asked for, or else that in the service manager's directory.
+fn state_file(config: &Config) -> Option<StateFile> {
+    let asked = || config.state.path.as_ref().map(|path| path.as_path().to_owned());
+    let given = || service::state_directory().map(|directory| directory.join("baselines.json"));
+    let path = config.state.enabled.then(|| asked().or_else(given)).flatten();
+    path.map(StateFile::new)
+}
+
+/// What was learned before, and whether the file cannot be read, which is told here.
+fn load(file: &StateFile) -> (Vec<SavedBaseline>, bool) {
+    match file.load() {
+        Ok(baselines) => (baselines, false),
+        Err(error) => {
+            tracing::warn!("{error}; starting without what was learned");
+            (Vec::new(), matches!(error, state::Error::Read { .. }))
+        }
+    }
 }
 
 /// The thread that asks the kernel.
@@ -215,7 +259,7 @@ fn hand_over(sender: &SyncSender<KernelSample>, sample: KernelSample) -> bool {
 }
 
 /// Gives up privileges and the view of the file system.
-fn confine(config: &Config) -> Result<(), Error> {
+fn confine(config: &Config, state: Option<&StateFile>) -> Result<(), Error> {
     // pnet opens a socket for every interface that comes up; the ring needs nothing any more.
     let keep: &[Capability] = match config.capture.backend {
         Backend::Pnet => &[Capability::CAP_NET_RAW],
@@ -224,7 +268,8 @@ fn confine(config: &Config) -> Result<(), Error> {
     privileges::drop_except(keep)?;
     let directory = config.events.path.as_ref().and_then(|path| path.as_path().parent());
     let writable: Vec<&Path> = directory.into_iter().collect();
-    tracing::debug!("{}", sandbox::confine(&[], &writable));
+    let replaceable: Vec<&Path> = state.map(StateFile::directory).into_iter().collect();
+    tracing::debug!("{}", sandbox::confine(&[], &writable, &replaceable));
     Ok(())
 }
 
@@ -265,6 +310,7 @@ struct Capture {
     samples: Option<Receiver<KernelSample>>,
     reports: watch::Sender<Arc<Report>>,
     alerts: Alerts,
+    baselines: Option<state::Baselines>,
     clock: Clock,
     config: Config,
     host: Host,
@@ -275,6 +321,12 @@ struct Capture {
 
 impl Capture {
     fn run(mut self) -> Result<(), capture::Error> {
+        let outcome = self.watch();
+        self.keep_baselines();
+        outcome
+    }
+
+    fn watch(&mut self) -> Result<(), capture::Error> {
         // The listeners have their places before the first SYN comes.
         if let Some(sample) =
             self.samples.as_ref().and_then(|s| s.recv_timeout(Duration::from_secs(1)).ok())
@@ -282,6 +334,8 @@ impl Capture {
             take_sample(&mut self.engine, &mut self.host, &self.config, sample);
         }
         let mut next_tick = Instant::now();
+        // The first time at once: whether it can be written is known when it was just started.
+        let mut next_keep = next_tick;
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.shared.turns.fetch_add(1, Ordering::Relaxed);
             let left = next_tick.saturating_duration_since(Instant::now());
@@ -298,8 +352,18 @@ impl Capture {
                 next_tick = now + STEP;
                 self.tick()?;
             }
+            if now >= next_keep {
+                next_keep = now + KEEP_INTERVAL;
+                self.keep_baselines();
+            }
         }
         Ok(())
+    }
+
+    fn keep_baselines(&self) {
+        if let Some(baselines) = &self.baselines {
+            baselines.keep(self.engine.baselines());
+        }
     }
 
     fn take_samples(&mut self) {

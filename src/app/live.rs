@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::capture::{self, Direction, Frame, Interfaces, Source, pnet::Pnet, ring::Ring};
-use crate::config::{Backend, Config};
-use crate::engine::{Engine, Settings};
+use crate::config::{self, Backend, Config};
+use crate::detect::RateLimits;
+use crate::engine::{Engine, Mute, ServiceSettings, Settings};
 use crate::flow::HashKey;
 use crate::observe::KernelSample;
 use crate::sys::netns;
@@ -184,7 +185,27 @@ pub fn fixed_settings(config: &Config) -> Settings {
         services: u16::try_from(config.watch.max_services.get()).unwrap_or(u16::MAX),
         backlog: u32::try_from(config.watch.backlog.get()).unwrap_or(u32::MAX),
         kernel_interval: config.kernel.interval.get(),
+        each: config.services.iter().map(service_settings).collect(),
         ..Settings::default()
+    }
+}
+
+fn service_settings(service: &config::Service) -> ServiceSettings {
+    ServiceSettings {
+        address: service.address,
+        port: u16::try_from(service.port.get()).unwrap_or(u16::MAX),
+        backlog: service.backlog.map(|backlog| u32::try_from(backlog.get()).unwrap_or(u32::MAX)),
+        limits: RateLimits {
+            warning: service.warning_rate.map(config::Rate::get),
+            critical: service.critical_rate.map(config::Rate::get),
+        },
+        mute: match &service.mute {
+            config::Mute::Nothing => Mute::Nothing,
+            config::Mute::Service => Mute::Service,
+            config::Mute::Sources(networks) => {
+                Mute::Sources(networks.iter().map(|network| network.get()).collect())
+            }
+        },
     }
 }
 

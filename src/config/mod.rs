@@ -6,20 +6,23 @@
 //! (module `value`). `config/synwatch.toml` is the reference for users and is tested against this module.
 
 mod overrides;
+mod service;
 mod value;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use overrides::Overrides;
+pub use service::{Mute, Service};
 pub use value::{
-    Backend, Backlog, Bounded, BoundedSpan, EventFile, Interface, KernelInterval, ListenAddress,
-    LogFormat, LogLevel, MaxConnections, MaxServices, Netns, Network, OnceDuration, RingSize, Span,
-    TelemetryPath, TrackerCapacity, ValueError,
+    Backend, Backlog, Bounded, BoundedSpan, FilePath, Interface, KernelInterval, ListenAddress,
+    LogFormat, LogLevel, MaxConnections, MaxServices, Netns, Network, OnceDuration, Port, Rate,
+    RingSize, Span, TelemetryPath, TrackerCapacity, ValueError,
 };
 
 /// The file that is read where none is named and this one exists.
@@ -43,6 +46,11 @@ pub struct Config {
     pub log: Log,
     /// The event file.
     pub events: Events,
+    /// The state file.
+    pub state: State,
+    /// What holds for single services.
+    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
 }
 
 /// `[capture]`
@@ -165,7 +173,25 @@ pub struct Log {
 pub struct Events {
     /// The file that events are appended to; `None` for no file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<EventFile>,
+    pub path: Option<FilePath>,
+}
+
+/// `[state]`
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Whether what was learned is kept over a restart.
+    pub enabled: bool,
+    /// The file that it is kept in; `None` for `baselines.json` in the directory that the service
+    /// manager made, and no file where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { enabled: true, path: None }
+    }
 }
 
 /// Why there is no configuration.
@@ -228,13 +254,24 @@ impl Config {
 
     /// Parses the text of a file; an error has the line that it is in.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
-        toml::from_str(text).map_err(|mut error| {
-            let start = error.span().map_or(0, |span| span.start).min(text.len());
-            let line = 1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
+        let line = |start: usize| {
+            let start = start.min(text.len());
+            1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count()
+        };
+        let config: Self = toml::from_str(text).map_err(|mut error| {
+            let line = line(error.span().map_or(0, |span| span.start));
             // Without its input the error is the message and then "in `section.key`".
             error.set_input(None);
             (line, error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
-        })
+        })?;
+        match service::problem(&config.services) {
+            Some((number, problem)) => {
+                let start =
+                    Spans::of(text).service.get(number).map_or(0, |table| table.span().start);
+                Err((line(start), format!("{problem} in `service`")))
+            }
+            None => Ok(config),
+        }
     }
 
     /// The configuration as a TOML file that reads back as the same configuration.
@@ -244,6 +281,18 @@ impl Config {
     /// Where a value has no form in TOML, which no valid configuration holds.
     pub fn to_toml(&self) -> Result<String, Error> {
         Ok(toml::to_string(self)?)
+    }
+}
+
+/// Where the tables of a file stand.
+#[derive(Default, Deserialize)]
+struct Spans {
+    service: Vec<toml::Spanned<IgnoredAny>>,
+}
+
+impl Spans {
+    fn of(text: &str) -> Self {
+        toml::from_str(text).unwrap_or_default()
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the command line says instead of the file.
 
 use super::{
-    Backend, Backlog, Config, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network,
-    TelemetryPath,
+    Backend, Backlog, Config, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns,
+    Network, TelemetryPath,
 };
 
 /// Settings that stand above the file's; kept by the daemon, as they still hold after a reload.
@@ -22,6 +22,8 @@ pub struct Overrides {
     pub listen_address: Option<ListenAddress>,
     /// `--web.telemetry-path`
     pub telemetry_path: Option<TelemetryPath>,
+    /// `--state-file`
+    pub state_file: Option<FilePath>,
     /// `--log.level`
     pub log_level: Option<LogLevel>,
     /// `--log.format`
@@ -40,6 +42,10 @@ impl Overrides {
         }
         replace(&mut config.web.listen_address, self.listen_address.as_ref());
         replace(&mut config.web.telemetry_path, self.telemetry_path.as_ref());
+        if self.state_file.is_some() {
+            config.state.path.clone_from(&self.state_file);
+            config.state.enabled = true;
+        }
         replace(&mut config.log.level, self.log_level.as_ref());
         replace(&mut config.log.format, self.log_format.as_ref());
     }

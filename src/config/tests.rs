@@ -13,15 +13,25 @@ fn everything() -> Config {
     let mut config = Config::default();
     config.watch.netns = Some("web".parse().unwrap());
     config.events.path = Some("/var/log/synwatch/events.json".parse().unwrap());
+    config.state.path = Some("/var/lib/synwatch/baselines.json".parse().unwrap());
+    config.services = vec![Service {
+        address: Some([192, 0, 2, 10].into()),
+        port: Port::new(443),
+        backlog: Some(Backlog::new(511)),
+        warning_rate: Rate::try_from(20.0).ok(),
+        critical_rate: Rate::try_from(50.0).ok(),
+        mute: Mute::Sources(vec!["203.0.113.0/24".parse().unwrap()]),
+    }];
     config
 }
 
-/// The keys of a document as `section.key`.
+/// The keys of a document as `section.key`, of a list of sections those of its first.
 fn keys(document: &str) -> BTreeSet<String> {
     let table: toml::Table = document.parse().unwrap();
     table
         .iter()
         .flat_map(|(section, keys)| {
+            let keys = keys.as_array().map_or(keys, |list| &list[0]);
             let keys = keys.as_table().expect("all keys stand in sections");
             keys.keys().map(move |key| format!("{section}.{key}"))
         })
@@ -33,7 +43,7 @@ fn uncommented(document: &str) -> String {
     document
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
             _ => line,
         })
         .collect::<Vec<_>>()
@@ -67,7 +77,9 @@ fn what_is_printed_reads_back() {
         "[capture]\ninterfaces = ['eth0', 'any']\nbackend = 'pnet'\n\
          [watch]\nnetworks = ['2001:db8::/32', '192.0.2.1']\nbacklog = 511\nnetns = '4711'\n\
          [kernel]\nenabled = false\ninterval = '1m'\n\
-         [web]\nlisten_address = ':80'\n[events]\npath = '/tmp/a \"b\".json'\n",
+         [web]\nlisten_address = ':80'\n[events]\npath = '/tmp/a \"b\".json'\n\
+         [[service]]\nport = 443\nwarning_rate = 1\nmute = true\n\
+         [[service]]\naddress = '::'\nport = 443\nmute = ['10.0.0.1']\n",
     )
     .unwrap();
     assert_eq!(config.kernel.interval.get(), Duration::from_mins(1));
@@ -107,6 +119,40 @@ fn wrong_values_are_refused_with_key_value_and_range() {
         assert_eq!(line, 1 + document.matches('\n').count(), "{document}");
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[test]
+fn services_are_refused_with_line_and_cause() {
+    for (document, line, part) in [
+        ("[[service]]\nport = 0", 2, "`0` is not a whole number from 1 to 65535 in `service.port`"),
+        ("[[service]]\naddress = '::1'", 1, "missing field `port`"),
+        ("[[service]]\nport = 1\naddress = '::1/64'", 3, "invalid IP address syntax"),
+        ("[[service]]\nport = 1\nbacklog = 0", 3, "`0` is not a whole number from 1 to"),
+        ("[[service]]\nport = 1\nwarning_rate = 0", 3, "`0` is not a rate per second above 0"),
+        ("[[service]]\nport = 1\nwarning_rate = nan", 3, "`NaN` is not a rate per second"),
+        ("[[service]]\nport = 1\ncritical_rate = -inf", 3, "`-inf` is not a rate per second"),
+        ("[[service]]\nport = 1\nmute = 'all'", 3, "expected true, false or a list of networks"),
+        ("[[service]]\nport = 1\nmute = [\n'10.0.0.0/8',\n'ten']", 3, "`ten` is not a network"),
+        ("[[service]]\nport = 1\nmuted = true", 3, "unknown field `muted`"),
+        ("[service]\nport = 1", 1, "expected a sequence"),
+        (
+            "[[service]]\nport = 1\n\n[[service]]\nport = 2\nwarning_rate = 20\ncritical_rate = 5",
+            4,
+            "critical_rate 5 is below warning_rate 20 in `service`",
+        ),
+        (
+            "[[service]]\nport = 1\n[[service]]\naddress = '::'\nport = 1\n[[service]]\nport = 1",
+            6,
+            "any address, port 1 has a [[service]] of its own already in `service`",
+        ),
+    ] {
+        let (at, message) = error(document);
+        assert!(message.contains(part), "{document}: {message}");
+        assert_eq!(at, line, "{document}: {message}");
+    }
+    let many: Vec<String> = (0..257).map(|n| format!("'10.0.{}.{}'", n / 256, n % 256)).collect();
+    let (_, message) = error(&format!("[[service]]\nport = 1\nmute = [{}]", many.join(",")));
+    assert!(message.starts_with("257 networks, more than 256"), "{message}");
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub enum ValueError {
     /// Not a network namespace.
     #[error("a network namespace is a name, a process id or a path, not an empty text")]
     Netns,
+    /// Not a number of failures per second.
+    #[error("`{0}` is not a rate per second above 0 and up to 1000000000")]
+    Rate(String),
     /// A path that depends on the directory the daemon was started in.
     #[error("`{0}` is not an absolute path of a file")]
     File(String),
@@ -77,6 +80,8 @@ pub type RingSize = Bounded<0x4_0000, 0x4000_0000>;
 pub type MaxServices = Bounded<2, 16_384>;
 /// Entries of the flow table.
 pub type TrackerCapacity = Bounded<1_024, 0x100_0000>;
+/// A TCP port.
+pub type Port = Bounded<1, 65_535>;
 /// HTTP connections at a time.
 pub type MaxConnections = Bounded<1, 4_096>;
 
@@ -127,6 +132,35 @@ impl<const MIN: u64, const MAX: u64> FromStr for Bounded<MIN, MAX> {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         text.parse::<i64>().map_or_else(|_| Err(Self::refuse(text)), Self::try_from)
+    }
+}
+
+/// Events per second, above 0 and up to 10^9.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Rate(f64);
+
+impl Rate {
+    /// Events per second.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Rate {
+    type Error = ValueError;
+
+    fn try_from(rate: f64) -> Result<Self, ValueError> {
+        // Neither holds for what is no number.
+        let valid = rate > 0.0 && rate <= 1e9;
+        if valid { Ok(Self(rate)) } else { Err(ValueError::Rate(rate.to_string())) }
+    }
+}
+
+impl From<Rate> for f64 {
+    fn from(rate: Rate) -> Self {
+        rate.0
     }
 }
 
@@ -232,7 +266,7 @@ through_text!(Interface);
 through_text!(ListenAddress);
 through_text!(TelemetryPath);
 through_text!(Netns);
-through_text!(EventFile);
+through_text!(FilePath);
 
 /// A network whose services are watched; a bare address is the network of that one address.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -392,12 +426,12 @@ impl fmt::Display for Netns {
     }
 }
 
-/// The file that events are appended to.
+/// An absolute path of a file, which need not exist.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct EventFile(PathBuf);
+pub struct FilePath(PathBuf);
 
-impl EventFile {
+impl FilePath {
     /// The path, absolute.
     #[must_use]
     pub fn as_path(&self) -> &Path {
@@ -405,7 +439,7 @@ impl EventFile {
     }
 }
 
-impl FromStr for EventFile {
+impl FromStr for FilePath {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
@@ -418,7 +452,7 @@ impl FromStr for EventFile {
     }
 }
 
-impl fmt::Display for EventFile {
+impl fmt::Display for FilePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.display().fmt(f)
     }
@@ -552,10 +586,10 @@ mod tests {
     }
 
     #[test]
-    fn event_file_is_absolute() {
-        assert!("/var/log/synwatch/events.json".parse::<EventFile>().is_ok());
+    fn file_paths_are_absolute() {
+        assert!("/var/log/synwatch/events.json".parse::<FilePath>().is_ok());
         for text in ["", "events.json", "/", "/var/log/", "/var/.."] {
-            refused::<EventFile>(text);
+            refused::<FilePath>(text);
         }
     }
 }

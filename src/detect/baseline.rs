@@ -1,5 +1,8 @@
 //! A clamped CUSUM of excess failures over a learned baseline.
 
+use std::ops::RangeInclusive;
+
+use crate::detect::saved::SavedSeries;
 use crate::stats::STEP;
 
 /// Seconds of a step.
@@ -22,8 +25,22 @@ const RATE: f64 = 5.0 / D;
 const CALM: f64 = 2.0 / D;
 /// Steps with an excess that make a change more than a burst: together a second.
 const SUSTAINED: u32 = 4;
-/// Steps before the baseline is learned from: 120 s.
-const SETTLED: f64 = 120.0 / D;
+/// Steps to learn from before what they teach counts: 120 s.
+const SETTLED: u32 = 120 * 4;
+
+/// rho, the share of the attempts that fail while all is well.
+const RHO: RangeInclusive<f64> = 0.005..=0.30;
+/// kappa, the allowance for noise in units of the expected failures.
+const KAPPA: RangeInclusive<f64> = 1.0..=4.0;
+/// The upper semi-deviations of the relative excess that make one kappa.
+const DEVIATIONS: f64 = 3.5;
+/// phi, variance over mean of the failures.
+const PHI: RangeInclusive<f64> = 1.0..=15.0;
+/// lambda, failures per second without completions: what keeps a queue of `backlog` less than half
+/// full, since each stays for up to 63 s.
+fn lambda_range(backlog: f64) -> RangeInclusive<f64> {
+    0.2..=(backlog / 126.0).max(1.0)
+}
 
 /// A mean that forgets exponentially, unbiased from its first value on.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +63,16 @@ impl Ewma {
     pub(crate) fn mean(&self) -> f64 {
         if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
     }
+
+    /// Takes up `mean` as what `values` values have given.
+    pub(crate) fn resume(&mut self, mean: f64, values: u32) {
+        self.weight = 1.0 - self.keep.powf(f64::from(values));
+        self.sum = mean * self.weight;
+    }
+}
+
+fn clamp(value: f64, range: &RangeInclusive<f64>) -> f64 {
+    value.clamp(*range.start(), *range.end())
 }
 
 /// What is normal for a service, and how far it is from that.
@@ -76,7 +103,8 @@ pub(crate) struct Baseline {
     present: Ewma,
     /// The excess beyond what is allowed for.
     beyond: Ewma,
-    steps: f64,
+    /// Steps that were learned from.
+    learned: u32,
 }
 
 impl Baseline {
@@ -100,19 +128,25 @@ impl Baseline {
             excess: Ewma::new(RATE),
             present: Ewma::new(CALM),
             beyond: Ewma::new(CALM),
-            steps: 0.0,
+            learned: 0,
         }
     }
 
     /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with a
     /// listen backlog of `backlog`; `learns` from it or not.
     pub(crate) fn step(&mut self, completed: f64, failed: f64, backlog: f64, learns: bool) {
-        self.steps += 1.0;
-        let expected = self.rho / (1.0 - self.rho) * completed + self.lambda * D;
+        if self.learned >= SETTLED {
+            self.fit(backlog);
+        }
+        // However long it lasts, no more is normal, noise included, than one failure for two completions
+        // or, where that is more, two of the highest lambda: else who grows slowly would hide a flood.
+        let most = (completed / 2.0).max(2.0 * lambda_range(backlog).end() * D);
+        let usual = self.rho / (1.0 - self.rho) * completed + self.lambda * D;
+        let expected = usual.min(most / 2.0);
+        let kappa = self.kappa.min(most / expected - 1.0);
         let absolute = (backlog / 252.0).clamp(0.5, 20.0);
-        let allowance = self.kappa * expected + absolute * D;
-        let theta = theta(self.kappa);
-        self.limit = (self.phi * ARL0_STEPS.ln() / theta).max(0.05 * backlog).max(50.0);
+        let allowance = kappa * expected + absolute * D;
+        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(0.05 * backlog).max(50.0);
         let excess = failed - expected;
         self.sum = (self.sum + excess - allowance).clamp(0.0, 4.0 * self.limit);
         self.rises = match self.sum {
@@ -123,16 +157,15 @@ impl Baseline {
         self.present.add(excess / D);
         self.beyond.add(excess - allowance);
         if learns {
-            self.learn(completed, failed, expected, backlog);
+            self.learn(completed, failed, usual);
         }
     }
 
-    fn learn(&mut self, completed: f64, failed: f64, expected: f64, backlog: f64) {
+    fn learn(&mut self, completed: f64, failed: f64, expected: f64) {
         // Winsorised: one bad step is not a new normal.
         let failed = failed.min(expected + 3.0 * expected.sqrt() + 1.0);
         self.completed.add(completed);
         self.failed.add(failed);
-        let mean = self.failed.mean();
         self.expected.add(expected);
         self.residual.add(failed - expected);
         let (usual, above) = (self.expected.mean(), self.residual.mean().max(0.0));
@@ -140,16 +173,45 @@ impl Baseline {
         // that comes from what is above it.
         self.spread.add(4.0 * SPAN * above.powi(2) / usual);
         self.upper.add((above / usual.max(D)).powi(2));
-        if self.steps < SETTLED {
-            return;
+        self.learned = self.learned.saturating_add(1);
+    }
+
+    /// Turns what was learned into what is normal.
+    fn fit(&mut self, backlog: f64) {
+        let (completed, failed) = (self.completed.mean(), self.failed.mean());
+        self.rho = clamp(failed / (failed + completed).max(f64::MIN_POSITIVE), &RHO);
+        let unexplained = (failed - self.rho / (1.0 - self.rho) * completed) / D;
+        self.lambda = clamp(unexplained, &lambda_range(backlog));
+        self.phi = clamp(MARGIN * self.spread.mean(), &PHI);
+        let kappa = clamp(MARGIN * DEVIATIONS * self.upper.mean().sqrt(), &KAPPA);
+        self.kappa = kappa.min(0.6 / self.rho - 1.0).max(*KAPPA.start());
+    }
+
+    /// What was learned so far.
+    pub(crate) fn saved(&self) -> SavedSeries {
+        SavedSeries {
+            steps: self.learned,
+            completed: self.completed.mean(),
+            failed: self.failed.mean(),
+            spread: self.spread.mean(),
+            noise: self.upper.mean(),
         }
-        let completed = self.completed.mean();
-        self.rho = (mean / (mean + completed).max(f64::MIN_POSITIVE)).clamp(0.005, 0.30);
-        let unexplained = (mean - self.rho / (1.0 - self.rho) * completed) / D;
-        self.lambda = unexplained.clamp(0.2, (backlog / 126.0).max(1.0));
-        self.phi = (MARGIN * self.spread.mean()).clamp(1.0, 20.0);
-        let kappa = (MARGIN * 3.5 * self.upper.mean().sqrt()).clamp(1.0, 4.0);
-        self.kappa = kappa.min(0.6 / self.rho - 1.0).max(1.0);
+    }
+
+    /// Goes on from what was learned before. Each moment is cut to what the limits above can be made
+    /// of, so that a wrong one is forgotten as fast as it would have been learned.
+    pub(crate) fn restore(&mut self, saved: &SavedSeries) {
+        const MOST_COMPLETED: f64 = 1e7 * D;
+        const HIGHEST_BACKLOG: f64 = 65_535.0;
+        let completed = saved.completed.min(MOST_COMPLETED);
+        let lambda = *lambda_range(HIGHEST_BACKLOG).end();
+        let failed = saved.failed.min(RHO.end() / (1.0 - RHO.end()) * completed + lambda * D);
+        self.learned = saved.steps;
+        self.completed.resume(completed, saved.steps);
+        self.failed.resume(failed, saved.steps);
+        self.spread.resume(saved.spread.min(PHI.end() / MARGIN), saved.steps);
+        self.upper
+            .resume(saved.noise.min((KAPPA.end() / (MARGIN * DEVIATIONS)).powi(2)), saved.steps);
     }
 
     /// Empties the CUSUM, at the end of an incident.
@@ -233,5 +295,49 @@ mod tests {
             baseline.level() > 1.0
         });
         assert_eq!(steps, Some(1));
+    }
+
+    #[test]
+    fn a_restored_baseline_is_what_it_was() {
+        let mut taught = Baseline::new();
+        for n in 0..4_000_u32 {
+            taught.step(25.0, if n % 4 == 0 { 8.0 } else { 0.0 }, 4096.0, true);
+        }
+        let mut restored = Baseline::new();
+        restored.restore(&taught.saved());
+        for baseline in [&mut taught, &mut restored] {
+            baseline.fit(4096.0);
+        }
+        let parameters = |b: &Baseline| [b.rho, b.lambda, b.kappa, b.phi];
+        assert_ne!(parameters(&taught), parameters(&Baseline::new()));
+        for (one, other) in parameters(&taught).into_iter().zip(parameters(&restored)) {
+            assert!((one - other).abs() < 1e-9, "{taught:?} and {restored:?}");
+        }
+        // It goes on learning where it stood, too.
+        restored.step(25.0, 2.0, 4096.0, true);
+        taught.step(25.0, 2.0, 4096.0, true);
+        assert!((restored.rho - taught.rho).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_restored_baseline_keeps_to_the_limits() {
+        let numbers = [0.0, 1e-300, 1.0, 1e9, f64::MAX];
+        for (completed, failed) in numbers.iter().flat_map(|c| numbers.map(|f| (*c, f))) {
+            for (spread, noise) in numbers.iter().flat_map(|v| numbers.map(|n| (*v, n))) {
+                for steps in [0, 1, SETTLED, u32::MAX] {
+                    let saved = SavedSeries { steps, completed, failed, spread, noise };
+                    let mut baseline = Baseline::new();
+                    baseline.restore(&saved);
+                    baseline.step(25.0, 250.0, 4096.0, true);
+                    assert!(RHO.contains(&baseline.rho), "{saved:?}");
+                    assert!(KAPPA.contains(&baseline.kappa), "{saved:?}");
+                    assert!(PHI.contains(&baseline.phi), "{saved:?}");
+                    assert!(lambda_range(4096.0).contains(&baseline.lambda), "{saved:?}");
+                    // And a flood is still seen.
+                    (0..8).for_each(|_| baseline.step(25.0, 250.0, 4096.0, true));
+                    assert!(baseline.level() > 1.0, "{saved:?}");
+                }
+            }
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! When a service is under attack, and how badly.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::detect::baseline::{Baseline, D, Ewma};
+use crate::detect::configured::RateLimits;
+use crate::detect::saved::SavedBaseline;
 use crate::observe::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;
@@ -36,6 +39,8 @@ pub struct Observation {
     pub old: u64,
     /// The limit of the SYN queue.
     pub backlog: u32,
+    /// Limits that are set instead of derived from the backlog.
+    pub limits: RateLimits,
     /// The kernel keeps every request to the end of its life (cookies are off, and the limit is not above
     /// half of the listen backlog, from where on it prunes).
     pub unpruned: bool,
@@ -73,6 +78,10 @@ pub struct Detector {
     fill_rate: Ewma,
     half_open: u64,
     steps: u32,
+    /// After so many steps what is usual is known.
+    settled_after: u32,
+    /// When something was last learned.
+    learned_at: Timestamp,
     /// The first step that shows what is going on now.
     onset: Option<Step>,
     severity: Option<Severity>,
@@ -113,6 +122,8 @@ const LIFETIME: f64 = 63.0;
 const PRUNED_LIFETIME: f64 = 10.0;
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
+/// Steps until the present rates are known, where the usual ones are from before: 10 s.
+const RESUMED: u32 = 40;
 
 impl Default for Detector {
     /// A detector that knows nothing yet.
@@ -126,6 +137,8 @@ impl Default for Detector {
             fill_rate: Ewma::new(5.0 / D),
             half_open: 0,
             steps: 0,
+            settled_after: SETTLED,
+            learned_at: Timestamp::EPOCH,
             onset: None,
             severity: None,
             raised_at: Timestamp::EPOCH,
@@ -159,9 +172,15 @@ impl Detector {
             Some(_) => (false, false),
         };
         let learns = |baseline: &Baseline| settled || (clear && baseline.level() < 0.5);
-        self.steps += 1;
+        if clear || settled {
+            self.learned_at = seen.at;
+        }
+        self.steps = self.steps.saturating_add(1);
         // Steps that nothing is known of must not thin out the rates of the first that mature.
+        let (warning, _) = seen.limits.rates(backlog / 10.0);
         if !seen.immature {
+            // Where a lower rate is to page, a change must be seen at that rate.
+            let backlog = backlog.min(20.0 * warning);
             for (baseline, failures) in [
                 (&mut self.failing, seen.failed),
                 (&mut self.undiscounted, seen.undiscounted),
@@ -179,7 +198,8 @@ impl Detector {
         self.half_open = seen.half_open;
         self.watch_queue(seen, clear || settled);
 
-        let fast_limit = (0.1 * backlog).max(200.0);
+        // Of attempts that are still young, and may complete, twice the rate is asked.
+        let fast_limit = (2.0 * warning).max(200.0);
         self.fast = f64::from(seen.young_incomplete) > fast_limit
             && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
             && (!seen.path_outage || self.distrustful);
@@ -241,16 +261,15 @@ impl Detector {
         let sustained = suspect && self.baselines().any(Baseline::is_sustained);
         let rate = self.matured_excess();
         let filling = filling_rate(seen);
-        let paging = sustained
-            && (rate >= filling / 2.0
-                || (rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean()));
+        let (warning, critical) = seen.limits.rates(filling);
+        let much = rate >= 40.0 && rate >= 0.25 * self.completion_rate.mean();
+        let paging = sustained && (rate >= warning || (much && seen.limits.warning.is_none()));
         if paging || self.fast {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
-            // Attempts that are still young may complete, so twice the rate is asked of them.
-            return Some(if paging && rate >= filling {
+            return Some(if paging && rate >= critical {
                 (Severity::Critical, Reason::Rate)
-            } else if self.young_rate >= 2.0 * filling {
+            } else if self.young_rate >= 2.0 * critical {
                 (Severity::Critical, Reason::Young)
             } else if occupancy >= 0.95 {
                 (Severity::Critical, Reason::Occupancy)
@@ -319,8 +338,7 @@ impl Detector {
     /// Many more clients than usual, and they do complete.
     fn watch_crowd(&mut self) {
         let (now, usual) = (self.completion_rate.mean(), self.usual_completion_rate.mean());
-        let settled = self.steps >= SETTLED;
-        self.crowded = settled && now > if self.crowded { 2.0 } else { 4.0 } * usual + 20.0;
+        self.crowded = !self.is_cold() && now > if self.crowded { 2.0 } else { 4.0 } * usual + 20.0;
         // While a crowd is there the usual is not learned, or it would be the crowd.
         if !self.crowded && self.severity.is_none() {
             self.usual_completion_rate.add(now);
@@ -417,7 +435,40 @@ impl Detector {
     /// Whether the detector has seen too little yet to know what is normal.
     #[must_use]
     pub const fn is_cold(&self) -> bool {
-        self.steps < SETTLED
+        self.steps < self.settled_after
+    }
+
+    /// What was learned of the service at `address` and `port`, where it was seen for 10 s or longer.
+    #[must_use]
+    pub fn saved(&self, address: IpAddr, port: u16) -> Option<SavedBaseline> {
+        let failing = self.failing.saved();
+        (failing.steps >= RESUMED).then(|| SavedBaseline {
+            address,
+            port,
+            learned_at: self.learned_at,
+            usual_completion_rate: self.usual_completion_rate.mean(),
+            failing,
+            undiscounted: self.undiscounted.saved(),
+            unanswered: self.unanswered.saved(),
+        })
+    }
+
+    /// Goes on from what was learned before. To be called before the first step, with what
+    /// [is sound](SavedBaseline::is_sound).
+    pub fn restore(&mut self, saved: &SavedBaseline) {
+        self.failing.restore(&saved.failing);
+        self.undiscounted.restore(&saved.undiscounted);
+        self.unanswered.restore(&saved.unanswered);
+        let usual = saved.usual_completion_rate.min(1e7);
+        self.usual_completion_rate.resume(usual, saved.failing.steps);
+        self.settled_after = SETTLED.saturating_sub(saved.failing.steps).max(RESUMED);
+        self.learned_at = saved.learned_at;
+    }
+
+    /// Whether nothing was seen yet.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.steps == 0
     }
 
     fn is_calm(&self) -> bool {

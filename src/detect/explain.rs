@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::detect::change::Reason;
+use crate::detect::configured::Configured;
 use crate::detect::incident::Onset;
 use crate::detect::scan::Scan;
 use crate::observe::{Class, Severity, Sysctls, Variant};
@@ -38,6 +39,8 @@ pub struct Circumstances {
     pub cold: bool,
     /// Kernel settings, where known.
     pub sysctls: Sysctls,
+    /// What the configuration says of the service.
+    pub configured: Configured,
     /// The figures that only some verdicts have.
     pub detail: Detail,
 }
@@ -116,6 +119,10 @@ impl Onset {
     /// One sentence: what was measured, over which window, against which limit.
     #[must_use]
     pub fn explanation(&self) -> String {
+        self.circumstances.configured.annotate(&self.sentence(), &self.evidence)
+    }
+
+    fn sentence(&self) -> String {
         let place = self.place();
         let rate = self.evidence.syn_rate;
         let completed = 100.0 * self.evidence.completion_ratio;
@@ -185,7 +192,11 @@ impl Onset {
 
     fn limit_in_words(&self) -> String {
         let backlog = f64::from(self.evidence.backlog.unwrap_or_default());
-        match (self.circumstances.reason, self.severity) {
+        let (reason, severity) = (self.circumstances.reason, self.severity);
+        if let Some(limit) = self.circumstances.configured.limit(reason, severity, backlog) {
+            return limit;
+        }
+        match (reason, severity) {
             (Reason::Rate, Severity::Critical) => {
                 format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", backlog / 10.0)
             }

@@ -3,9 +3,11 @@
 //! One engine serves the daemon, `--once` and `replay` alike. It holds all state, performs no I/O and reads no
 //! clock: whoever owns it hands in what was seen and when, and carries out the [`Action`]s.
 
+mod baselines;
 mod judge;
 mod report;
 mod services;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,48 +15,17 @@ use std::time::Duration;
 use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
-pub use crate::detect::Action;
+pub use crate::detect::{Action, SavedBaseline};
+pub use settings::{Mute, ServiceSettings, Settings};
+
 use crate::detect::{Incidents, Scanners};
 use crate::engine::judge::Groups;
 use crate::engine::services::Services;
-use crate::flow::{BIN, Event, HashKey, Role, Seen, ServiceId, Tracker};
+use crate::flow::{BIN, Event, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
 use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Flags, Segment, Skip};
-
-/// What the engine is told at its start.
-#[derive(Clone)]
-pub struct Settings {
-    /// The most flows to track at once; fixes the memory.
-    pub flows: usize,
-    /// The most services to watch at once.
-    pub services: u16,
-    /// Networks whose services are watched; empty for all.
-    pub networks: Vec<IpNet>,
-    /// The listen backlog to assume where the kernel cannot be asked.
-    pub backlog: u32,
-    /// Judge by the kernel alone: there is no wire.
-    pub kernel_only: bool,
-    /// How often the kernel is asked.
-    pub kernel_interval: Duration,
-    /// The secret of all hashes.
-    pub key: HashKey,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            flows: 1 << 20,
-            services: 1_024,
-            networks: Vec::new(),
-            backlog: 4_096,
-            kernel_only: false,
-            kernel_interval: Duration::from_secs(1),
-            key: HashKey([0; 16]),
-        }
-    }
-}
 
 /// What the kernel said last, and what has changed since the time before.
 struct KernelView {
@@ -181,7 +152,7 @@ impl Engine {
         let tracker = Tracker::new(settings.flows, settings.services, settings.key);
         let hasher = *tracker.hasher();
         Self {
-            services: Services::new(settings.services, settings.networks.clone(), hasher, start),
+            services: Services::new(&settings, hasher, start),
             hosts: Hosts::new(hasher),
             scanners: Scanners::new(hasher),
             groups: Groups::new(hasher),
@@ -453,6 +424,13 @@ impl Engine {
         service.syn_ack += u64::from(flags.is_syn_ack() && !seen.from_client);
         let client = if seen.from_client { segment.source } else { segment.destination };
         let host = if seen.from_client { segment.destination } else { segment.source };
+        if service.ignores(client) {
+            service.last_seen = now;
+            if let (Event::Attempt, Some(window)) = (seen.event, service.windows.at(step)) {
+                window.ignored += 1;
+            }
+            return;
+        }
         let answers_only = service.sees_answers_only();
         let window = service.windows.at(began);
         match seen.event {

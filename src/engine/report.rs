@@ -164,7 +164,8 @@ impl Engine {
             sources: service.sources(),
             source_entropy_ratio: service.failures.entropy_ratio(),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
-            backlog_known: service.listener.is_some(),
+            backlog_known: service.listener.is_some()
+                || service.settings.as_ref().is_some_and(|set| set.backlog.is_some()),
             verdict,
         }
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use datasketches::hll::HllSketch;
 use ipnet::IpNet;
 
-use crate::detect::Detector;
+use crate::detect::{Detector, SavedBaseline};
+use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::flow::{Hasher, Lookup, ServiceId};
 use crate::observe::Listener;
 use crate::stats::{Failures, Keyed, Step, Windows, rounded, sketch};
@@ -49,6 +50,8 @@ pub struct Service {
     pub kernel_half_open: Option<u32>,
     /// Change detection.
     pub detector: Detector,
+    /// What is set for it.
+    pub settings: Option<ServiceSettings>,
     sources: HllSketch,
 }
 
@@ -68,6 +71,7 @@ impl Service {
             listener: None,
             kernel_half_open: None,
             detector: Detector::default(),
+            settings: None,
             sources: sketch(SOURCES_LG_K),
         }
     }
@@ -96,6 +100,24 @@ impl Service {
         self.syn == 0 && self.listener.is_none()
     }
 
+    /// Whether attempts of a client do not count.
+    #[must_use]
+    pub fn ignores(&self, client: Address) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.ignores(client))
+    }
+
+    /// Whether whatever happens to it is worth info at most.
+    #[must_use]
+    pub fn is_muted(&self) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.mute == Mute::Service)
+    }
+
+    /// What was learned of it.
+    #[must_use]
+    pub fn baseline(&self) -> Option<SavedBaseline> {
+        self.detector.saved(self.address.into(), self.port)
+    }
+
     fn is_idle(&self, now: Timestamp) -> bool {
         let idle = now - self.last_seen;
         self.listener.is_none()
@@ -113,23 +135,28 @@ pub struct Services {
     aliases: HashMap<(Address, u16), ServiceId, Keyed>,
     listeners: Vec<Listener>,
     networks: Vec<IpNet>,
+    each: Vec<ServiceSettings>,
+    /// Baselines of services that have no place now.
+    baselines: HashMap<(Address, u16), SavedBaseline, Keyed>,
     hand: usize,
     now: Timestamp,
     step: Step,
 }
 
 impl Services {
-    /// A list of at most `limit` services on addresses in `networks` (all where it is empty).
+    /// An empty list.
     #[must_use]
-    pub fn new(limit: u16, networks: Vec<IpNet>, hasher: Hasher, now: Timestamp) -> Self {
+    pub fn new(settings: &Settings, hasher: Hasher, now: Timestamp) -> Self {
         let other = Service::new(Address::from_bits(0), 0, now, Step(0));
         Self {
             list: vec![other],
-            limit: usize::from(limit.max(2)),
+            limit: usize::from(settings.services.max(2)),
             places: HashMap::with_hasher(Keyed(hasher)),
             aliases: HashMap::with_hasher(Keyed(hasher)),
             listeners: Vec::new(),
-            networks,
+            networks: settings.networks.clone(),
+            each: settings.each.clone(),
+            baselines: HashMap::with_hasher(Keyed(hasher)),
             hand: 0,
             now,
             step: Step(0),
@@ -225,19 +252,66 @@ impl Services {
             return *id;
         }
         let place = if self.list.len() < limit {
-            self.list.push(Service::new(address, port, self.now, self.step));
+            let service = self.begin(address, port);
+            self.list.push(service);
             self.list.len() - 1
         } else {
             let Some(place) = self.idle_place() else { return ServiceId::OTHER };
-            let service = Service::new(address, port, self.now, self.step);
+            let service = self.begin(address, port);
             let old = std::mem::replace(&mut self.list[place], service);
             self.places.remove(&(old.address, old.port));
+            if let Some(baseline) = old.baseline() {
+                self.keep(baseline);
+            }
             self.aliases.retain(|_, id| usize::from(id.0) != place);
             place
         };
         let id = u16::try_from(place).map_or(ServiceId::OTHER, ServiceId);
         self.places.insert((address, port), id);
         id
+    }
+
+    /// A service with what is set for it and what is known of it from before.
+    fn begin(&mut self, address: Address, port: u16) -> Service {
+        let mut service = Service::new(address, port, self.now, self.step);
+        service.settings = ServiceSettings::find(&self.each, address, port).cloned();
+        if let Some(baseline) = self.baselines.remove(&(address, port)) {
+            service.detector.restore(&baseline);
+        }
+        service
+    }
+
+    /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no use.
+    pub fn keep(&mut self, baseline: SavedBaseline) -> bool {
+        let key = (Address::from(baseline.address), baseline.port);
+        match self.places.get(&key) {
+            Some(id) => {
+                let detector = &mut self.list[usize::from(id.0)].detector;
+                let new = detector.is_new();
+                if new {
+                    detector.restore(&baseline);
+                }
+                new
+            }
+            None => {
+                let room = self.baselines.len() < self.limit;
+                if room {
+                    self.baselines.insert(key, baseline);
+                }
+                room
+            }
+        }
+    }
+
+    /// The baselines of services that have no place now.
+    pub fn kept(&self) -> impl Iterator<Item = &SavedBaseline> {
+        self.baselines.values()
+    }
+
+    /// The service at an address and port, where it has a place.
+    #[must_use]
+    pub fn find(&self, address: Address, port: u16) -> Option<&Service> {
+        self.places.get(&(address, port)).map(|id| self.get(*id))
     }
 
     /// A place whose service may go, among the next few in turn: the search takes constant time.
@@ -310,7 +384,8 @@ mod tests {
 
     fn services() -> Services {
         let hasher = Hasher::new(HashKey([9; 16]));
-        Services::new(16, Vec::new(), hasher, Timestamp::EPOCH)
+        let settings = Settings { services: 16, ..Settings::default() };
+        Services::new(&settings, hasher, Timestamp::EPOCH)
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The core from end to end, on traffic that is generated: the same on every run, without any I/O.
 
+mod baselines;
+mod settings;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
@@ -7,7 +10,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::state_test_segment;
+use crate::flow::{HashKey, state_test_segment};
 use crate::observe::{
     Class, Detection, FlowCounts, KernelHalfOpen, Listener, Report, Severity, Status, Variant,
 };

@@ -43,6 +43,8 @@ pub struct Window {
     pub refused: u32,
     /// SYN-ACKs that came again after the client had acknowledged them, by the step that they came in.
     pub resent_after_ack: u32,
+    /// Attempts from muted sources, which count nowhere else.
+    pub ignored: u32,
 }
 
 impl Window {
@@ -61,6 +63,7 @@ impl Window {
         self.reset += other.reset;
         self.refused += other.refused;
         self.resent_after_ack += other.resent_after_ack;
+        self.ignored += other.ignored;
     }
 }
 

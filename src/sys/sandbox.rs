@@ -47,14 +47,15 @@ impl fmt::Display for Sandbox {
 }
 
 /// Confines the calling thread and those it starts: of the file system it may read `/proc`,
-/// `/sys/fs/cgroup` and `readable`, and create and append to files in the directories `writable`; it
+/// `/sys/fs/cgroup` and `readable`, create and append to files in the directories `writable`, and also
+/// replace and remove those in the directories `replaceable`; it
 /// may run no program and connect to nobody by TCP. What is already open stays usable.
 ///
 /// Files can be replaced (as editors and log rotation do) only where their directory is given, not the
 /// file itself. Paths that do not exist are passed over.
 #[must_use]
-pub fn confine(readable: &[&Path], writable: &[&Path]) -> Sandbox {
-    match apply(readable, writable) {
+pub fn confine(readable: &[&Path], writable: &[&Path], replaceable: &[&Path]) -> Sandbox {
+    match apply(readable, writable, replaceable) {
         Ok((RulesetStatus::FullyEnforced, _)) => Sandbox::Full,
         Ok((RulesetStatus::PartiallyEnforced, _)) => Sandbox::Partial,
         Ok((RulesetStatus::NotEnforced, LandlockStatus::NotEnabled)) => Sandbox::Unavailable(
@@ -70,11 +71,13 @@ pub fn confine(readable: &[&Path], writable: &[&Path]) -> Sandbox {
 fn apply(
     readable: &[&Path],
     writable: &[&Path],
+    replaceable: &[&Path],
 ) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
     // The newest version that these rules were written for; an older kernel enforces what it knows.
     let abi = ABI::V5;
     let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let append: BitFlags<AccessFs> = read | make_bitflags!(AccessFs::{WriteFile | MakeReg});
+    let replace = append | make_bitflags!(AccessFs::{RemoveFile | Truncate});
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::ConnectTcp)?
@@ -82,6 +85,7 @@ fn apply(
         .add_rules(path_beneath_rules(READABLE, read))?
         .add_rules(path_beneath_rules(readable, read))?
         .add_rules(path_beneath_rules(writable, append))?
+        .add_rules(path_beneath_rules(replaceable, replace))?
         .restrict_self()?;
     Ok((status.ruleset, status.landlock))
 }
@@ -98,6 +102,7 @@ mod tests {
     fn confine_keeps_to_what_was_given() {
         let config = tempfile::tempdir().unwrap();
         let events = tempfile::tempdir().unwrap();
+        let state = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         let (settings, secret) = (config.path().join("a.toml"), elsewhere.path().join("secret"));
         fs::write(&settings, "").unwrap();
@@ -107,7 +112,7 @@ mod tests {
         // On a thread of its own: the sandbox cannot be left again.
         let confined = thread::spawn(move || {
             let missing = Path::new("/nonexistent");
-            let sandbox = confine(&[config.path(), missing], &[events.path()]);
+            let sandbox = confine(&[config.path(), missing], &[events.path()], &[state.path()]);
             if let Sandbox::Unavailable(reason) = &sandbox {
                 eprintln!("skipped: {reason}");
                 return;
@@ -125,6 +130,13 @@ mod tests {
                 file.write_all(b"{}\n").unwrap();
             }
             denied(fs::remove_file(&log));
+            let (new, file) = (state.path().join("new"), state.path().join("file"));
+            for _ in 0..2 {
+                fs::write(&new, "x").unwrap();
+                fs::rename(&new, &file).unwrap();
+            }
+            fs::remove_file(&file).unwrap();
+            denied(fs::rename(&log, &file));
             denied(std::process::Command::new("/bin/true").status().map(drop));
         });
         confined.join().unwrap();

@@ -3,10 +3,13 @@
 //! Outside of a service manager every message is a no-op. A message that cannot be sent is no reason
 //! to stop watching: it is logged at debug level, and the manager's own time limits decide.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -55,6 +58,16 @@ pub fn stderr_is_journal() -> bool {
         // The variable is inherited, also where standard error was redirected since.
         file_identity(&io::stderr()).is_ok_and(|identity| identity == stream)
     })
+}
+
+/// The directory that the service manager made for what is to outlive a restart (systemd.exec(5),
+/// `STATE_DIRECTORY`; of several the first).
+#[must_use]
+pub fn state_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("STATE_DIRECTORY")?;
+    let first = directories.as_bytes().split(|byte| *byte == b':').next()?;
+    let first = Path::new(OsStr::from_bytes(first));
+    first.is_absolute().then(|| first.to_owned())
 }
 
 /// Device and inode number, in the form of `JOURNAL_STREAM`.

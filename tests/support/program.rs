@@ -30,10 +30,16 @@ pub struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Starts the daemon in the victim's namespace and waits until it is ready.
     pub fn start(lab: &'a Lab) -> Self {
+        Self::start_with(lab, "", &[])
+    }
+
+    /// The same with more configuration and arguments.
+    pub fn start_with(lab: &'a Lab, settings: &str, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
         let config = files.path().join("synwatch.toml");
         let events = files.path().join("events.json");
-        fs::write(&config, format!("[events]\npath = \"{}\"\n", events.display())).expect("config");
+        let text = format!("[events]\npath = \"{}\"\n{settings}", events.display());
+        fs::write(&config, text).expect("config");
         let log = fs::File::create(files.path().join("log")).expect("log file");
         let child = lab
             .victim
@@ -41,6 +47,7 @@ impl<'a> Daemon<'a> {
             .arg("--config")
             .arg(&config)
             .args(["--web.listen-address", &API.to_string(), "--log.format", "text"])
+            .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -50,6 +57,21 @@ impl<'a> Daemon<'a> {
         let mut daemon = Self { lab, child, files };
         daemon.wait_until_ready();
         daemon
+    }
+
+    /// Tells it to end, as a service manager does; its exit code and what it logged.
+    pub fn stop(mut self) -> (Option<i32>, String) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        // SAFETY: kill takes numbers only; the child is ours and not waited for, so the number is its.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait for synwatch") {
+                return (status.code(), self.log());
+            }
+            assert!(Instant::now() < give_up, "synwatch does not end:\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn wait_until_ready(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::detect::{Circumstances, Detail, Onset, Subject, variant};
+use crate::detect::{Circumstances, Configured, Detail, Onset, Subject, variant};
 use crate::engine::services::Service;
 use crate::engine::{Engine, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
@@ -104,6 +104,7 @@ impl Engine {
             dropping: self.capture.is_dropping(),
             cold: service.detector.is_cold(),
             sysctls: self.sysctls(),
+            configured: Configured::default(),
             detail: Detail::Attempts,
         };
         Onset {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::detect::{Circumstances, Detail, Detector, Observation, Onset, Subject, variant};
+use crate::detect::{
+    Circumstances, Configured, Detail, Detector, Observation, Onset, Subject, variant,
+};
 use crate::engine::Engine;
 use crate::engine::judge::{Judged, completion_ratio, sources_evidence};
 use crate::flow::{Hasher, ServiceId};
@@ -287,6 +289,7 @@ impl Engine {
                 dropping: self.capture.is_dropping(),
                 cold: group.detector.is_cold(),
                 sysctls: self.sysctls(),
+                configured: Configured::default(),
                 detail: Detail::Targets { services: targets.services, reset: profile.reset },
                 ..Circumstances::default()
             },

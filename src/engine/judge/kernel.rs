@@ -28,10 +28,12 @@ impl Engine {
         (half_open, backlog)
     }
 
-    /// The listen backlog of a service: from the kernel, or assumed.
+    /// The listen backlog of a service: set, or from the kernel, or assumed.
     pub(in crate::engine) fn backlog(&self, id: ServiceId) -> u32 {
-        let listener = self.services.get(id).listener.as_ref();
-        listener.map_or(self.settings.backlog, |listener| listener.backlog).max(1)
+        let service = self.services.get(id);
+        let set = service.settings.as_ref().and_then(|settings| settings.backlog);
+        let listens = || service.listener.as_ref().map(|listener| listener.backlog);
+        set.or_else(listens).unwrap_or(self.settings.backlog).max(1)
     }
 
     /// The limit of a service's SYN queue: the backlog, or with cookies off three quarters of

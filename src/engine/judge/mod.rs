@@ -10,10 +10,10 @@ use std::time::Duration;
 
 pub(super) use groups::Groups;
 
-use crate::detect::{Observation, Onset, Subject};
+use crate::detect::{Configured, Observation, Onset, Subject};
 use crate::engine::{Engine, KernelView};
 use crate::flow::{Fate, ServiceId};
-use crate::observe::{Class, Evidence};
+use crate::observe::{Class, Evidence, Severity};
 use crate::stats::{Attempt, Failure, SourceProfile, Step, Window, Windows, network_of, source_of};
 use crate::time::Timestamp;
 
@@ -167,6 +167,7 @@ impl Engine {
             half_open,
             old: half_open.min(old),
             backlog,
+            limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
             unpruned,
             queue_full,
         };
@@ -174,7 +175,7 @@ impl Engine {
         // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen the
         // answers may be to anybody.
         let (address, subject) = (service.address, Subject::Service(service.address, service.port));
-        let known = !service.sees_answers_only();
+        let known = !service.sees_answers_only() && !service.is_muted();
         if known && !self.incidents.is_active(Class::SynFlood, subject) {
             self.groups.add(address, &observation, &window, &judged.failures());
         }
@@ -183,8 +184,27 @@ impl Engine {
     /// Tells of one subject what there is to tell, or that there is nothing (any more).
     fn tell(&mut self, at: Timestamp, class: Class, subject: Subject, onset: Option<Onset>) {
         let at = self.last_packet.map_or(at, |last| last.min(at));
+        let onset = onset.map(|onset| self.configure(subject, onset));
         let action = self.incidents.update(at, class, subject, onset);
         self.actions.extend(action);
+    }
+
+    /// Lets what is set for a service have its part in a verdict.
+    fn configure(&self, subject: Subject, mut onset: Onset) -> Onset {
+        let Subject::Service(address, port) = subject else { return onset };
+        let Some(service) = self.services.find(address, port) else { return onset };
+        let Some(set) = &service.settings else { return onset };
+        let muted = service.is_muted() && onset.severity > Severity::Info;
+        onset.circumstances.configured = Configured {
+            backlog: set.backlog.is_some() && onset.class != Class::FlashCrowd,
+            limits: set.limits,
+            muted: muted.then_some(onset.severity),
+            ignored: service.windows.sum(1, 4).ignored,
+        };
+        if muted {
+            onset.severity = Severity::Info;
+        }
+        onset
     }
 
     /// Clears those of a class that were not told again for `calm` and whose subject is `concerned`.
