@@ -1,14 +1,17 @@
 //! Windows become a verdict: change detection, severity from impact, class, and words.
 
+mod advice;
 mod baseline;
 mod change;
 mod classify;
 mod explain;
+mod filter;
 mod incident;
 mod scan;
 
 pub use change::{Detector, Observation, Reason};
-pub use classify::variant;
+pub use classify::{are_real, variant};
 pub use explain::{Circumstances, Detail};
+pub use filter::Filter;
 pub use incident::{Action, Incidents, Onset, Subject};
 pub use scan::{Scan, Scanners};
