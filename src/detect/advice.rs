@@ -126,21 +126,21 @@ impl Onset {
             ));
         }
         let rule = format!("{}{filter}", self.syns_to_target(filter.ipv4));
-        let mut advice = if filter.completed < ENOUGH_COMPLETED {
-            format!(
-                "This rule would match {failing:.0} % of the failing attempts; too few handshakes \
-                 have completed to tell whom else, so that it counts and does not drop (printed, \
-                 not applied): {}.",
-                command("", &format!("{rule} counter"))
+        let unproved = filter.completed < ENOUGH_COMPLETED;
+        let (harm, end) = if unproved {
+            (
+                "; too few handshakes have completed to tell whom else, so it only counts"
+                    .to_owned(),
+                "",
             )
         } else {
-            format!(
-                "This rule would match {failing:.0} % of the failing attempts and {completed:.1} % \
-                 of the handshakes that complete (printed, not applied): {}; \
-                 nft delete table inet synwatch takes it away.",
-                command("", &format!("{rule} counter drop"))
-            )
+            (format!(" and {completed:.1} % of the handshakes that complete"), " drop")
         };
+        let mut advice = format!(
+            "This rule would match {failing:.0} % of the failing attempts{harm} (printed, not \
+             applied): {}",
+            command("", &format!("{rule} counter{end}"))
+        );
         if let Some(prefix) = filter.prefix() {
             advice +=
                 &format!(" The real owners of {prefix} are hit too where they look the same.");
@@ -183,8 +183,7 @@ impl Onset {
         if useful {
             advice.push(format!(
                 "The sources are probably real and send {:.0} SYN/s each: this rule leaves \
-                 {PER_SOURCE}/s to each (printed, not applied): {}; \
-                 nft delete table inet synwatch takes it away.",
+                 {PER_SOURCE}/s to each (printed, not applied): {}",
                 around.rate_per_source,
                 self.limit_per_source()
             ));
@@ -239,12 +238,13 @@ impl Onset {
     }
 }
 
-/// A command that sets up a rule in a table of its own, so that it needs nothing and can be taken away again. It
+/// The end of a sentence: a command that sets up a rule in a table of its own, so that it needs nothing and can be taken away again. It
 /// stands before connection tracking, whose table a flood fills too.
 fn command(set: &str, rule: &str) -> String {
     format!(
         "nft 'add table inet synwatch; {set}add chain inet synwatch syn {{ type filter hook \
-         prerouting priority raw; }}; add rule inet synwatch syn {rule}'"
+         prerouting priority raw; }}; add rule inet synwatch syn {rule}'; nft list table inet \
+         synwatch shows what it hits, nft delete table inet synwatch takes it away."
     )
 }
 
@@ -304,8 +304,8 @@ mod tests {
              complete (printed, not applied): nft 'add table inet synwatch; add chain inet \
              synwatch syn { type filter hook prerouting priority raw; }; add rule inet synwatch \
              syn ip daddr 192.0.2.10 tcp dport 443 tcp flags & (fin | syn | rst | ack) == syn tcp \
-             window 512 tcp doff 5 ip ttl 64 counter drop'; nft delete table inet synwatch takes \
-             it away."
+             window 512 tcp doff 5 ip ttl 64 counter drop'; nft list table inet \
+             synwatch shows what it hits, nft delete table inet synwatch takes it away."
         );
     }
 
