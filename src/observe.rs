@@ -635,6 +635,9 @@ pub struct PrefixShare {
 pub struct Fingerprint {
     /// Share of the failing attempts that look like this.
     pub share: f64,
+    /// Share of the handshakes that complete, now and in the minutes before, that look like this; null
+    /// where none was seen.
+    pub completed_share: Option<f64>,
     /// Time to live or hop limit on arrival.
     pub ttl: u8,
     /// Window field.

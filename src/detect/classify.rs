@@ -32,6 +32,17 @@ pub fn variant(profile: &SourceProfile) -> Option<Variant> {
     })
 }
 
+/// Whether the sources are probably those that they say: many of them completed handshakes before, or come
+/// back although there are many. That one source comes back says nothing.
+#[must_use]
+pub fn are_real(profile: &SourceProfile) -> bool {
+    match variant(profile) {
+        Some(Variant::SingleSource) => profile.new < 0.5,
+        Some(Variant::Distributed) => profile.new < 0.9 || profile.returning >= RETURNING,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +63,13 @@ mod tests {
         assert_eq!(variant(&known), Some(Variant::Distributed));
         let returning = SourceProfile { returning: 0.15, ..random() };
         assert_eq!(variant(&returning), Some(Variant::Distributed));
+    }
+    #[test]
+    fn a_single_source_is_not_real_because_it_returns() {
+        let single = SourceProfile { top_source: (None, 0.9), returning: 1.0, ..random() };
+        assert!(!are_real(&single));
+        assert!(are_real(&SourceProfile { new: 0.1, ..single }));
+        assert!(are_real(&SourceProfile { returning: 0.5, ..random() }));
+        assert!(!are_real(&random()));
     }
 }

@@ -1,9 +1,10 @@
-//! A verdict in words: one sentence with the figures, and what an operator can do.
+//! A verdict in words: one sentence with the figures.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::detect::change::Reason;
 use crate::detect::configured::Configured;
+use crate::detect::filter::Filter;
 use crate::detect::incident::Onset;
 use crate::detect::scan::Scan;
 use crate::observe::{Class, Severity, Sysctls, Variant};
@@ -41,6 +42,14 @@ pub struct Circumstances {
     pub sysctls: Sysctls,
     /// What the configuration says of the service.
     pub configured: Configured,
+    /// What a listening socket has as its backlog, where the kernel was asked (`sk_max_ack_backlog`).
+    pub listen_backlog: Option<u32>,
+    /// What a packet filter could do.
+    pub filter: Option<Filter>,
+    /// Whether the sources are probably those that they say.
+    pub real_sources: bool,
+    /// SYNs per second of a source, where all send as much.
+    pub rate_per_source: f64,
     /// The figures that only some verdicts have.
     pub detail: Detail,
 }
@@ -154,15 +163,22 @@ impl Onset {
                 // The bitmap of senders is full at 64.
                 if stray.senders >= 40 { "many".to_owned() } else { stray.senders.to_string() }
             ),
-            (_, Detail::AcceptQueue { waiting, resent }) => format!(
-                "The application behind {place} does not call accept() fast enough: {}{resent} \
-                 SYN-ACKs were sent again in the last seconds after their clients had acknowledged \
-                 them; these clients are real.",
-                waiting.map_or_else(String::new, |waiting| format!(
-                    "{waiting} of {} places in its accept queue are taken, and ",
-                    self.evidence.backlog.unwrap_or_default()
-                ))
-            ),
+            (_, Detail::AcceptQueue { waiting, resent }) => {
+                let limit = self.evidence.backlog.unwrap_or_default();
+                let signs = [
+                    waiting.map(|waiting| {
+                        format!("{waiting} of {limit} places in its accept queue are taken")
+                    }),
+                    (resent > 0).then(|| {
+                        format!("{resent} SYN-ACKs were sent again although they were acknowledged")
+                    }),
+                ];
+                format!(
+                    "The application behind {place} does not call accept() fast enough: {}; its \
+                     clients are real.",
+                    signs.into_iter().flatten().collect::<Vec<_>>().join(", and ")
+                )
+            }
             (Class::SynAckReflection, Detail::Targets { services, reset }) => format!(
                 "{rate:.0} SYN/s from {} arrive at {services} services of {place}, and {:.0} % of \
                  the SYN-ACKs are answered by a RST: the source did not ask, it is the victim of \
@@ -283,80 +299,5 @@ impl Onset {
             Some(_) => format!("; {failures} sampled failures come from {sampled_sources} sources"),
             None => "; too few failures so far to judge their sources".to_owned(),
         }
-    }
-
-    /// What an operator can do.
-    #[must_use]
-    pub fn advice(&self) -> Vec<String> {
-        let single = match self.class {
-            Class::SynFlood => return self.advice_on_flood(),
-            Class::FlashCrowd => "No defence is needed; watch the capacity of the service.",
-            Class::PortScan => {
-                "A scan looks for services and harms none by itself: close what need not be open; \
-                 the address may be blocked where its answers show that it is real."
-            }
-            Class::SynAckReflection => {
-                "Do not block the source, it is the victim: limit SYN-ACKs per destination, or \
-                 drop SYNs from it for a while, so that this host adds nothing to the attack."
-            }
-            Class::Backscatter => {
-                "Drop SYN-ACKs and RSTs of no known connection (conntrack state invalid) at the \
-                 edge; the senders are reflectors or victims, not attackers."
-            }
-            Class::AcceptQueueOverflow => {
-                "Find out why the application accepts so slowly (blocked, out of threads or file \
-                 descriptors); a longer backlog only delays it. Blocking clients does not help."
-            }
-        };
-        vec![single.to_owned()]
-    }
-
-    fn advice_on_flood(&self) -> Vec<String> {
-        let around = &self.circumstances;
-        let mut advice = Vec::new();
-        match around.sysctls.syncookies {
-            Some(0) => advice.push(
-                "SYN cookies are off: sysctl -w net.ipv4.tcp_syncookies=1 keeps honest clients \
-                 served while the queue is full."
-                    .to_owned(),
-            ),
-            Some(_) => {}
-            None => advice.push(
-                "Check that SYN cookies are on where the service runs (net.ipv4.tcp_syncookies=1)."
-                    .to_owned(),
-            ),
-        }
-        if let (Some(backlog), Some(somaxconn)) = (self.evidence.backlog, around.sysctls.somaxconn)
-            && around.kernel_agrees
-            && backlog < somaxconn
-        {
-            advice.push(format!(
-                "The application's listen() asks for a backlog of {backlog} while \
-                 net.core.somaxconn allows {somaxconn}: raise it there."
-            ));
-        }
-        advice.push(
-            match self.variant {
-                Some(Variant::SingleSource) => {
-                    "One source sends most of it; it completed no handshake and may be forged: \
-                     rate-limit new connections per source upstream rather than block the address."
-                }
-                Some(Variant::SpoofedSubnet) => {
-                    "The sources are probably forged inside one prefix: ask upstream to filter it \
-                     at the edge that it cannot come from; blocking it here also blocks its real \
-                     owners."
-                }
-                Some(Variant::Distributed) => {
-                    "The sources return and are probably real: limit new connections per source, \
-                     and ask upstream for help."
-                }
-                _ => {
-                    "Do not block the source addresses: they completed no handshake and are \
-                     probably forged. Ask upstream for SYN filtering, or put a SYN proxy in front."
-                }
-            }
-            .to_owned(),
-        );
-        advice
     }
 }

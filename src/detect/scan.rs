@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::flow::Hasher;
 use crate::observe::{Target, Variant};
-use crate::stats::{Keyed, common_prefix};
+use crate::stats::{Keyed, common_prefix, source_of};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -71,6 +71,8 @@ struct Walk {
     /// The /16s (IPv6: /48s) of the hosts.
     networks: Bits<8>,
     ports: Bits<32>,
+    /// One of its addresses: of IPv6 a /64 is one source.
+    address: Address,
     /// What it tried last, and the prefix of all that it tried.
     target: (Address, u16),
     prefix: Option<IpNet>,
@@ -79,7 +81,9 @@ struct Walk {
 /// A source that scans.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scan {
-    /// The source.
+    /// What counts as one source: an address, of IPv6 its /64.
+    pub source: Address,
+    /// The address, or one of them.
     pub attacker: Address,
     /// Many ports, many hosts, or both.
     pub variant: Variant,
@@ -113,12 +117,13 @@ impl Scanners {
     }
 
     /// Takes in the outcome of an attempt of `source` at `to` that began at `at`.
-    pub fn observe(&mut self, at: Timestamp, source: Address, to: (Address, u16), success: bool) {
+    pub fn observe(&mut self, at: Timestamp, address: Address, to: (Address, u16), success: bool) {
+        let source = source_of(address);
         // Without a failure there is nothing to tell: the ratio would stay at 1.
         let room = !success && self.map.len() < LIMIT;
         let walk = match self.map.get_mut(&source) {
             Some(walk) => walk,
-            None if room => self.map.entry(source).or_insert_with(|| Walk::new(at, to)),
+            None if room => self.map.entry(source).or_insert_with(|| Walk::new(at, address, to)),
             None => return,
         };
         walk.attempts += 1;
@@ -153,12 +158,12 @@ impl Scanners {
     /// The sources that scan and made a first contact at `since` or later.
     pub fn since(&self, since: Timestamp) -> impl Iterator<Item = Scan> {
         let active = move |(_, walk): &(&Address, &Walk)| walk.last >= since && walk.is_scan();
-        self.map.iter().filter(active).map(|(attacker, walk)| walk.scan(*attacker))
+        self.map.iter().filter(active).map(|(source, walk)| walk.scan(*source))
     }
 }
 
 impl Walk {
-    fn new(at: Timestamp, to: (Address, u16)) -> Self {
+    fn new(at: Timestamp, address: Address, to: (Address, u16)) -> Self {
         Self {
             ratio: 0,
             attempts: 0,
@@ -169,6 +174,7 @@ impl Walk {
             hosts: Bits([0; 8]),
             networks: Bits([0; 8]),
             ports: Bits([0; 32]),
+            address,
             target: to,
             prefix: common_prefix([to.0].into_iter()),
         }
@@ -181,11 +187,12 @@ impl Walk {
             && (hosts < 1.5 || hosts >= PER_NETWORK * networks)
     }
 
-    fn scan(&self, attacker: Address) -> Scan {
+    fn scan(&self, source: Address) -> Scan {
         let (one_host, one_port) = (self.hosts.estimate() < 1.5, self.ports.estimate() < 1.5);
         let (address, port) = self.target;
         Scan {
-            attacker,
+            source,
+            attacker: self.address,
             variant: match (one_host, one_port) {
                 (true, _) => Variant::Vertical,
                 (false, true) => Variant::Horizontal,

@@ -13,9 +13,10 @@ use ipnet::IpNet;
 
 use crate::flow::FlowHash;
 use crate::observe::{Fingerprint, PrefixShare};
+use crate::stats::looks::{Completions, Look, Sighting};
 use crate::stats::window::Step;
 use crate::time::Timestamp;
-use crate::wire::{Address, OptionLayout, Segment, SeqNumber};
+use crate::wire::{Address, Segment, SeqNumber};
 
 /// Attempts that are drawn from a step.
 const PER_STEP: usize = 64;
@@ -50,15 +51,6 @@ pub struct Attempt {
     pub look: Look,
 }
 
-/// The part of a SYN that tells its sender's TCP stack or tool apart.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Look {
-    ttl: u8,
-    window: u16,
-    mss: Option<u16>,
-    options: OptionLayout,
-}
-
 impl Attempt {
     /// The attempt that `syn` begins.
     #[must_use]
@@ -70,16 +62,16 @@ impl Attempt {
             source: syn.source,
             destination: syn.destination,
             port: syn.destination_port,
-            look: Look { ttl: syn.ttl, window: syn.window, mss: syn.mss, options: syn.options },
+            look: Look::of(syn),
         }
     }
 
     /// An attempt of which the kernel knows no more than the addresses and the port.
     #[must_use]
     pub fn known_by_kernel(at: Timestamp, source: Address, to: (Address, u16)) -> Self {
-        let look = Look { ttl: 0, window: 0, mss: None, options: OptionLayout::default() };
         let (destination, port) = to;
-        Self { flow: FlowHash(0), isn: SeqNumber(0), at, source, destination, port, look }
+        let (flow, isn, look) = (FlowHash(0), SeqNumber(0), Look::default());
+        Self { flow, isn, at, source, destination, port, look }
     }
 }
 
@@ -106,6 +98,7 @@ pub struct Failures {
     drawn: [Vec<Attempt>; STEPS],
     offered: [u32; STEPS],
     kept: VecDeque<Failure>,
+    completed: Completions,
 }
 
 impl Failures {
@@ -148,18 +141,31 @@ impl Failures {
         self.kept.push_back(failure);
     }
 
+    /// Takes in the sampled attempts of a step that did complete.
+    pub fn contrast(&mut self, completed: &[Attempt]) {
+        self.completed.add(completed);
+    }
+
+    /// What the kept failures and `younger` ones looked like, and what each counts for.
+    pub fn failing<'a>(
+        &'a self,
+        younger: &'a [Failure],
+    ) -> impl Iterator<Item = (Sighting, f64)> + Clone + 'a {
+        let failures = self.kept.iter().chain(younger);
+        failures.map(|failure| (Sighting::from(&failure.attempt), failure.weight))
+    }
+
+    /// What handshakes that completed looked like, now and before.
+    #[must_use]
+    pub const fn completed(&self) -> &Completions {
+        &self.completed
+    }
+
     /// Forgets failures too old to count at `now`.
     pub fn forget(&mut self, now: Timestamp) {
         while self.kept.front().is_some_and(|failure| now - failure.attempt.at > MAX_AGE) {
             self.kept.pop_front();
         }
-    }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.drawn.iter_mut().for_each(Vec::clear);
-        self.offered = [0; STEPS];
-        self.kept.clear();
     }
 
     /// The earliest kept failure that began at `since` or later.
@@ -196,7 +202,11 @@ impl Failures {
     #[must_use]
     pub fn profile(&self, younger: &[Failure]) -> SourceProfile {
         let failures: Vec<&Failure> = self.kept.iter().chain(younger).collect();
-        SourceProfile::of(&failures)
+        let mut profile = SourceProfile::of(&failures);
+        if let Some(fingerprint) = &mut profile.fingerprint {
+            fingerprint.completed_share = self.completed.share_of(fingerprint);
+        }
+        profile
     }
 
     /// Whom the kept failures were meant for.
@@ -263,6 +273,9 @@ pub struct SourceProfile {
     pub reset: f64,
     /// Share of sources that had failed before.
     pub returning: f64,
+    /// Probability that two failures have the same source: one over the number of sources where all send
+    /// as much.
+    pub collision: f64,
     /// Collision entropy of the sources over the highest that their number allows, 0 to 1.
     pub entropy_ratio: f64,
     /// The commonest SYN.
@@ -316,9 +329,11 @@ impl SourceProfile {
             retransmitted: part(|failure| failure.retransmitted),
             reset: part(|failure| failure.reset),
             returning: part(|failure| failure.returning),
+            collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),
             fingerprint: look.map(|look| Fingerprint {
                 share: share(look_count),
+                completed_share: None,
                 ttl: look.ttl,
                 window: look.window,
                 mss: look.mss,
@@ -416,16 +431,27 @@ impl<T: Copy + Ord> Tally<T> {
         (top.map(|(thing, _)| *thing), top.map_or(0, |(_, count)| *count))
     }
 
+    /// All ordered pairs of two things, and those of two equal ones.
+    #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+    fn pairs(&self) -> (f64, f64) {
+        let pairs = |count: usize| count as f64 * count.saturating_sub(1) as f64;
+        let total = self.0.iter().map(|(_, count)| count).sum();
+        (pairs(total), self.0.iter().map(|(_, count)| pairs(*count)).sum())
+    }
+
+    /// Share of the pairs that are equal.
+    fn collision(&self) -> f64 {
+        let (pairs, equal) = self.pairs();
+        equal / pairs.max(1.0)
+    }
+
     /// The nearly unbiased collision estimate of the entropy, -log2 of the share of equal pairs, over the
     /// highest that can be told from so many draws.
-    #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
     fn entropy_ratio(&self) -> f64 {
-        let total: usize = self.0.iter().map(|(_, count)| count).sum();
-        if total < 2 {
+        let (pairs, equal) = self.pairs();
+        if pairs < 2.0 {
             return 0.0;
         }
-        let pairs = total as f64 * (total - 1) as f64;
-        let equal: f64 = self.0.iter().map(|(_, count)| *count as f64 * (*count - 1) as f64).sum();
         // Without any equal pair all that is known is that the entropy is at least this.
         (pairs / equal.max(2.0)).log2() / (pairs / 2.0).log2().max(f64::MIN_POSITIVE)
     }

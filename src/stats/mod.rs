@@ -7,6 +7,7 @@
 
 mod failures;
 mod hosts;
+mod looks;
 mod memory;
 mod sketch;
 mod window;
@@ -14,6 +15,7 @@ mod window;
 pub use failures::{Attempt, Failure, Failures, SourceProfile, TargetProfile};
 pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
 pub use hosts::{Backscatter, FullTilt, Hosts};
+pub use looks::{Completions, Look, Sighting};
 pub use memory::Recent;
 pub(crate) use sketch::{Keyed, rounded, sketch};
 pub(crate) use window::BINS;

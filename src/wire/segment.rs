@@ -146,6 +146,26 @@ impl OptionLayout {
         let nibble = Self::NIBBLES[kind as usize] as u64;
         Self(self.0 | nibble << (4 * position))
     }
+
+    /// Whether there is no option at all.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether an option of TCP option kind `kind` is among them.
+    #[must_use]
+    pub const fn contains(self, kind: u8) -> bool {
+        let nibble = Self::NIBBLES[kind as usize] as u64;
+        let mut rest = self.0;
+        while rest != 0 {
+            if rest & 0xf == nibble {
+                return true;
+            }
+            rest >>= 4;
+        }
+        false
+    }
 }
 
 impl fmt::Display for OptionLayout {

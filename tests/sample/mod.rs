@@ -170,6 +170,7 @@ pub fn flood() -> Detection {
             }],
             fingerprint: Some(Fingerprint {
                 share: 0.99,
+                completed_share: Some(0.0),
                 ttl: 64,
                 window: 512,
                 mss: None,

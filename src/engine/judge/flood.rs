@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::detect::{Circumstances, Configured, Detail, Onset, Subject, variant};
+use crate::detect::{Circumstances, Configured, Detail, Onset, Subject, are_real, variant};
+use crate::engine::judge::filter;
 use crate::engine::services::Service;
 use crate::engine::{Engine, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
@@ -105,6 +106,10 @@ impl Engine {
             cold: service.detector.is_cold(),
             sysctls: self.sysctls(),
             configured: Configured::default(),
+            listen_backlog: self.listen_backlog(id),
+            filter: filter(&service.failures, &failures_of_young, &profile),
+            real_sources: are_real(&profile),
+            rate_per_source: evidence.syn_rate * profile.collision,
             detail: Detail::Attempts,
         };
         Onset {

@@ -8,14 +8,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::detect::{
-    Circumstances, Configured, Detail, Detector, Observation, Onset, Subject, variant,
+    Circumstances, Configured, Detail, Detector, Observation, Onset, Subject, are_real, variant,
 };
 use crate::engine::Engine;
-use crate::engine::judge::{Judged, completion_ratio, sources_evidence};
+use crate::engine::judge::{Judged, completion_ratio, filter, sources_evidence};
 use crate::flow::{Hasher, ServiceId};
 use crate::observe::{Class, Evidence, Severity, Target, Variant};
 use crate::stats::{
-    Failure, Failures, Keyed, SourceProfile, Step, TargetProfile, Window, Windows, subnet_of,
+    Attempt, Failure, Failures, Keyed, SourceProfile, Step, TargetProfile, Window, Windows,
+    subnet_of,
 };
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -57,14 +58,15 @@ impl Groups {
         Self { map: HashMap::with_hasher(Keyed(hasher)) }
     }
 
-    /// Adds what a service on `host` has seen in a step, and its sampled failures, to all groups that it
-    /// belongs to.
+    /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed` of its
+    /// sample, to all groups that it belongs to.
     pub fn add<'a>(
         &mut self,
         host: Address,
         seen: &Observation,
         window: &Window,
         failures: &(impl Iterator<Item = &'a Failure> + Clone),
+        completed: &[Attempt],
     ) {
         let fails = seen.failed + seen.unanswered > 0.0;
         for subject in [Subject::Host(host), Subject::Network(subnet_of(host)), Subject::Capture] {
@@ -75,6 +77,7 @@ impl Groups {
                 None => continue,
             };
             group.add(seen, window, failures.clone());
+            group.failures.contrast(completed);
         }
     }
 
@@ -156,14 +159,15 @@ impl Engine {
                 let seen =
                     Observation { failed: each * failure.weight, undiscounted: each, ..seen };
                 let window = Window { answered: count, ..window };
-                self.groups.add(host, &seen, &window, &std::iter::once(failure));
+                self.groups.add(host, &seen, &window, &std::iter::once(failure), &[]);
             }
         }
         for attempt in &judged.completed {
             if self.services.is_watched(attempt.destination) {
                 let seen = Observation { completed: each, ..seen };
                 let window = Window { answered: count, completed: count, ..window };
-                self.groups.add(attempt.destination, &seen, &window, &std::iter::empty());
+                let (host, attempt) = (attempt.destination, std::slice::from_ref(attempt));
+                self.groups.add(host, &seen, &window, &std::iter::empty(), attempt);
             }
         }
     }
@@ -290,6 +294,9 @@ impl Engine {
                 cold: group.detector.is_cold(),
                 sysctls: self.sysctls(),
                 configured: Configured::default(),
+                filter: filter(&group.failures, &[], &profile),
+                real_sources: are_real(&profile),
+                rate_per_source: f64::from(second.syn) * profile.collision,
                 detail: Detail::Targets { services: targets.services, reset: profile.reset },
                 ..Circumstances::default()
             },

@@ -36,6 +36,12 @@ impl Engine {
         set.or_else(listens).unwrap_or(self.settings.backlog).max(1)
     }
 
+    /// The backlog of one listening socket of a service, where the kernel was asked.
+    pub(super) fn listen_backlog(&self, id: ServiceId) -> Option<u32> {
+        let listener = self.services.get(id).listener.as_ref().filter(|_| self.fresh_kernel())?;
+        Some(listener.backlog / listener.sockets.max(1))
+    }
+
     /// The limit of a service's SYN queue: the backlog, or with cookies off three quarters of
     /// `tcp_max_syn_backlog` where that is lower (`tcp_conn_request`).
     pub(in crate::engine) fn queue_limit(&self, id: ServiceId) -> u32 {
@@ -141,6 +147,7 @@ impl Engine {
             kernel_agrees: true,
             cold: true,
             sysctls: self.sysctls(),
+            listen_backlog: self.listen_backlog(id),
             ..Circumstances::default()
         };
         let onset = Onset {

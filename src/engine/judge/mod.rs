@@ -10,11 +10,13 @@ use std::time::Duration;
 
 pub(super) use groups::Groups;
 
-use crate::detect::{Configured, Observation, Onset, Subject};
+use crate::detect::{Configured, Filter, Observation, Onset, Subject, variant};
 use crate::engine::{Engine, KernelView};
 use crate::flow::{Fate, ServiceId};
-use crate::observe::{Class, Evidence, Severity};
-use crate::stats::{Attempt, Failure, SourceProfile, Step, Window, Windows, network_of, source_of};
+use crate::observe::{Class, Evidence, Severity, Variant};
+use crate::stats::{
+    Attempt, Failure, Failures, SourceProfile, Step, Window, Windows, network_of, source_of,
+};
 use crate::time::Timestamp;
 
 /// What is judged by the moment (one host at full tilt, a scan, the kernel's rows) is over after so much
@@ -142,6 +144,7 @@ impl Engine {
             self.failed_sources.insert(self.tracker.hasher().address(source));
             service.failures.keep(*failure);
         }
+        service.failures.contrast(&judged.completed);
         service.failures.forget(at);
         let idle = window == Window::default()
             && !service.detector.is_active()
@@ -177,7 +180,7 @@ impl Engine {
         let (address, subject) = (service.address, Subject::Service(service.address, service.port));
         let known = !service.sees_answers_only() && !service.is_muted();
         if known && !self.incidents.is_active(Class::SynFlood, subject) {
-            self.groups.add(address, &observation, &window, &judged.failures());
+            self.groups.add(address, &observation, &window, &judged.failures(), &judged.completed);
         }
     }
 
@@ -252,6 +255,13 @@ fn sources_evidence(profile: &SourceProfile) -> Evidence {
         fingerprint: profile.fingerprint.clone(),
         ..Evidence::default()
     }
+}
+
+/// What a packet filter could do against the kept failures and `younger` ones.
+fn filter(failures: &Failures, younger: &[Failure], profile: &SourceProfile) -> Option<Filter> {
+    let forged_inside = variant(profile) == Some(Variant::SpoofedSubnet);
+    let prefix = profile.top_prefix.0.filter(|_| forged_inside);
+    Filter::find(failures.failing(younger), failures.completed().iter(), prefix)
 }
 
 /// Share of the attempts that completed; 1 without attempts.

@@ -32,7 +32,7 @@ impl Engine {
         for (attempt, success) in failed.chain(refused).chain(completed) {
             if self.services.is_watched(attempt.destination) {
                 let Attempt { at, destination, port, .. } = *attempt;
-                self.scanners.observe(at, source_of(attempt.source), (destination, port), success);
+                self.scanners.observe(at, attempt.source, (destination, port), success);
             }
         }
     }
@@ -55,7 +55,7 @@ impl Engine {
             let flooded = scan.target.address.is_some_and(|host| {
                 self.incidents.is_active(Class::SynFlood, Subject::Host(host.into()))
             });
-            let subject = Subject::Source(scan.attacker);
+            let subject = Subject::Source(scan.source);
             let told = self.incidents.is_active(Class::PortScan, subject);
             let active = self.incidents.all_active();
             let room = active.filter(|active| active.class == Class::PortScan).count() < SCANS;
