@@ -164,7 +164,7 @@ impl World<'_> {
             Next::Request(repeat) => self.send_request(number, &conn, repeat),
             Next::Reply => self.reply(number, &conn),
             Next::ReplyAck => {
-                self.emit(self.now, conn.from_client(ACK, 0), Only::Ingress);
+                self.emit(self.now, conn.client_sends(ACK, 0), Only::Ingress);
                 if conn.requests_left > 0 {
                     self.conns[number as usize].requests_left -= 1;
                     let wait = self.random.exponential(0.5);
@@ -176,14 +176,14 @@ impl World<'_> {
             }
             Next::Close => self.close(number, &conn),
             Next::CloseAck => {
-                self.emit(self.now, conn.from_client(FIN_ACK, 0), Only::Ingress);
+                self.emit(self.now, conn.client_sends(FIN_ACK, 0), Only::Ingress);
                 self.conns[number as usize].sent += 1;
-                let last = self.conns[number as usize].from_server(ACK, 0);
+                let last = self.conns[number as usize].server_sends(ACK, 0);
                 self.emit(self.now + 10_000, last, Only::Egress);
                 self.conns[number as usize].state = State::Done;
             }
             Next::LastAck => {
-                self.emit(self.now, conn.from_client(ACK, 0), Only::Ingress);
+                self.emit(self.now, conn.client_sends(ACK, 0), Only::Ingress);
                 self.conns[number as usize].state = State::Done;
             }
         }
@@ -231,7 +231,7 @@ impl World<'_> {
     fn answer(&mut self, number: u32, conn: &Conn) {
         match (conn.plan, conn.state) {
             (Plan::Reset, _) => {
-                let reset = Segment { ack: SeqNumber(0), ..conn.from_client(Flags::RST, 0) };
+                let reset = Segment { ack: SeqNumber(0), ..conn.client_sends(Flags::RST, 0) };
                 self.emit(self.now, reset, Only::Ingress);
                 if let Some(request) = conn.request {
                     self.server.reset(request);
@@ -240,12 +240,12 @@ impl World<'_> {
             }
             (_, State::SynSent) => {
                 self.conns[number as usize].state = State::Acked;
-                let ack = self.conns[number as usize].from_client(ACK, 0);
+                let ack = self.conns[number as usize].client_sends(ACK, 0);
                 self.emit(self.now, ack, Only::Ingress);
                 self.acknowledge(number, true);
                 match conn.plan {
                     Plan::Touch => {
-                        let reset = conn.from_client(RST_ACK, 0);
+                        let reset = conn.client_sends(RST_ACK, 0);
                         self.emit(self.now + 200_000, reset, Only::Ingress);
                         self.conns[number as usize].state = State::Done;
                     }
@@ -258,7 +258,7 @@ impl World<'_> {
             }
             // It has answered before, and does so again.
             (_, State::Acked | State::Established) => {
-                self.emit(self.now, conn.from_client(ACK, 0), Only::Ingress);
+                self.emit(self.now, conn.client_sends(ACK, 0), Only::Ingress);
                 if conn.state == State::Acked {
                     self.acknowledge(number, true);
                 }
@@ -287,7 +287,7 @@ impl World<'_> {
             }
             Acked::Dropped => false,
             Acked::Unknown => {
-                let reset = Segment { ack: SeqNumber(0), ..conn.from_server(Flags::RST, 0) };
+                let reset = Segment { ack: SeqNumber(0), ..conn.server_sends(Flags::RST, 0) };
                 self.emit(self.now + 10_000, reset, Only::Egress);
                 let conn = &mut self.conns[number as usize];
                 conn.request = None;
@@ -303,7 +303,7 @@ impl World<'_> {
             State::SynSent | State::Done => return,
         }
         if repeat == 0 {
-            self.emit(self.now, conn.from_client(PSH_ACK, REQUEST), Only::Ingress);
+            self.emit(self.now, conn.client_sends(PSH_ACK, REQUEST), Only::Ingress);
             self.conns[number as usize].sent += REQUEST;
         } else if conn.state == State::Established {
             // The repeat was not needed.
@@ -311,12 +311,12 @@ impl World<'_> {
         } else {
             let again = Segment {
                 seq: conn.isn + conn.sent - REQUEST,
-                ..conn.from_client(PSH_ACK, REQUEST)
+                ..conn.client_sends(PSH_ACK, REQUEST)
             };
             self.emit(self.now, again, Only::Ingress);
         }
         if conn.state == State::Established || self.acknowledge(number, false) {
-            let ack = self.conns[number as usize].from_server(ACK, 0);
+            let ack = self.conns[number as usize].server_sends(ACK, 0);
             self.emit(self.now + 20_000, ack, Only::Egress);
             self.serve(number);
         } else if self.conns[number as usize].state == State::Acked && repeat < REQUEST_REPEATS {
@@ -343,7 +343,7 @@ impl World<'_> {
         let segments = 1 + self.random.exponential(1.0) as u64;
         for n in 0..segments.min(6) {
             let conn = &mut self.conns[number as usize];
-            let segment = conn.from_server(PSH_ACK, 1_400);
+            let segment = conn.server_sends(PSH_ACK, 1_400);
             conn.received += 1_400;
             self.emit(self.now + n * 12_000, segment, Only::Egress);
         }
@@ -355,7 +355,7 @@ impl World<'_> {
             return;
         }
         if self.random.chance(ABORTED) {
-            self.emit(self.now, conn.from_client(RST_ACK, 0), Only::Ingress);
+            self.emit(self.now, conn.client_sends(RST_ACK, 0), Only::Ingress);
             let conn = &mut self.conns[number as usize];
             conn.state = State::Done;
             if let Some(request) = conn.request.take() {
@@ -364,19 +364,19 @@ impl World<'_> {
             return;
         }
         if conn.closed_by_server && conn.state == State::Established {
-            self.emit(self.now, conn.from_server(FIN_ACK, 0), Only::Egress);
+            self.emit(self.now, conn.server_sends(FIN_ACK, 0), Only::Egress);
             self.conns[number as usize].received += 1;
             self.schedule_conn(self.now + conn.rtt, number, Next::CloseAck);
             return;
         }
-        self.emit(self.now, conn.from_client(FIN_ACK, 0), Only::Ingress);
+        self.emit(self.now, conn.client_sends(FIN_ACK, 0), Only::Ingress);
         if conn.state == State::Acked && !self.acknowledge(number, false) {
             // The server has no room; the client's repeats of its FIN are left out.
             self.conns[number as usize].state = State::Done;
             return;
         }
         self.conns[number as usize].sent += 1;
-        let fin = self.conns[number as usize].from_server(FIN_ACK, 0);
+        let fin = self.conns[number as usize].server_sends(FIN_ACK, 0);
         self.emit(self.now + 100_000, fin, Only::Egress);
         self.conns[number as usize].received += 1;
         self.schedule_conn(self.now + conn.rtt, number, Next::LastAck);

@@ -98,12 +98,12 @@ impl Conn {
             window: self.look.window,
             mss: self.look.mss,
             options: self.look.options,
-            ..self.from_client(Flags::SYN, payload_len)
+            ..self.client_sends(Flags::SYN, payload_len)
         }
     }
 
     /// What the client sends next.
-    pub fn from_client(&self, flags: Flags, payload_len: u32) -> Segment {
+    pub fn client_sends(&self, flags: Flags, payload_len: u32) -> Segment {
         Segment {
             source: self.client,
             destination: self.server,
@@ -121,7 +121,7 @@ impl Conn {
     }
 
     /// What the server sends next.
-    pub fn from_server(&self, flags: Flags, payload_len: u32) -> Segment {
+    pub fn server_sends(&self, flags: Flags, payload_len: u32) -> Segment {
         Segment {
             source: self.server,
             destination: self.client,
