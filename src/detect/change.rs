@@ -279,7 +279,9 @@ impl Detector {
     fn watch_queue(&mut self, seen: &Observation, learns: bool) {
         let occupancy = self.occupancy(seen.backlog);
         // A short queue may be half full of honest failures at any time: that is not worth a word.
-        let unusual = 1.5 * self.usual_occupancy.mean().min(0.5);
+        // Not knowing better, it is taken to be a third full: pruning keeps it near one half.
+        let usual = if self.is_cold() { 1.0 / 3.0 } else { self.usual_occupancy.mean().min(0.5) };
+        let unusual = 1.5 * usual;
         let since = |since: Option<Timestamp>, holds: bool| holds.then(|| since.unwrap_or(seen.at));
         self.occupied_since = since(self.occupied_since, occupancy >= unusual.max(0.25));
         let stale = occupancy >= unusual.max(0.45) && seen.old * 10 >= seen.half_open * 7;

@@ -99,8 +99,9 @@ pub struct Victim {
     pub defer_accept: u32,
     /// What closed ports do.
     pub closed: Closed,
-    /// Whether the engine may ask the victim's kernel.
-    pub kernel: bool,
+    /// Whether the engine may ask the victim's kernel; where it is not said, it may with odd seeds, and with
+    /// even ones it is a mirror port's that is only told the backlog.
+    pub kernel: Option<bool>,
 }
 
 impl Default for Victim {
@@ -116,7 +117,7 @@ impl Default for Victim {
             synack_retries: 5,
             defer_accept: 0,
             closed: Closed::Reset,
-            kernel: true,
+            kernel: None,
         }
     }
 }

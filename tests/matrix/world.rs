@@ -106,6 +106,7 @@ pub struct World<'a> {
     pub burst: (f64, u64),
     pub nat_port: u16,
     engine: Engine,
+    asks_kernel: bool,
     stats: CaptureStats,
     pub packets: u64,
     /// The first packet of an event.
@@ -144,7 +145,11 @@ impl<'a> World<'a> {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&key.next().to_le_bytes());
         bytes[8..].copy_from_slice(&key.next().to_le_bytes());
-        let engine = engine::Settings { key: HashKey(bytes), ..engine::Settings::default() };
+        let engine = engine::Settings {
+            key: HashKey(bytes),
+            backlog: victim.backlog,
+            ..engine::Settings::default()
+        };
         let origin = if cold { COLD } else { warm_up };
         let mut world = Self {
             scenario,
@@ -165,6 +170,7 @@ impl<'a> World<'a> {
             burst: (0.0, 0),
             nat_port: 0,
             engine: Engine::new(engine, START),
+            asks_kernel: victim.kernel.unwrap_or(seed % 2 == 1),
             stats: CaptureStats::default(),
             packets: 0,
             first_packet: None,
@@ -201,7 +207,7 @@ impl<'a> World<'a> {
             self.let_pass(tick);
             self.now = tick;
             if tick.is_multiple_of(SECOND) {
-                if self.scenario.victim.kernel {
+                if self.asks_kernel {
                     let sample = self.kernel_sample();
                     self.engine.handle_kernel(sample);
                 }
