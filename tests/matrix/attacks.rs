@@ -5,7 +5,7 @@ use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 use crate::conn::{Conn, Next, Plan};
 use crate::population::{Look, hping, linux, random_in, random_v4};
 use crate::random::Random;
-use crate::scenario::{self, Closed, From, Only, Scenario, To};
+use crate::scenario::{self, Closed, Only, Scenario, Sources, Targets};
 use crate::server::SECOND;
 use crate::world::{Event, World, nanos};
 
@@ -41,8 +41,8 @@ impl Attacks {
             .flood
             .iter()
             .map(|flood| match flood.from {
-                From::Hosts(count) => hosts(count),
-                From::Random | From::Prefix(_) => Vec::new(),
+                Sources::Hosts(count) => hosts(count),
+                Sources::Random | Sources::Prefix(_) => Vec::new(),
             })
             .collect();
         let backscatter_hosts =
@@ -162,9 +162,9 @@ impl World<'_> {
 
         let random = &mut self.attack_random;
         let source = match flood.from {
-            From::Random => random_v4(random),
-            From::Prefix(prefix) => random_in(prefix, random),
-            From::Hosts(count) => {
+            Sources::Random => random_v4(random),
+            Sources::Prefix(prefix) => random_in(prefix, random),
+            Sources::Hosts(count) => {
                 self.attacks.flood_hosts[usize::from(number)][random.below(count) as usize]
             }
         };
@@ -173,10 +173,10 @@ impl World<'_> {
         let any =
             |random: &mut Random| victim.ports[random.below(victim.ports.len() as u32) as usize];
         let (destination, port) = match (flood.to, victim.network) {
-            (To::Service, _) => (address, victim.ports[0]),
-            (To::AnyPort, _) => (address, 1 + random.below(65_535) as u16),
-            (To::Ports, _) | (To::Network, None) => (address, any(random)),
-            (To::Network, Some(network)) => (random_in(network, random), any(random)),
+            (Targets::Service, _) => (address, victim.ports[0]),
+            (Targets::AnyPort, _) => (address, 1 + random.below(65_535) as u16),
+            (Targets::Ports, _) | (Targets::Network, None) => (address, any(random)),
+            (Targets::Network, Some(network)) => (random_in(network, random), any(random)),
         };
         // hping3 counts its source port up; others draw it.
         let source_port = match flood.look {

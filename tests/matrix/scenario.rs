@@ -201,9 +201,9 @@ pub struct Flood {
     #[serde(default)]
     pub span: Span,
     pub rate: f64,
-    pub from: From,
+    pub from: Sources,
     #[serde(default)]
-    pub to: To,
+    pub to: Targets,
     #[serde(default)]
     pub look: Look,
     #[serde(default = "default_ttl")]
@@ -233,8 +233,8 @@ pub struct Pulse {
 
 /// The sources of a flood.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "FromText")]
-pub enum From {
+#[serde(try_from = "SourcesText")]
+pub enum Sources {
     /// Forged, from the whole unicast space.
     Random,
     /// Forged, inside a prefix.
@@ -246,19 +246,19 @@ pub enum From {
 /// "random", a prefix, or a number of hosts.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum FromText {
+enum SourcesText {
     Text(String),
     Hosts(u32),
 }
 
-impl TryFrom<FromText> for From {
+impl TryFrom<SourcesText> for Sources {
     type Error = String;
 
-    fn try_from(text: FromText) -> Result<Self, String> {
+    fn try_from(text: SourcesText) -> Result<Self, String> {
         match text {
-            FromText::Hosts(count) => Ok(Self::Hosts(count)),
-            FromText::Text(text) if text == "random" => Ok(Self::Random),
-            FromText::Text(text) => text.parse().map(Self::Prefix).map_err(|_| {
+            SourcesText::Hosts(count) => Ok(Self::Hosts(count)),
+            SourcesText::Text(text) if text == "random" => Ok(Self::Random),
+            SourcesText::Text(text) => text.parse().map(Self::Prefix).map_err(|_| {
                 format!("\"{text}\" is neither \"random\" nor a prefix nor a number of hosts")
             }),
         }
@@ -268,7 +268,7 @@ impl TryFrom<FromText> for From {
 /// What a flood hits.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum To {
+pub enum Targets {
     /// The service.
     #[default]
     Service,

@@ -268,8 +268,8 @@ impl Server {
         let (expire, resend) = if defer == 0 {
             (request.timeouts >= threshold, true)
         } else {
-            let expire = request.timeouts >= threshold
-                && (!request.acked || request.timeouts >= defer.max(threshold));
+            let expire =
+                request.timeouts >= threshold && (!request.acked || request.timeouts >= defer);
             (expire, !request.acked || request.timeouts + 1 >= defer)
         };
         if expire {

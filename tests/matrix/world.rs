@@ -10,7 +10,7 @@ use synwatch::flow::HashKey;
 use synwatch::observe::{CaptureStats, KernelHalfOpen, KernelSample, Listener, Report, Sysctls};
 use synwatch::stats::STEP;
 use synwatch::time::Timestamp;
-use synwatch::wire::{Address, Flags, Segment, SeqNumber};
+use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::attacks::Attacks;
 use crate::conn::{Conn, Next, RST_ACK};
@@ -319,7 +319,7 @@ impl<'a> World<'a> {
         ((listener as usize) < self.server.listeners.len()).then_some(listener)
     }
 
-    /// A SYN arrives at the victim, who may answer it. Returns the request, if it is kept.
+    /// A SYN arrives at the victim, who may answer it; `peer` is to be told what becomes of it.
     pub fn deliver_syn(&mut self, syn: &Segment, listener: Option<u32>, peer: Option<u32>) {
         self.emit(self.now, *syn, Only::Ingress);
         if !self.attacks.is_live(syn.destination) {
@@ -354,7 +354,7 @@ impl<'a> World<'a> {
             payload_len: 0,
             ttl: 64,
             mss: None,
-            options: Default::default(),
+            options: OptionLayout::default(),
         };
         let reset = if segment.flags.intersects(Flags::ACK) {
             Segment { seq: segment.ack, ack: SeqNumber(0), flags: Flags::RST, ..reset }
@@ -379,7 +379,7 @@ impl<'a> World<'a> {
         self.engine.handle_segment(START + Duration::from_nanos(at), &segment, INTERFACE);
     }
 
-    /// The start of an event: its times count from the origin.
+    /// Deadlines count from the first packet of an event.
     pub fn note_attack(&mut self) {
         self.first_packet.get_or_insert(self.now);
     }
