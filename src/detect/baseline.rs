@@ -42,6 +42,12 @@ fn lambda_range(backlog: f64) -> RangeInclusive<f64> {
     0.2..=(backlog / 126.0).max(1.0)
 }
 
+/// What the CUSUM has to reach at least, however little noise there is: a part of the queue that is worth a
+/// word, and more than a handful of clients.
+fn least_limit(backlog: f64) -> f64 {
+    (backlog / 4.0).clamp(32.0, 50.0).max(0.05 * backlog)
+}
+
 /// A mean that forgets exponentially, unbiased from its first value on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ewma {
@@ -146,7 +152,7 @@ impl Baseline {
         let kappa = self.kappa.min(most / expected - 1.0);
         let absolute = (backlog / 252.0).clamp(0.5, 20.0);
         let allowance = kappa * expected + absolute * D;
-        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(0.05 * backlog).max(50.0);
+        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(least_limit(backlog));
         let excess = failed - expected;
         self.sum = (self.sum + excess - allowance).clamp(0.0, 4.0 * self.limit);
         self.rises = match self.sum {

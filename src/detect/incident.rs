@@ -15,8 +15,10 @@ use crate::wire::Address;
 const REOPEN: Duration = Duration::from_secs(600);
 /// Cleared incidents that are kept for the API.
 const HISTORY: usize = 100;
-/// An incident must look like another kind for so long before it is called that.
-const REVISION: Duration = Duration::from_secs(2);
+/// An incident must look like another kind for this part of its age before it is called that, and at most for
+/// so long: first impressions are revised at once, but near a limit it must not go to and fro.
+const REVISION: u32 = 4;
+const REVISION_MAX: Duration = Duration::from_secs(5);
 
 /// Something for the owner of the engine to do: tell the world.
 #[derive(Clone, Debug, PartialEq)]
@@ -264,7 +266,8 @@ impl Active {
             _ => now,
         };
         self.revision = Some((variant, since));
-        self.detection.variant.is_none() || now - since >= REVISION
+        let hold = ((now - self.detection.raised_at) / REVISION).min(REVISION_MAX);
+        self.detection.variant.is_none() || now - since >= hold
     }
 }
 
