@@ -188,8 +188,10 @@ impl Baseline {
         self.rho = clamp(failed / (failed + completed).max(f64::MIN_POSITIVE), &RHO);
         let unexplained = (failed - self.rho / (1.0 - self.rho) * completed) / D;
         self.lambda = clamp(unexplained, &lambda_range(backlog));
-        self.phi = clamp(MARGIN * self.spread.mean(), &PHI);
-        let kappa = clamp(MARGIN * DEVIATIONS * self.upper.mean().sqrt(), &KAPPA);
+        // A few minutes tell little of noise: it is believed as far as its time constant has passed.
+        let believed = |noise: f64| 1.0 + self.spread.weight * (MARGIN * noise - 1.0).max(0.0);
+        self.phi = clamp(believed(self.spread.mean()), &PHI);
+        let kappa = clamp(believed(DEVIATIONS * self.upper.mean().sqrt()), &KAPPA);
         self.kappa = kappa.min(0.6 / self.rho - 1.0).max(*KAPPA.start());
     }
 
