@@ -287,8 +287,7 @@ impl Detector {
             let severity = if full { Severity::Critical } else { Severity::Warning };
             return Some((severity, Reason::Occupancy));
         }
-        // The handshakes of a crowd take room, and a part of them fails.
-        if self.is_occupied(seen.at) && !self.crowded {
+        if self.is_occupied(seen.at) {
             return Some((Severity::Info, Reason::Occupancy));
         }
         changed.then_some((Severity::Info, Reason::Change))

@@ -226,6 +226,9 @@ impl Onset {
             (Reason::Occupancy, Severity::Critical) => {
                 " (the queue is full: limit 95 %)".to_owned()
             }
+            (Reason::Occupancy, Severity::Warning) => {
+                " (three quarters of the queue are taken)".to_owned()
+            }
             (Reason::Occupancy, _) => " (a quarter of the queue is taken for 10 s)".to_owned(),
             (Reason::QueueFull, _) => " (and the kernel found the queue full)".to_owned(),
             (Reason::FullTilt, _) => " (limit: 5000/s from one source)".to_owned(),

@@ -43,12 +43,13 @@ impl Engine {
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once is told
-    /// once, and of each only where its queue is full; clients that wait for accept() take room.
+    /// once, and of each only where its queue is full; a crowd and clients that wait for accept() take room.
     fn is_covered(&self, id: ServiceId, severity: Severity) -> bool {
         let service = self.services.get(id);
         let critical = severity == Severity::Critical && service.detector.is_queue_full();
         (self.is_group_told(service.address) && !critical)
-            || (severity == Severity::Info && self.is_accept_queue_full(id))
+            || (severity == Severity::Info
+                && (service.detector.is_crowded() || self.is_accept_queue_full(id)))
     }
 
     fn flood(&self, id: ServiceId, severity: Severity) -> Onset {
