@@ -25,6 +25,8 @@ const RATE: f64 = 5.0 / D;
 const CALM: f64 = 2.0 / D;
 /// Steps with an excess that make a change more than a burst: together a second.
 const SUSTAINED: u32 = 4;
+/// Part of a change that is enough where the queue fills at the same time.
+const PROBABLE: f64 = 0.8;
 /// Steps to learn from before what they teach counts: 120 s.
 const SETTLED: u32 = 120 * 4;
 
@@ -40,12 +42,6 @@ const PHI: RangeInclusive<f64> = 1.0..=15.0;
 /// full, since each stays for up to 63 s.
 fn lambda_range(backlog: f64) -> RangeInclusive<f64> {
     0.2..=(backlog / 126.0).max(1.0)
-}
-
-/// What the CUSUM has to reach at least, however little noise there is: a part of the queue that is worth a
-/// word, and more than a handful of clients.
-fn least_limit(backlog: f64) -> f64 {
-    (backlog / 4.0).clamp(32.0, 50.0).max(0.05 * backlog)
 }
 
 /// A mean that forgets exponentially, unbiased from its first value on.
@@ -152,7 +148,7 @@ impl Baseline {
         let kappa = self.kappa.min(most / expected - 1.0);
         let absolute = (backlog / 252.0).clamp(0.5, 20.0);
         let allowance = kappa * expected + absolute * D;
-        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(least_limit(backlog));
+        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(0.05 * backlog).max(50.0);
         let excess = failed - expected;
         self.sum = (self.sum + excess - allowance).clamp(0.0, 4.0 * self.limit);
         self.rises = match self.sum {
@@ -245,7 +241,17 @@ impl Baseline {
 
     /// Whether there is a change that one burst cannot have made, and that is still going on.
     pub(crate) fn is_sustained(&self) -> bool {
-        self.sum > self.limit && self.rises >= SUSTAINED && !self.is_calm()
+        self.sum > self.limit && self.is_rising()
+    }
+
+    /// Whether there is more than one burst can have made, and it is still going on.
+    fn is_rising(&self) -> bool {
+        self.rises >= SUSTAINED && !self.is_calm()
+    }
+
+    /// Whether most of a change is there: enough where something else bears it out.
+    pub(crate) fn is_probable(&self) -> bool {
+        self.sum > PROBABLE * self.limit && self.is_rising()
     }
 
     /// Whether the last two seconds or so were normal.

@@ -282,7 +282,8 @@ impl Detector {
             });
         }
         // A rate that is low for the queue, and fills it nevertheless.
-        if sustained && occupancy >= SLOWLY_FILLED {
+        let probable = suspect && self.baselines().any(Baseline::is_probable);
+        if probable && occupancy >= SLOWLY_FILLED {
             let full = occupancy >= 0.95;
             let severity = if full { Severity::Critical } else { Severity::Warning };
             return Some((severity, Reason::Occupancy));
