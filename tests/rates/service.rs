@@ -166,7 +166,6 @@ impl Service {
             half_open,
             old: old.min(half_open),
             backlog,
-            limits: RateLimits::default(),
             unpruned: self.listener.without_cookies.is_some()
                 && backlog <= self.listener.backlog / 2,
             queue_full: overflowed && half_open * 2 >= u64::from(backlog),
