@@ -181,6 +181,17 @@ impl Failures {
         self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
     }
 
+    /// What the kept failures count for on average; 1 without any.
+    #[must_use]
+    pub fn mean_weight(&self) -> f64 {
+        if self.kept.is_empty() {
+            return 1.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let count = self.kept.len() as f64;
+        self.kept.iter().map(|failure| failure.weight).sum::<f64>() / count
+    }
+
     /// Attempts per second of a source among the kept failures that its resets ended.
     #[must_use]
     pub fn reset_rate(&self, source: Address, now: Timestamp) -> f64 {

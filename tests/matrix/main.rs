@@ -5,7 +5,8 @@
 //!
 //! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture table`. One row in
 //! all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test matrix -- --ignored --nocapture trace`
-//! (`MATRIX_ROW` is a part of the name, or a number; it narrows the table too).
+//! (`MATRIX_ROW` is a part of the name, or a number; it narrows the table too). A whole day, packet by packet:
+//! `cargo test --release --test matrix -- --ignored --nocapture day`.
 #![cfg(feature = "host")]
 
 mod agreement;
@@ -70,6 +71,26 @@ fn matrix_rows_hold() {
 #[ignore = "takes minutes, and a release build"]
 fn table() {
     table::print(&scenario::all());
+}
+
+/// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet: nothing is said.
+#[test]
+#[ignore = "takes a minute of a release build"]
+fn day() {
+    const DAY: f64 = 86_400.0;
+    let mut scenarios = scenario::all();
+    scenarios.retain(|scenario| scenario.name == "34-diurnal");
+    for scenario in &mut scenarios {
+        scenario.length = DAY;
+        scenario.legitimate.period = DAY;
+        scenario.legitimate.burst = 0.3;
+    }
+    for scenario in &scenarios {
+        stage::trace(Job { scenario, cold: false, seed: 1, warm_up: 0.0 });
+        let job = Job { scenario, cold: false, seed: 2, warm_up: 0.0 };
+        assert_eq!(stage::play(&[job])[0].problems, Vec::<String>::new());
+    }
+    assert_eq!(scenarios.len(), 1);
 }
 
 /// What is said of one row.

@@ -133,11 +133,11 @@ impl Engine {
         let accept_queue_full = self.is_accept_queue_full(id);
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
-        let failed = f64::from(window.failed()) * mean_weight(&judged.failed);
+        let failed = f64::from(window.failed()) * mean_weight(&judged.failed, &service.failures);
         let unanswered = if accept_queue_full {
             0.0
         } else {
-            f64::from(window.unanswered) * mean_weight(&judged.unanswered)
+            f64::from(window.unanswered) * mean_weight(&judged.unanswered, &service.failures)
         };
         for failure in judged.failures() {
             let source = source_of(failure.attempt.source);
@@ -270,11 +270,14 @@ pub(super) fn completion_ratio(window: &Window) -> f64 {
     if attempts == 0 { 1.0 } else { f64::from(window.completed) / f64::from(attempts) }
 }
 
-fn mean_weight(failures: &[Failure]) -> f64 {
-    if failures.is_empty() {
-        return 1.0;
-    }
+/// What the failures of a step count for. Where hardly any fail, none of the sampled may have: then that of
+/// those before them.
+fn mean_weight(failures: &[Failure], before: &Failures) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
     let count = failures.len() as f64;
-    failures.iter().map(|failure| failure.weight).sum::<f64>() / count
+    if failures.is_empty() {
+        before.mean_weight()
+    } else {
+        failures.iter().map(|failure| failure.weight).sum::<f64>() / count
+    }
 }
