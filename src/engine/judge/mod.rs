@@ -121,6 +121,21 @@ impl Engine {
         }
     }
 
+    /// Whether those that a server left without an answer do not ask again, as honest clients do after a
+    /// second: then it is not the server that is stuck.
+    fn stay_silent(&self, id: ServiceId) -> bool {
+        const OLDEST_YOUNG: u32 = Step::MATURE - 1;
+        const ENOUGH: usize = 16;
+        let service = self.services.get(id);
+        let unanswered = service.windows.sum(OLDEST_YOUNG, OLDEST_YOUNG).unanswered as usize;
+        let Some(step) = self.step.before(OLDEST_YOUNG).filter(|_| unanswered >= ENOUGH) else {
+            return false;
+        };
+        let sample = self.judge_sample(id, step).unanswered;
+        let again = sample.iter().filter(|failure| failure.retransmitted).count();
+        sample.len() >= ENOUGH && again * 2 < sample.len()
+    }
+
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
         let (half_open, backlog) = self.queue(id);
         // The kernel does not say whose queue was full.
@@ -131,6 +146,7 @@ impl Engine {
         let old = wire.total - wire.unconfirmed;
         let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
         let accept_queue_full = self.is_accept_queue_full(id);
+        let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * mean_weight(&judged.failed, &service.failures);
@@ -152,10 +168,9 @@ impl Engine {
         if idle && half_open == 0 && service.detector.is_at_rest() {
             return;
         }
-        // Attempts of 0.5 to 1.5 s. A server that answers others may answer these yet: whether their
-        // clients ask again, as the honest do, shows after a second only.
+        // Attempts of 0.5 to 1.5 s.
         let young = service.windows.sum(2, 5);
-        let young_unanswered = if service.is_one_way() { young.unanswered } else { 0 };
+        let young_unanswered = if silent { young.unanswered } else { 0 };
         let observation = Observation {
             at,
             matured: matured.unwrap_or_default(),
