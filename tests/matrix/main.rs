@@ -24,10 +24,6 @@ mod world;
 
 use stage::Job;
 
-/// Rows that the engine is not right on yet. A row that is right must leave the list.
-const NOT_YET: &[&str] =
-    &["05-slow-10-backlog-128 cold", "10-distributed-2000", "10-distributed-2000 cold"];
-
 /// Two seeds of every row, after a shorter time of legitimate traffic than in the table; of rows with very
 /// many packets one seed.
 #[test]
@@ -44,26 +40,16 @@ fn matrix_rows_hold() {
             stage::seeds(seeds).into_iter().map(move |seed| Job { scenario, cold, seed, warm_up })
         })
         .collect();
-    let mut wrong = Vec::new();
-    let mut right_on_list = Vec::new();
     let outcomes = stage::play(&jobs);
-    for (job, outcome) in jobs.iter().zip(&outcomes) {
-        let name = job.name();
-        match (NOT_YET.contains(&&name[..]), &outcome.problems[..]) {
-            (false, []) => {}
-            (false, problems) => {
-                wrong.push(format!("{name}, seed {}: {}", job.seed, problems.join("; ")));
-            }
-            (true, []) => right_on_list.push(name),
-            (true, _) => {}
-        }
-    }
+    let wrong: Vec<String> = jobs
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| !outcome.problems.is_empty())
+        .map(|(job, outcome)| {
+            format!("{}, seed {}: {}", job.name(), job.seed, outcome.problems.join("; "))
+        })
+        .collect();
     assert!(wrong.is_empty(), "not right:\n{}", wrong.join("\n"));
-    for name in NOT_YET {
-        let rights = right_on_list.iter().filter(|right| right == name).count();
-        let played = jobs.iter().filter(|job| job.name() == **name).count();
-        assert!(played == 0 || rights < played, "{name} is right: take it off the list");
-    }
 }
 
 /// The table of the documentation, over the seeds that were fixed beforehand.
