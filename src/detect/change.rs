@@ -98,6 +98,7 @@ pub struct Detector {
     reason: Reason,
     /// The first page came by what the queue holds.
     slow: bool,
+    filling_rate: f64,
     /// Young attempts per second that are not complete, while they give the alarm.
     young_rate: f64,
 }
@@ -152,6 +153,7 @@ impl Default for Detector {
             fast: false,
             reason: Reason::default(),
             slow: false,
+            filling_rate: 0.0,
             young_rate: 0.0,
         }
     }
@@ -196,6 +198,7 @@ impl Detector {
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
         self.fill_rate.add((seen.half_open as f64 - before as f64) / D);
         self.half_open = seen.half_open;
+        self.filling_rate = filling_rate(seen);
         self.watch_queue(seen, clear || settled);
 
         // Of attempts that are still young, and may complete, twice the rate is asked.
@@ -408,6 +411,12 @@ impl Detector {
         let undiscounted = if self.distrustful { self.undiscounted.excess_rate() } else { 0.0 };
         let failing = self.failing.excess_rate().max(undiscounted);
         failing.max(0.0) + self.unanswered.excess_rate().max(0.0)
+    }
+
+    /// Failures per second that fill the queue in the end.
+    #[must_use]
+    pub const fn filling_rate(&self) -> f64 {
+        self.filling_rate
     }
 
     /// What the severity comes from.

@@ -38,16 +38,17 @@ pub struct Configured {
 }
 
 impl Configured {
-    /// The limit that a severity comes from, in words, where it is a setting.
+    /// The limit that a severity comes from, in words, where it is a setting; `filling` is the rate that the
+    /// others are derived from.
     #[must_use]
-    pub fn limit(&self, reason: Reason, severity: Severity, backlog: f64) -> Option<String> {
+    pub fn limit(&self, reason: Reason, severity: Severity, filling: f64) -> Option<String> {
         if self.limits == RateLimits::default() {
             return None;
         }
-        let (warning, critical) = self.limits.rates(backlog / 10.0);
+        let (warning, critical) = self.limits.rates(filling);
         let (limit, derived) = match self.muted.unwrap_or(severity) {
-            Severity::Critical => (critical, backlog / 10.0),
-            Severity::Warning | Severity::Info => (warning, backlog / 20.0),
+            Severity::Critical => (critical, filling),
+            Severity::Warning | Severity::Info => (warning, filling / 2.0),
         };
         let (limit, derived, when) = match reason {
             Reason::Rate => (limit, derived, ""),
@@ -101,12 +102,12 @@ mod tests {
     fn only_a_limit_that_acted_is_told() {
         let limits = RateLimits { warning: Some(20.0), critical: None };
         let configured = Configured { limits, ..Configured::default() };
-        let words = |reason, severity| configured.limit(reason, severity, 4_000.0);
+        let words = |reason, severity| configured.limit(reason, severity, 400.0);
         let told = Some(" (limit set in the configuration: 20/s)".to_owned());
         assert_eq!(words(Reason::Rate, Severity::Warning), told);
         assert_eq!(words(Reason::Rate, Severity::Critical), None);
         assert_eq!(words(Reason::Occupancy, Severity::Warning), None);
-        assert_eq!(Configured::default().limit(Reason::Rate, Severity::Warning, 4_000.0), None);
+        assert_eq!(Configured::default().limit(Reason::Rate, Severity::Warning, 400.0), None);
     }
 
     #[test]

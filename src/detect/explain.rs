@@ -17,6 +17,8 @@ pub struct Circumstances {
     pub excess_rate: f64,
     /// Which limit the severity comes from.
     pub reason: Reason,
+    /// Failures per second that fill the queue in the end.
+    pub filling_rate: f64,
     /// Failures that sources were judged on.
     pub failures: usize,
     /// How many sources these had.
@@ -208,17 +210,18 @@ impl Onset {
 
     fn limit_in_words(&self) -> String {
         let backlog = f64::from(self.evidence.backlog.unwrap_or_default());
-        let (reason, severity) = (self.circumstances.reason, self.severity);
-        if let Some(limit) = self.circumstances.configured.limit(reason, severity, backlog) {
+        let Circumstances { reason, filling_rate, configured, .. } = self.circumstances;
+        let severity = self.severity;
+        if let Some(limit) = configured.limit(reason, severity, filling_rate) {
             return limit;
         }
         match (reason, severity) {
             (Reason::Rate, Severity::Critical) => {
-                format!(" (limit: 1/10 of the backlog a second, {:.0}/s)", backlog / 10.0)
+                format!(" (limit: what fills the queue in the end, {filling_rate:.0}/s)")
             }
-            (Reason::Rate, _) => format!(" (limit: {:.0}/s)", (backlog / 20.0).min(40.0)),
+            (Reason::Rate, _) => format!(" (limit: {:.0}/s)", (filling_rate / 2.0).min(40.0)),
             (Reason::Young, Severity::Critical) => {
-                format!(" (limit within the first seconds: {:.0}/s)", backlog / 5.0)
+                format!(" (limit within the first seconds: {:.0}/s)", 2.0 * filling_rate)
             }
             (Reason::Young, _) => {
                 format!(" (limit within the first seconds: {:.0}/s)", (backlog / 10.0).max(200.0))

@@ -92,6 +92,7 @@ impl Engine {
             excess_rate: service.detector.excess_rate(),
             sampled_sources: profile.sources,
             reason: service.detector.reason(),
+            filling_rate: service.detector.filling_rate(),
             failures: profile.failures,
             level: service.detector.evidence_level(),
             // The kernel was last asked up to a second ago; a queue holds one more than its limit.
