@@ -181,15 +181,20 @@ impl Failures {
         self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
     }
 
-    /// What the kept failures count for on average; 1 without any.
+    /// What the failures of a step count for on average. Where hardly any fail, none of the sampled may have:
+    /// then that of the kept ones; 1 without any.
     #[must_use]
-    pub fn mean_weight(&self) -> f64 {
-        if self.kept.is_empty() {
-            return 1.0;
+    pub fn mean_weight(&self, sampled: &[Failure]) -> f64 {
+        fn mean<'a>(failures: impl ExactSizeIterator<Item = &'a Failure>) -> f64 {
+            #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+            let count = failures.len() as f64;
+            failures.map(|failure| failure.weight).sum::<f64>() / count
         }
-        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
-        let count = self.kept.len() as f64;
-        self.kept.iter().map(|failure| failure.weight).sum::<f64>() / count
+        match (sampled, self.kept.is_empty()) {
+            ([], true) => 1.0,
+            ([], false) => mean(self.kept.iter()),
+            (sampled, _) => mean(sampled.iter()),
+        }
     }
 
     /// Attempts per second of a source among the kept failures that its resets ended.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::detect::{
-    Circumstances, Configured, Detail, Detector, Observation, Onset, Subject, are_real, variant,
+    Circumstances, Detail, Detector, Observation, Onset, Subject, are_real, variant,
 };
 use crate::engine::Engine;
 use crate::engine::judge::{Judged, completion_ratio, filter, sources_evidence};
@@ -293,7 +293,6 @@ impl Engine {
                 dropping: self.capture.is_dropping(),
                 cold: group.detector.is_cold(),
                 sysctls: self.sysctls(),
-                configured: Configured::default(),
                 filter: filter(&group.failures, &[], &profile),
                 real_sources: are_real(&profile),
                 rate_per_source: f64::from(second.syn) * profile.collision,

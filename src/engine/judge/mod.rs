@@ -149,11 +149,11 @@ impl Engine {
         let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
-        let failed = f64::from(window.failed()) * mean_weight(&judged.failed, &service.failures);
+        let failed = f64::from(window.failed()) * service.failures.mean_weight(&judged.failed);
         let unanswered = if accept_queue_full {
             0.0
         } else {
-            f64::from(window.unanswered) * mean_weight(&judged.unanswered, &service.failures)
+            f64::from(window.unanswered) * service.failures.mean_weight(&judged.unanswered)
         };
         for failure in judged.failures() {
             let source = source_of(failure.attempt.source);
@@ -283,16 +283,4 @@ fn filter(failures: &Failures, younger: &[Failure], profile: &SourceProfile) -> 
 pub(super) fn completion_ratio(window: &Window) -> f64 {
     let attempts = window.answered + window.unanswered;
     if attempts == 0 { 1.0 } else { f64::from(window.completed) / f64::from(attempts) }
-}
-
-/// What the failures of a step count for. Where hardly any fail, none of the sampled may have: then that of
-/// those before them.
-fn mean_weight(failures: &[Failure], before: &Failures) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
-    let count = failures.len() as f64;
-    if failures.is_empty() {
-        before.mean_weight()
-    } else {
-        failures.iter().map(|failure| failure.weight).sum::<f64>() / count
-    }
 }
