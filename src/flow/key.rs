@@ -2,6 +2,7 @@
 
 use siphasher::sip::SipHasher13;
 
+use crate::flow::rank::Ranks;
 use crate::wire::{Address, Segment};
 
 /// The secret of the flow hash. With it an attacker cannot choose addresses that collide.
@@ -14,12 +15,18 @@ pub struct FlowHash(pub u64);
 
 /// Hashes what the attacker picks; SipHash-1-3 because he may also watch what it does to us.
 #[derive(Clone, Copy)]
-pub struct Hasher(SipHasher13);
+pub struct Hasher(SipHasher13, Ranks);
 
 impl Hasher {
     /// A hasher with the secret `key`.
     pub fn new(key: HashKey) -> Self {
-        Self(SipHasher13::new_with_key(&key.0))
+        let hasher = SipHasher13::new_with_key(&key.0);
+        Self(hasher, Ranks::new(&hasher))
+    }
+
+    /// The numbers that flows are ranked by.
+    pub const fn ranks(&self) -> &Ranks {
+        &self.1
     }
 
     /// The hash of the segment's connection, and whether its sender is the first endpoint of the

@@ -6,12 +6,14 @@
 
 mod calendar;
 mod key;
+mod rank;
 mod state;
 mod table;
 mod tracker;
 
 pub use calendar::{BIN, Bin};
 pub use key::{FlowHash, HashKey, Hasher};
+pub use rank::{End, Level, Rank, Ranks, Sampling};
 #[cfg(test)]
 pub(crate) use state::tests::segment as state_test_segment;
 pub use state::{Connection, Outcome, Role, State};
