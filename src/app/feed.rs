@@ -21,7 +21,7 @@ pub fn feed(
 ) -> Result<Batch, Error> {
     // Asked for at the first frame: the clock may have been set while none came.
     let mut reckoned = None;
-    source.read_batch(timeout, &mut |record| {
+    let batch = source.read_batch(timeout, &mut |record| {
         let (frame, at) = match record {
             Ok(frame) => {
                 let correction = *reckoned.get_or_insert_with(&correction);
@@ -33,8 +33,10 @@ pub fn feed(
             Ok(segment) if host.is_forged(&frame, segment) => {
                 engine.handle_skip(Some(at), Skip::ForgedSource);
             }
-            Ok(segment) => engine.handle_segment(at, segment, frame.interface),
+            Ok(segment) => engine.queue_segment(at, segment, frame.interface),
             Err(skip) => engine.handle_skip(Some(at), *skip),
         }
-    })
+    });
+    engine.handle_queue();
+    batch
 }

@@ -21,7 +21,7 @@ pub use settings::{Mute, ServiceSettings, Settings};
 use crate::detect::{Incidents, Scanners};
 use crate::engine::judge::Groups;
 use crate::engine::services::Services;
-use crate::flow::{BIN, Event, Role, Seen, ServiceId, Tracker};
+use crate::flow::{Arrival, BIN, Event, FlowKey, Lookup, Micros, Role, Seen, ServiceId, Tracker};
 use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
 use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
 use crate::time::Timestamp;
@@ -89,9 +89,18 @@ impl CaptureView {
     }
 }
 
+/// A segment whose flow is being fetched.
+struct Queued {
+    at: Timestamp,
+    interface: u32,
+    flow: FlowKey,
+    segment: Segment,
+}
+
 /// The engine.
 pub struct Engine {
     settings: Settings,
+    queue: Vec<Queued>,
     tracker: Tracker,
     services: Services,
     hosts: Hosts,
@@ -122,6 +131,7 @@ pub struct Engine {
     now: Timestamp,
     next_bin: Timestamp,
     step: Step,
+    step_began: Timestamp,
     draw: u64,
     /// At the end of a file, the time of its last packet.
     last_packet: Option<Timestamp>,
@@ -134,6 +144,9 @@ const LONG_SILENCE: Duration = Duration::from_secs(1_200);
 /// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
 /// to go on.
 const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
+/// Segments that are queued: more than it takes to fetch what is known of a flow.
+const QUEUE: usize = 32;
+const STEP_NANOS: u64 = STEP.as_nanos() as u64;
 /// log2 of the registers of the count of all sources: 16,384, a standard error of 0.8 %.
 const ALL_SOURCES_LG_K: u8 = 14;
 /// Capture losses are judged over so long.
@@ -176,9 +189,11 @@ impl Engine {
             now: start,
             next_bin: start + BIN,
             step: Step(0),
+            step_began: start,
             draw: 0,
             last_packet: None,
             anchored: true,
+            queue: Vec::with_capacity(QUEUE),
             tracker,
             settings,
         }
@@ -190,7 +205,16 @@ impl Engine {
         Self { anchored: false, ..Self::new(settings, Timestamp::EPOCH) }
     }
 
+    #[inline]
     fn reach(&mut self, now: Timestamp) {
+        if now < self.next_bin && self.anchored {
+            self.now = self.now.max(now);
+        } else {
+            self.reach_bin(now);
+        }
+    }
+
+    fn reach_bin(&mut self, now: Timestamp) {
         if !self.anchored {
             self.anchor(now);
         }
@@ -203,6 +227,7 @@ impl Engine {
         self.start = start;
         self.now = start;
         self.next_bin = start + BIN;
+        self.step_began = start;
         self.capture.since = start;
         self.capture.looked_at = start;
         self.services.advance(start, self.step);
@@ -217,25 +242,52 @@ impl Engine {
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
     /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
-        self.reach(now);
-        let micros = (self.now - self.start).as_nanos() / 1_000;
+        self.queue_segment(now, segment, interface);
+        self.handle_queue();
+    }
+
+    /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor has fetched
+    /// what is known of the flow.
+    #[inline]
+    pub fn queue_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
+        let flow = self.tracker.prepare(segment);
+        self.queue.push(Queued { at: now, interface, flow, segment: *segment });
+        if self.queue.len() == QUEUE {
+            self.handle_queue();
+        }
+    }
+
+    /// Takes in all segments that are queued.
+    pub fn handle_queue(&mut self) {
+        let mut queue = std::mem::take(&mut self.queue);
+        for queued in &queue {
+            self.handle(queued);
+        }
+        queue.clear();
+        self.queue = queue;
+    }
+
+    fn handle(&mut self, queued: &Queued) {
+        let Queued { at, interface, flow, segment } = queued;
+        self.reach(*at);
+        let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
-        let micros = micros as u32;
-        let seen = self.tracker.handle(segment, micros, interface, &mut self.services);
+        let arrival = Arrival { micros: micros as u32, interface: *interface };
+        let seen = self.tracker.handle(segment, flow, arrival, &mut self.services);
         self.packets += 1;
-        self.segments += 1;
         if seen.event == Event::Copy {
-            self.segments -= 1;
             *self.skipped.entry(Skip::Duplicate).or_default() += 1;
             return;
         }
+        self.segments += 1;
         self.count(segment, &seen);
         self.note(segment, &seen);
     }
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
     pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
-        if let Some(at) = at {
+        if let Some(at) = at.filter(|at| *at >= self.next_bin || !self.anchored) {
+            self.handle_queue();
             self.reach(at);
         }
         self.packets += 1;
@@ -286,7 +338,8 @@ impl Engine {
                 self.services.get(id).listener.is_some().then_some(0);
         }
         for row in &sample.half_open {
-            let id = crate::flow::Lookup::service(&mut self.services, row.address.into(), row.port);
+            let at = self.tracker.hasher().endpoint(row.address.into(), row.port);
+            let id = self.services.service(at);
             if id != ServiceId::OTHER {
                 let service = self.services.get_mut(id);
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
@@ -313,6 +366,7 @@ impl Engine {
     /// Lets time pass up to `now` and returns what there is to tell. To be called at least every
     /// [`STEP`].
     pub fn tick(&mut self, now: Timestamp) -> Vec<Action> {
+        self.handle_queue();
         self.advance(now);
         std::mem::take(&mut self.actions)
     }
@@ -333,6 +387,7 @@ impl Engine {
             while !self.tracker.bin().0.is_multiple_of(BINS) {
                 self.close_bins_until(self.next_bin);
             }
+            self.step_began = self.now;
             self.next_bin = self.now + BIN;
         }
         self.close_bins_until(self.now);
@@ -340,15 +395,16 @@ impl Engine {
 
     /// When a step began, or will begin.
     fn begin_of(&self, step: Step) -> Timestamp {
-        let into = BIN * (self.tracker.bin().0 % BINS + 1);
-        let present = self.next_bin.before(into);
-        present.before(STEP * self.step.0.saturating_sub(step.0))
+        self.step_began.before(STEP * self.step.0.saturating_sub(step.0))
     }
 
-    /// The step that a time lies in, which is not in the future.
-    fn step_at(&self, at: Timestamp) -> Step {
-        let ago = (self.begin_of(self.step) - at).as_nanos().div_ceil(STEP.as_nanos());
-        Step(self.step.0.saturating_sub(u32::try_from(ago).unwrap_or(u32::MAX)))
+    /// The step that lies so far back.
+    #[inline]
+    fn step_of(&self, age: Micros) -> Step {
+        let into_step = self.now.as_nanos().saturating_sub(self.step_began.as_nanos());
+        let before_step = (u64::from(age.0) * 1_000).saturating_sub(into_step);
+        let steps = before_step.div_ceil(STEP_NANOS);
+        Step(self.step.0.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX)))
     }
 
     fn close_bins_until(&mut self, end: Timestamp) {
@@ -361,6 +417,7 @@ impl Engine {
                 self.end_step(at);
                 self.settle();
                 self.step = Step(self.step.0 + 1);
+                self.step_began = at;
                 self.services.advance(at, self.step);
                 self.hosts.begin(self.step);
             }
@@ -384,7 +441,7 @@ impl Engine {
         match seen.event {
             Event::Completed => {
                 totals.handshakes_completed += 1;
-                self.durations.observe(seen.age.as_secs_f64());
+                self.durations.observe(Duration::from(seen.age).as_secs_f64());
             }
             Event::CompletedLate => {
                 // It was presumed before.
@@ -413,7 +470,7 @@ impl Engine {
         let now = self.now;
         let step = self.step;
         let flags = segment.flags;
-        let began = self.step_at(now.before(seen.age));
+        let began = self.step_of(seen.age);
         let service = self.services.get_mut(seen.service);
         if flags.is_syn() {
             service.syn += 1;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::detect::{Detector, SavedBaseline};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
-use crate::flow::{Hasher, Lookup, ServiceId};
+use crate::flow::{Endpoint, Hasher, Lookup, ServiceId};
 use crate::observe::Listener;
 use crate::stats::{Failures, Keyed, Step, Windows, rounded, sketch};
 use crate::time::Timestamp;
@@ -138,6 +138,7 @@ pub struct Services {
     each: Vec<ServiceSettings>,
     /// Baselines of services that have no place now.
     baselines: HashMap<(Address, u16), SavedBaseline, Keyed>,
+    recent: Box<Recent>,
     hand: usize,
     now: Timestamp,
     step: Step,
@@ -157,6 +158,7 @@ impl Services {
             networks: settings.networks.clone(),
             each: settings.each.clone(),
             baselines: HashMap::with_hasher(Keyed(hasher)),
+            recent: Box::new(Recent::empty()),
             hand: 0,
             now,
             step: Step(0),
@@ -168,6 +170,7 @@ impl Services {
         if networks != self.networks {
             self.networks = networks;
             self.aliases.clear();
+            *self.recent = Recent::empty();
         }
     }
 
@@ -222,6 +225,7 @@ impl Services {
         self.listeners = listeners;
         if moved {
             self.aliases.clear();
+            *self.recent = Recent::empty();
             // What was seen before its wildcard listener was known belongs to that from now on.
             let (listeners, places) = (&self.listeners, &self.places);
             self.aliases.extend(places.keys().filter_map(|(address, port)| {
@@ -264,6 +268,7 @@ impl Services {
                 self.keep(baseline);
             }
             self.aliases.retain(|_, id| usize::from(id.0) != place);
+            *self.recent = Recent::empty();
             place
         };
         let id = u16::try_from(place).map_or(ServiceId::OTHER, ServiceId);
@@ -328,7 +333,39 @@ impl Services {
 }
 
 impl Lookup for Services {
-    fn service(&mut self, address: Address, port: u16) -> ServiceId {
+    #[inline]
+    fn service(&mut self, at: Endpoint) -> ServiceId {
+        match self.recent.get(at) {
+            Some(id) => id,
+            None => self.look_up(at),
+        }
+    }
+
+    #[inline]
+    fn is_known(&self, at: Endpoint) -> bool {
+        let key = (at.address, at.port);
+        self.recent.get(at).is_some()
+            || self.places.contains_key(&key)
+            || self.aliases.contains_key(&key)
+    }
+
+    #[inline]
+    fn is_one_way(&self, service: ServiceId) -> bool {
+        self.get(service).is_one_way()
+    }
+}
+
+impl Services {
+    fn look_up(&mut self, at: Endpoint) -> ServiceId {
+        let id = self.find_or_place(at.address, at.port);
+        // Whoever has no place may have one the next time.
+        if id != ServiceId::OTHER {
+            self.recent.keep(at, id);
+        }
+        id
+    }
+
+    fn find_or_place(&mut self, address: Address, port: u16) -> ServiceId {
         let key = (address, port);
         if let Some(id) = self.aliases.get(&key).or_else(|| self.places.get(&key)) {
             return *id;
@@ -347,14 +384,26 @@ impl Lookup for Services {
         }
         id
     }
+}
 
-    fn is_known(&self, address: Address, port: u16) -> bool {
-        let key = (address, port);
-        self.places.contains_key(&key) || self.aliases.contains_key(&key)
+/// The services that were asked for last, by the hash of their end: a cache in front of the maps, whose own
+/// hash costs more than all else that a segment of a known service needs.
+struct Recent([Option<(Address, u16, ServiceId)>; Self::PLACES]);
+
+impl Recent {
+    const PLACES: usize = 256;
+
+    const fn empty() -> Self {
+        Self([None; Self::PLACES])
     }
 
-    fn is_one_way(&self, service: ServiceId) -> bool {
-        self.get(service).is_one_way()
+    fn get(&self, at: Endpoint) -> Option<ServiceId> {
+        let (address, port, id) = self.0[at.hash as usize % Self::PLACES]?;
+        (address == at.address && port == at.port).then_some(id)
+    }
+
+    fn keep(&mut self, at: Endpoint, id: ServiceId) {
+        self.0[at.hash as usize % Self::PLACES] = Some((at.address, at.port, id));
     }
 }
 
@@ -388,17 +437,21 @@ mod tests {
         Services::new(&settings, hasher, Timestamp::EPOCH)
     }
 
+    fn of(services: &mut Services, address: Address, port: u16) -> ServiceId {
+        services.service(Hasher::new(HashKey([9; 16])).endpoint(address, port))
+    }
+
     #[test]
     fn traffic_before_its_wildcard_listener_moves_to_it() {
         let mut services = services();
         let host = Address::v4([192, 0, 2, 10]);
-        let before = services.service(host, 443);
+        let before = of(&mut services, host, 443);
         services.listen(vec![listener("::", true)]);
-        let after = services.service(host, 443);
+        let after = of(&mut services, host, 443);
         assert_ne!(before, after);
         assert!(IpAddr::from(services.get(after).address).is_unspecified());
         services.listen(vec![listener("::", true), listener("192.0.2.10", false)]);
-        let own = services.service(host, 443);
+        let own = of(&mut services, host, 443);
         assert_eq!(services.get(own).address, host);
     }
 
@@ -416,11 +469,12 @@ mod tests {
     fn when_all_places_are_busy_further_services_count_as_other() {
         let mut services = services();
         let ids: Vec<_> =
-            (0..20).map(|n| services.service(Address::v4([192, 0, 2, n]), 80)).collect();
+            (0..20).map(|n| of(&mut services, Address::v4([192, 0, 2, n]), 80)).collect();
         // A quarter of the 16 places is kept for listeners, and one is that of all others.
         assert_eq!(ids.iter().filter(|id| **id == ServiceId::OTHER).count(), 9);
         // Those of a scanner are idle soon.
         services.advance(Timestamp::EPOCH + IDLE_FEW * 2, Step(80));
-        assert_ne!(services.service(Address::v4([192, 0, 2, 99]), 80), ServiceId::OTHER);
+        let next = of(&mut services, Address::v4([192, 0, 2, 99]), 80);
+        assert_ne!(next, ServiceId::OTHER);
     }
 }

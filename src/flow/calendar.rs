@@ -14,11 +14,22 @@ pub const BIN: Duration = Duration::from_micros(62_500);
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Bin(pub u32);
 
-impl Bin {
-    /// The first bin that begins at least `duration` later.
-    pub fn after(self, duration: Duration) -> Self {
+/// A length of time in units of [`BIN`].
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Bins(pub u32);
+
+impl Bins {
+    /// The fewest that last at least so long; at most 2^32 - 1.
+    pub const fn lasting(duration: Duration) -> Self {
         let bins = duration.as_nanos().div_ceil(BIN.as_nanos());
-        Self(self.0.saturating_add(u32::try_from(bins).unwrap_or(u32::MAX)))
+        Self(if bins > u32::MAX as u128 { u32::MAX } else { bins as u32 })
+    }
+}
+
+impl Bin {
+    /// So many bins later.
+    pub const fn after(self, bins: Bins) -> Self {
+        Self(self.0.saturating_add(bins.0))
     }
 }
 
@@ -93,10 +104,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn bin_after_rounds_up() {
-        assert_eq!(Bin(3).after(Duration::ZERO), Bin(3));
-        assert_eq!(Bin(3).after(Duration::from_nanos(1)), Bin(4));
-        assert_eq!(Bin(0).after(Duration::from_secs(1)), Bin(16));
+    fn bins_round_up() {
+        assert_eq!(Bins::lasting(Duration::ZERO), Bins(0));
+        assert_eq!(Bins::lasting(Duration::from_nanos(1)), Bins(1));
+        assert_eq!(Bins::lasting(Duration::from_secs(1)), Bins(16));
+        assert_eq!(Bins::lasting(Duration::MAX), Bins(u32::MAX));
     }
 
     #[test]

@@ -1,17 +1,62 @@
 //! Which flow a segment belongs to.
 
+use std::cmp::Ordering;
+
 use siphasher::sip::SipHasher13;
 
-use crate::flow::rank::Ranks;
+use crate::flow::rank::{End, Rank, Ranks};
 use crate::wire::{Address, Segment};
 
 /// The secret of the flow hash. With it an attacker cannot choose addresses that collide.
 #[derive(Clone, Copy)]
 pub struct HashKey(pub [u8; 16]);
 
-/// A keyed hash of the two endpoints of a connection, the same for both directions.
+/// A keyed hash of the two ends of a connection, the same for both directions: its [`Rank`], and below that 32
+/// bits of another hash.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct FlowHash(pub u64);
+
+/// The flow that a segment belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowKey {
+    /// Its hash.
+    pub hash: FlowHash,
+    /// Both ends, the sender first.
+    pub ends: [End; 2],
+    /// Whether the sender is the first end in the canonical order.
+    pub sender_first: bool,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    /// Its hash.
+    pub hash: End,
+    /// Its address.
+    pub address: Address,
+    /// Its port.
+    pub port: u16,
+}
+
+impl FlowKey {
+    /// Both ends with their addresses, the sender of `segment` first.
+    #[must_use]
+    pub const fn ends_of(&self, segment: &Segment) -> [Endpoint; 2] {
+        let Segment { source, source_port, destination, destination_port, .. } = *segment;
+        [
+            Endpoint { hash: self.ends[0], address: source, port: source_port },
+            Endpoint { hash: self.ends[1], address: destination, port: destination_port },
+        ]
+    }
+}
+
+impl FlowHash {
+    /// The flow's rank: the upper half.
+    #[must_use]
+    pub const fn rank(self) -> Rank {
+        Rank((self.0 >> 32) as u32)
+    }
+}
 
 /// Hashes what the attacker picks; SipHash-1-3 because he may also watch what it does to us.
 #[derive(Clone, Copy)]
@@ -29,12 +74,18 @@ impl Hasher {
         &self.1
     }
 
-    /// The hash of the segment's connection, and whether its sender is the first endpoint of the
-    /// canonical (ascending) order.
-    pub fn flow(&self, segment: &Segment) -> (FlowHash, bool) {
+    /// The flow of a segment.
+    #[inline]
+    pub fn flow(&self, segment: &Segment) -> FlowKey {
+        let ends = self.1.ends(segment);
         let source = (segment.source, segment.source_port);
         let destination = (segment.destination, segment.destination_port);
-        let sender_first = source <= destination;
+        // The order of their hashes is as good as any, and cheaper than that of the ends themselves.
+        let sender_first = match ends[0].cmp(&ends[1]) {
+            Ordering::Less => true,
+            Ordering::Equal => source <= destination,
+            Ordering::Greater => false,
+        };
         let (low, high) = if sender_first { (source, destination) } else { (destination, source) };
         let ports = u32::from(low.1) << 16 | u32::from(high.1);
         let hash = if low.0.is_ipv4() && high.0.is_ipv4() {
@@ -50,7 +101,13 @@ impl Hasher {
             bytes[32..].copy_from_slice(&ports.to_be_bytes());
             self.0.hash(&bytes)
         };
-        (FlowHash(hash), sender_first)
+        let rank = u64::from(self.1.of(ends).0);
+        FlowKey { hash: FlowHash(rank << 32 | hash >> 32), ends, sender_first }
+    }
+
+    /// One end of a flow.
+    pub fn endpoint(&self, address: Address, port: u16) -> Endpoint {
+        Endpoint { hash: self.1.end(address, port), address, port }
     }
 
     /// The hasher's state, for maps whose keys the attacker picks.
@@ -82,12 +139,12 @@ mod tests {
         let mut back = there;
         std::mem::swap(&mut back.source, &mut back.destination);
         std::mem::swap(&mut back.source_port, &mut back.destination_port);
-        let (forward, first) = hasher.flow(&there);
-        let (backward, second) = hasher.flow(&back);
-        assert_eq!(forward, backward);
-        assert_ne!(first, second);
+        let (forward, backward) = (hasher.flow(&there), hasher.flow(&back));
+        assert_eq!(forward.hash, backward.hash);
+        assert_ne!(forward.sender_first, backward.sender_first);
+        assert_eq!(forward.hash.rank(), hasher.ranks().of(backward.ends));
         back.source_port ^= 1;
-        assert_ne!(hasher.flow(&back).0, forward);
-        assert_ne!(Hasher::new(HashKey([8; 16])).flow(&there).0, forward);
+        assert_ne!(hasher.flow(&back).hash, forward.hash);
+        assert_ne!(Hasher::new(HashKey([8; 16])).flow(&there).hash, forward.hash);
     }
 }

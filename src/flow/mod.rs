@@ -12,10 +12,10 @@ mod table;
 mod tracker;
 
 pub use calendar::{BIN, Bin};
-pub use key::{FlowHash, HashKey, Hasher};
+pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 pub use rank::{End, Level, Rank, Ranks, Sampling};
 #[cfg(test)]
 pub(crate) use state::tests::segment as state_test_segment;
 pub use state::{Connection, Outcome, Role, State};
 pub use table::{Fate, ServiceId};
-pub use tracker::{Event, HalfOpen, Lookup, Seen, Tracker};
+pub use tracker::{Arrival, Event, HalfOpen, Lookup, Micros, Seen, Tracker};

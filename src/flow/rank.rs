@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 use crate::wire::{Address, Segment};
 
 /// Where a flow stands in the order in which flows are given up: those of the highest ranks first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rank(pub u32);
 
 /// How few flows are looked at: one in 2^level.

@@ -1,12 +1,15 @@
 //! A hash table of fixed size for flows: 4-way set-associative, two entries a cache line.
 //!
 //! A flow can only be in the four places of one set, so look-up, insertion and eviction touch two
-//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold a 32-bit
-//! tag of the keyed hash and not the addresses; with the set's number that tells flows
-//! apart but for one chance in 2^32 a comparison.
+//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the flow's
+//! rank and not the addresses; with the set's number that tells flows apart but for one chance in 2^32 a
+//! comparison.
+
+use prefetch_index::prefetch_index;
 
 use crate::flow::calendar::Bin;
 use crate::flow::key::FlowHash;
+use crate::flow::rank::Rank;
 use crate::flow::state::{Connection, Marks, State};
 use crate::wire::SeqNumber;
 
@@ -22,7 +25,7 @@ impl ServiceId {
 /// What is kept of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    tag: u32,
+    tag: Rank,
     /// Microseconds since the engine's start (modulo 2^32, 71 minutes) at the SYN.
     pub began: u32,
     /// When it expires: it is already taken off every count once this bin is closed.
@@ -34,6 +37,13 @@ pub struct Entry {
     /// Low bits of the numbers of the interfaces that each direction was first seen on, sender
     /// first in canonical order first; 0 for none.
     pub homes: [u8; 2],
+}
+
+/// A place in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    set: usize,
+    way: usize,
 }
 
 const WAYS: usize = 4;
@@ -90,28 +100,45 @@ impl Table {
             .flat_map(|(set, entries)| entries.0.iter().flatten().map(move |entry| (set, entry)))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "tag and set are parts of the hash")]
-    fn place(&self, hash: FlowHash) -> (usize, u32) {
-        ((hash.0 & self.mask) as usize, (hash.0 >> 32) as u32)
+    #[expect(clippy::cast_possible_truncation, reason = "the set is part of the hash")]
+    fn set(&self, hash: FlowHash) -> usize {
+        (hash.0 & self.mask) as usize
     }
 
-    /// The entry of a flow, expired or not.
-    pub fn find(&mut self, hash: FlowHash) -> Option<&mut Entry> {
-        let (set, tag) = self.place(hash);
-        self.sets[set].0.iter_mut().flatten().find(|entry| entry.tag == tag)
+    /// Has the processor fetch a flow's set, which takes longer than all else that a segment needs.
+    #[inline]
+    pub fn prefetch(&self, hash: FlowHash) {
+        let set = self.set(hash);
+        // Both of its cache lines: the second is fetched along with the first, or is the neighbour's.
+        prefetch_index(&self.sets, set);
+        prefetch_index(self.sets[set].0.as_slice(), WAYS / 2);
     }
 
-    /// Takes a flow out.
-    pub fn remove(&mut self, hash: FlowHash) -> Option<Entry> {
-        let (set, tag) = self.place(hash);
-        self.sets[set].0.iter_mut().find(|slot| slot.is_some_and(|e| e.tag == tag))?.take()
+    /// Where a flow is, expired or not.
+    #[inline]
+    pub fn find(&self, hash: FlowHash) -> Option<Slot> {
+        let set = self.set(hash);
+        let tag = hash.rank();
+        let is_it = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.tag == tag);
+        self.sets[set].0.iter().position(is_it).map(|way| Slot { set, way })
+    }
+
+    /// The entry in a place, where there is one.
+    #[inline]
+    pub fn get(&self, slot: Slot) -> Option<&Entry> {
+        self.sets[slot.set].0[slot.way].as_ref()
+    }
+
+    /// The entry in a place.
+    #[inline]
+    pub fn at(&mut self, slot: Slot) -> &mut Option<Entry> {
+        &mut self.sets[slot.set].0[slot.way]
     }
 
     /// What became of a flow whose SYN had the sequence number `isn`, and whether that SYN was
     /// repeated as a TCP stack does.
     pub fn fate(&self, hash: FlowHash, isn: SeqNumber) -> (Fate, bool) {
-        let (set, tag) = self.place(hash);
-        let Some(entry) = self.sets[set].0.iter().flatten().find(|entry| entry.tag == tag) else {
+        let Some(entry) = self.find(hash).and_then(|slot| self.get(slot)) else {
             return (Fate::Unknown, false);
         };
         let connection = &entry.connection;
@@ -127,21 +154,14 @@ impl Table {
         (fate, connection.marks.has(Marks::SYN_RTO))
     }
 
-    /// A place for a flow that is not in the table, and the live entry that had to leave for it.
+    /// A place for a flow that is not in the table: free, or that of the flow that is to leave for it.
     ///
     /// Free and expired places come first. Then a connection whose fate is decided goes (closing or
     /// open: it is counted, and is picked up again by its next segment), then a request nobody
     /// answered, and a half-open connection last: it is what we are here to count, and losing it
     /// would both lower the count and miss its completion. Among equals the one due first goes.
     /// `gentle` takes nobody's place that is still in a handshake.
-    pub fn insert(
-        &mut self,
-        hash: FlowHash,
-        closed: Bin,
-        gentle: bool,
-        entry: impl FnOnce(u32) -> Entry,
-    ) -> Inserted<'_> {
-        let (set, tag) = self.place(hash);
+    pub fn place(&self, hash: FlowHash, closed: Bin, gentle: bool) -> Option<Slot> {
         let rank = |slot: &Option<Entry>| match slot {
             None => (0, Bin(0)),
             Some(entry) if entry.deadline < closed => (1, entry.deadline),
@@ -151,36 +171,23 @@ impl Table {
                 _ => (2, entry.deadline),
             },
         };
-        let Some(slot) = self.sets[set].0.iter_mut().min_by_key(|slot| rank(slot)) else {
-            return Inserted::Refused;
-        };
-        let (rank, _) = rank(slot);
-        if gentle && rank > 2 {
-            return Inserted::Refused;
-        }
-        let evicted = if rank >= 2 { slot.take() } else { None };
-        Inserted::Entry(slot.insert(entry(tag)), evicted)
+        let set = self.set(hash);
+        let ranks = self.sets[set].0.iter().map(rank);
+        let (way, (rank, _)) = ranks.enumerate().min_by_key(|(_, rank)| *rank)?;
+        (!gentle || rank <= 2).then_some(Slot { set, way })
     }
-}
-
-/// The outcome of [`Table::insert`].
-pub enum Inserted<'a> {
-    /// The new entry, and the live one that had to leave for it.
-    Entry(&'a mut Entry, Option<Entry>),
-    /// No place without evicting a handshake.
-    Refused,
 }
 
 impl Entry {
     /// What tells it apart in its set.
     #[cfg(test)]
-    pub const fn tag(&self) -> u32 {
+    pub const fn tag(&self) -> Rank {
         self.tag
     }
 
-    /// A new entry under `tag`; the rest as stated.
-    pub fn new(tag: u32, began: u32, connection: Connection, service: ServiceId) -> Self {
-        Self { tag, began, deadline: Bin(0), connection, service, homes: [0; 2] }
+    /// A new entry of a flow; the rest as stated.
+    pub fn new(flow: FlowHash, began: u32, connection: Connection, service: ServiceId) -> Self {
+        Self { tag: flow.rank(), began, deadline: Bin(0), connection, service, homes: [0; 2] }
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use crate::flow::calendar::{BIN, Bin, Calendar};
-use crate::flow::key::{FlowHash, HashKey, Hasher};
+use crate::flow::calendar::{Bin, Bins, Calendar};
+use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
-use crate::flow::table::{Entry, Fate, Inserted, ServiceId, Table};
+use crate::flow::table::{Entry, Fate, ServiceId, Slot, Table};
 use crate::observe::FlowCounts;
-use crate::wire::{Address, Flags, Segment, SeqNumber};
+use crate::wire::{Flags, Segment, SeqNumber};
 
 /// What a segment meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,9 +63,34 @@ pub struct Seen {
     /// The flow.
     pub flow: FlowHash,
     /// Time since the attempt's SYN.
-    pub age: Duration,
+    pub age: Micros,
     /// Whether the segment came from the client.
     pub from_client: bool,
+}
+
+/// Where and when a segment came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Microseconds since the engine's start, modulo 2^32.
+    pub micros: u32,
+    /// Tells copies of one packet apart from repeats; 0 where there is only one interface.
+    pub interface: u32,
+}
+
+/// A time in microseconds, at most 71 minutes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Micros(pub u32);
+
+impl Micros {
+    const fn of(duration: Duration) -> Self {
+        Self(duration.as_micros() as u32)
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(micros: Micros) -> Self {
+        Self::from_micros(micros.0.into())
+    }
 }
 
 /// Half-open connections of one service.
@@ -77,8 +102,9 @@ pub struct HalfOpen {
     pub unconfirmed: u64,
 }
 
-/// How long a server waits before it repeats its SYN-ACK the first time (`TCP_TIMEOUT_INIT`, RFC 6298).
-const FIRST_REPEAT: Duration = Duration::from_secs(1);
+/// Half of the time that a server waits before it repeats its SYN-ACK the first time (`TCP_TIMEOUT_INIT`,
+/// RFC 6298).
+const HALF_OF_FIRST_REPEAT: Bins = Bins::lasting(Duration::from_millis(500));
 
 /// Where a live flow is counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,25 +142,25 @@ struct Ledger {
 const STATE_SHIFT: u32 = 4;
 
 /// A request that is not answered lives until its first repeat is overdue.
-const UNANSWERED: Duration = Duration::from_secs(3);
+const UNANSWERED: Bins = Bins::lasting(Duration::from_secs(3));
 /// The longest that a client waits for an answer: Linux gives up 127 s after the first SYN
 /// (`tcp_syn_retries` = 6).
-const UNANSWERED_MAX: Duration = Duration::from_secs(130);
+const UNANSWERED_MAX: Bins = Bins::lasting(Duration::from_secs(130));
 /// An open connection without a segment for so long is not counted any more; its next segment
 /// brings it back.
-const IDLE: Duration = Duration::from_secs(15 * 60);
+const IDLE: Bins = Bins::lasting(Duration::from_secs(15 * 60));
 /// A teardown that does not go on: the last retransmission of a FIN comes about then.
-const TEARDOWN: Duration = Duration::from_secs(120);
+const TEARDOWN: Bins = Bins::lasting(Duration::from_secs(120));
 /// TIME_WAIT in Linux (`TCP_TIMEWAIT_LEN`).
-const TIME_WAIT: Duration = Duration::from_secs(60);
+const TIME_WAIT: Bins = Bins::lasting(Duration::from_secs(60));
 /// How long the fate of a reset connection is remembered: until the detector has asked for it.
-const CLOSED: Duration = Duration::from_secs(4);
+const CLOSED: Bins = Bins::lasting(Duration::from_secs(4));
 /// A half-open connection that was found underway: its next repeat may be far off, and it may as well
 /// have been answered by a cookie, so it is not counted for long until that repeat comes.
-const MIDWAY: Duration = Duration::from_millis(3_500);
+const MIDWAY: Bins = Bins::lasting(Duration::from_millis(3_500));
 /// A SYN repeated sooner than this after the first is the work of a tool or of a second capture
 /// point, not of a TCP stack (RFC 6298: 1 s, less what timers may be early).
-const SYN_RTO_MIN: Duration = Duration::from_millis(900);
+const SYN_RTO_MIN: Micros = Micros::of(Duration::from_millis(900));
 
 /// The flow table together with what is counted of it.
 pub struct Tracker {
@@ -255,42 +281,50 @@ impl Tracker {
         self.bin = Bin(bin.0.saturating_add(1));
     }
 
-    /// Takes in a segment that arrived `micros` (modulo 2^32) after the engine's start.
-    ///
-    /// `interface` tells copies of one packet apart from repeats; 0 where there is only one. `lookup`
-    /// knows the services.
+    /// The flow of a segment, which the processor begins to fetch: to be called some segments ahead of
+    /// [`Self::handle`].
+    #[inline]
+    pub fn prepare(&self, segment: &Segment) -> FlowKey {
+        let flow = self.hasher.flow(segment);
+        self.table.prefetch(flow.hash);
+        flow
+    }
+
+    /// Takes in a segment of `flow`; `lookup` knows the services.
     pub fn handle(
         &mut self,
         segment: &Segment,
-        micros: u32,
-        interface: u32,
+        flow: &FlowKey,
+        arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        let (flow, sender_first) = self.hasher.flow(segment);
         let bin = self.bin;
-        let Some(entry) = self.table.find(flow) else {
-            return self.begin(flow, sender_first, segment, micros, interface, lookup);
+        let found = self.table.find(flow.hash);
+        let Some((slot, entry)) = found.and_then(|slot| Some((slot, *self.table.get(slot)?)))
+        else {
+            return self.begin(segment, flow, arrival, lookup);
         };
-        let expired = entry.deadline < bin;
-        if expired && entry.connection.is_past_handshake() {
-            self.table.remove(flow);
-            return self.begin(flow, sender_first, segment, micros, interface, lookup);
+        let before = entry;
+        let mut next = entry;
+        let expired = before.deadline < bin;
+        if expired && before.connection.is_past_handshake() {
+            *self.table.at(slot) = None;
+            return self.begin(segment, flow, arrival, lookup);
         }
-        let mut next = *entry;
-        let sender =
-            if next.connection.client_first == sender_first { Role::Client } else { Role::Server };
-        let age = Duration::from_micros(u64::from(micros.wrapping_sub(next.began)));
-        let one_way = lookup.is_one_way(next.service);
-        let before = next.connection;
+        let from_client = before.connection.client_first == flow.sender_first;
+        let sender = if from_client { Role::Client } else { Role::Server };
+        let age = Micros(arrival.micros.wrapping_sub(before.began));
+        let one_way = lookup.is_one_way(before.service);
         let mut outcome = next.connection.receive(sender, segment, one_way);
         // A request that the server has forgotten does not stand in the way of a new one.
         if expired && outcome == Outcome::Ignored && segment.flags.is_syn() {
             outcome = Outcome::Superseded;
         }
         if outcome == Outcome::Superseded {
-            return self.supersede(flow, before, sender_first, segment, micros, interface, lookup);
+            return self.supersede(slot, segment, flow, arrival, lookup);
         }
 
+        let was = &before.connection;
         let event = match outcome {
             Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,
             Outcome::SynRepeated => {
@@ -304,37 +338,38 @@ impl Tracker {
                 // Durations count from the SYN that was answered, as near as can be told.
                 let late = age >= SYN_RTO_MIN;
                 if late {
-                    next.began = micros;
+                    next.began = arrival.micros;
                 }
                 Event::Answered { late }
             }
             Outcome::AnswerReplaced => {
-                next.began = micros;
+                next.began = arrival.micros;
                 next.connection.answers_repeated = 0;
                 Event::AnswerRepeated
             }
-            Outcome::AnswerRepeated if before.is_past_handshake() => Event::AnswerRepeatedAfterAck,
+            Outcome::AnswerRepeated if was.is_past_handshake() => Event::AnswerRepeatedAfterAck,
             Outcome::AnswerRepeated => Event::AnswerRepeated,
-            Outcome::Completed if before.is_past_handshake() => Event::CompletedLate,
+            Outcome::Completed if was.is_past_handshake() => Event::CompletedLate,
             Outcome::Completed => Event::Completed,
-            Outcome::Presumed if before.marks.has(Marks::MIDWAY) => Event::CompletedMidway,
-            Outcome::Presumed if before.state == State::SynSent => Event::PresumedByClient,
+            Outcome::Presumed if was.marks.has(Marks::MIDWAY) => Event::CompletedMidway,
+            Outcome::Presumed if was.state == State::SynSent => Event::PresumedByClient,
             Outcome::Presumed => Event::PresumedByServer,
-            Outcome::HandshakeReset(role) if before.state == State::SynSent => Event::Refused(role),
+            Outcome::HandshakeReset(role) if was.state == State::SynSent => Event::Refused(role),
             Outcome::HandshakeReset(role) => Event::Reset(role),
         };
         let repeat = match outcome {
-            Outcome::AnswerRepeated if before.state == State::SynReceived => {
-                note_repeat(&mut next, age, micros, bin)
+            Outcome::AnswerRepeated if was.state == State::SynReceived => {
+                note_repeat(&mut next, age, arrival.micros, bin)
             }
             _ => false,
         };
 
         // On another interface than the flow's own and without any effect: a copy.
-        let home = &mut next.homes[usize::from(sender_first)];
-        let foreign = interface != 0 && *home != 0 && *home != home_of(interface);
-        *home = home_of(interface);
-        if foreign && !repeat && next.connection.state == before.state {
+        let here = home_of(arrival.interface);
+        let home = &mut next.homes[usize::from(flow.sender_first)];
+        let foreign = here != 0 && *home != 0 && *home != here;
+        *home = here;
+        if foreign && !repeat && next.connection.state == was.state {
             let copy = match outcome {
                 Outcome::SynRepeated => age < SYN_RTO_MIN,
                 Outcome::Answered
@@ -348,7 +383,7 @@ impl Tracker {
                 | Outcome::Superseded => true,
             };
             if copy {
-                return Seen::nothing(Event::Copy, flow, next.service, sender);
+                return Seen::nothing(Event::Copy, flow.hash, next.service, from_client);
             }
         }
 
@@ -361,121 +396,108 @@ impl Tracker {
             (_, State::SynReceived) => None,
             (_, state) => Some(lifetime(state, age)),
         };
-        if let Some(lifetime) = renewed {
-            self.recount(flow, next, lifetime);
-        } else if let Some(entry) = self.table.find(flow) {
-            *entry = next;
-        }
-        Seen { event, service: next.service, flow, age, from_client: sender == Role::Client }
+        let next = match renewed {
+            Some(lifetime) => self.recount(&before, next, lifetime),
+            None => next,
+        };
+        *self.table.at(slot) = Some(next);
+        Seen { event, service: next.service, flow: flow.hash, age, from_client }
     }
 
     /// A flow that is not in the table, or whose time is over.
     fn begin(
         &mut self,
-        flow: FlowHash,
-        sender_first: bool,
         segment: &Segment,
-        micros: u32,
-        interface: u32,
+        flow: &FlowKey,
+        arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
         let flags = segment.flags;
-        let to = (segment.destination, segment.destination_port);
-        let from = (segment.source, segment.source_port);
+        let [from, to] = flow.ends_of(segment);
         let (mut connection, sender, event, lifetime) = if flags.is_syn() {
             (Connection::open(segment), Role::Client, Event::Attempt, UNANSWERED)
         } else if flags.is_syn_ack() {
             (Connection::answered(segment), Role::Server, Event::AnsweredMidway, MIDWAY)
         } else if flags.intersects(Flags::ACK) && !flags.intersects(Flags::SYN | Flags::RST) {
             // An open connection; which end is the server is a guess unless the service is known.
-            let to_server =
-                lookup.is_known(to.0, to.1) || (!lookup.is_known(from.0, from.1) && to.1 <= from.1);
+            let to_server = lookup.is_known(to) || (!lookup.is_known(from) && to.port <= from.port);
             let sender = if to_server { Role::Client } else { Role::Server };
             let connection = Connection::midstream(sender, segment);
-            let lifetime = lifetime(connection.state, Duration::ZERO);
+            let lifetime = lifetime(connection.state, Micros(0));
             (connection, sender, Event::None, lifetime)
         } else {
             let reset = flags.intersects(Flags::RST);
             let event = if reset { Event::StrayReset } else { Event::None };
-            return Seen::nothing(event, flow, ServiceId::OTHER, Role::Client);
+            return Seen::nothing(event, flow.hash, ServiceId::OTHER, true);
         };
         let from_client = sender == Role::Client;
-        connection.client_first = sender_first == from_client;
+        connection.client_first = flow.sender_first == from_client;
         let gentle = event == Event::None;
         let service = if gentle {
             ServiceId::OTHER
         } else {
-            let (address, port) = if from_client { to } else { from };
-            lookup.service(address, port)
+            lookup.service(if from_client { to } else { from })
         };
-        let bin = self.bin;
         // What is left of an earlier connection on the same ports makes room.
-        let inserted = self.table.insert(flow, bin, gentle, |tag| {
-            let mut entry = Entry::new(tag, micros, connection, service);
-            entry.homes[usize::from(sender_first)] = home_of(interface);
-            entry
-        });
-        match inserted {
-            Inserted::Refused => return Seen::nothing(event, flow, service, sender),
-            Inserted::Entry(entry, evicted) => {
-                let entry = *entry;
-                if let Some(evicted) = evicted {
-                    self.evicted += 1;
-                    self.uncount(&evicted);
-                }
-                self.enter(flow, entry, lifetime);
-            }
+        let Some(slot) = self.table.place(flow.hash, self.bin, gentle) else {
+            return Seen::nothing(event, flow.hash, service, from_client);
+        };
+        if let Some(evicted) = self.table.at(slot).take()
+            && evicted.deadline >= self.bin
+        {
+            self.evicted += 1;
+            self.uncount(&evicted);
         }
-        Seen { event, service, flow, age: Duration::ZERO, from_client }
+        let mut entry = Entry::new(flow.hash, arrival.micros, connection, service);
+        entry.homes[usize::from(flow.sender_first)] = home_of(arrival.interface);
+        let entry = self.enter(entry, lifetime);
+        *self.table.at(slot) = Some(entry);
+        Seen { event, service, flow: flow.hash, age: Micros(0), from_client }
     }
 
     /// A new connection on the ports of one that is in the table.
-    #[expect(clippy::too_many_arguments, reason = "the same packet once more, from the start")]
     fn supersede(
         &mut self,
-        flow: FlowHash,
-        before: Connection,
-        sender_first: bool,
+        slot: Slot,
         segment: &Segment,
-        micros: u32,
-        interface: u32,
+        flow: &FlowKey,
+        arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        if let Some(entry) = self.table.remove(flow) {
-            self.uncount(&entry);
+        let before = self.table.at(slot).take();
+        if let Some(entry) = &before {
+            self.uncount(entry);
         }
-        let seen = self.begin(flow, sender_first, segment, micros, interface, lookup);
+        let seen = self.begin(segment, flow, arrival, lookup);
         // The server may still answer the earlier SYN.
         if seen.event == Event::Attempt
+            && let Some(Entry { connection: before, .. }) = before
             && before.state == State::SynSent
-            && let Some(entry) = self.table.find(flow)
+            && let Some(slot) = self.table.find(flow.hash)
+            && let Some(entry) = self.table.at(slot)
         {
             entry.connection.server_next = before.client_next;
         }
         seen
     }
 
-    /// Moves a flow from the count that it was in to the one that it belongs to now.
-    fn recount(&mut self, flow: FlowHash, next: Entry, lifetime: Duration) {
-        if let Some(entry) = self.table.find(flow) {
-            let before = *entry;
-            self.uncount(&before);
-            // It had expired and shows that it is still there, or that it ended well after all.
-            if before.deadline < self.bin {
-                match count_of(&before) {
-                    Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(1),
-                    Count::State(StateName::SynSent) => {
-                        self.lapsed = self.lapsed.saturating_sub(1);
-                    }
-                    Count::State(_) | Count::Nowhere => {}
-                }
+    /// Moves a flow from the count that it was in to the one that it belongs to now, until `lifetime`
+    /// from now.
+    fn recount(&mut self, before: &Entry, next: Entry, lifetime: Bins) -> Entry {
+        self.uncount(before);
+        // It had expired and shows that it is still there, or that it ended well after all.
+        if before.deadline < self.bin {
+            match count_of(before) {
+                Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(1),
+                Count::State(StateName::SynSent) => self.lapsed = self.lapsed.saturating_sub(1),
+                Count::State(_) | Count::Nowhere => {}
             }
         }
-        self.enter(flow, next, lifetime);
+        self.enter(next, lifetime)
     }
 
     /// Counts a flow that is counted nowhere, until `lifetime` from now.
-    fn enter(&mut self, flow: FlowHash, mut entry: Entry, lifetime: Duration) {
+    fn enter(&mut self, mut entry: Entry, lifetime: Bins) -> Entry {
         let due = self.bin.after(lifetime);
         entry.deadline = match count_of(&entry) {
             Count::HalfOpen(service, confirmed) => {
@@ -499,9 +521,7 @@ impl Tracker {
             }
             Count::Nowhere => due,
         };
-        if let Some(slot) = self.table.find(flow) {
-            *slot = entry;
-        }
+        entry
     }
 
     /// Takes a flow off its count, unless its deadline already did.
@@ -527,18 +547,17 @@ impl Tracker {
 
 /// What the tracker asks about services.
 pub trait Lookup {
-    /// The service at an address and port, a new one if need be.
-    fn service(&mut self, address: Address, port: u16) -> ServiceId;
-    /// Whether there is a service at an address and port.
-    fn is_known(&self, address: Address, port: u16) -> bool;
+    /// The service at one end of a flow, a new one if need be.
+    fn service(&mut self, at: Endpoint) -> ServiceId;
+    /// Whether there is a service at one end of a flow.
+    fn is_known(&self, at: Endpoint) -> bool;
     /// Whether the answers of a service are never seen.
     fn is_one_way(&self, service: ServiceId) -> bool;
 }
 
 impl Seen {
-    fn nothing(event: Event, flow: FlowHash, service: ServiceId, sender: Role) -> Self {
-        let from_client = sender == Role::Client;
-        Self { event, service, flow, age: Duration::ZERO, from_client }
+    const fn nothing(event: Event, flow: FlowHash, service: ServiceId, from_client: bool) -> Self {
+        Self { event, service, flow, age: Micros(0), from_client }
     }
 }
 
@@ -568,10 +587,11 @@ fn count_of(entry: &Entry) -> Count {
 }
 
 /// How long a flow is counted after a segment that left it in `state`, `age` after it began.
-fn lifetime(state: State, age: Duration) -> Duration {
+fn lifetime(state: State, age: Micros) -> Bins {
     match state {
         State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
-            (age * 2 + UNANSWERED).min(UNANSWERED_MAX)
+            let twice_its_age = Bins::lasting(Duration::from(age) * 2);
+            Bins(twice_its_age.0 + UNANSWERED.0).min(UNANSWERED_MAX)
         }
         State::SynReceived => after_answer(0),
         State::Established | State::FinWait2(_) => IDLE,
@@ -590,15 +610,21 @@ fn lifetime(state: State, age: Duration) -> Duration {
 /// overdue means that it is forgotten, or was never kept (a SYN cookie). Linux timers of more than a
 /// few ticks are late by up to an eighth (`kernel/time/timer.c`, wheel granularity), how late depends on
 /// HZ: the slack is about the middle, since a repeat that comes even later revives the entry.
-fn after_answer(repeats: u8) -> Duration {
-    const SLACK_MS: [u64; 6] = [90, 90, 150, 290, 290, 1_050];
-    let repeats = usize::from(repeats).min(SLACK_MS.len() - 1);
-    FIRST_REPEAT * (1 << repeats) + Duration::from_millis(SLACK_MS[repeats])
+fn after_answer(repeats: u8) -> Bins {
+    const AFTER: [Bins; 6] = [
+        Bins::lasting(Duration::from_millis(1_090)),
+        Bins::lasting(Duration::from_millis(2_090)),
+        Bins::lasting(Duration::from_millis(4_150)),
+        Bins::lasting(Duration::from_millis(8_290)),
+        Bins::lasting(Duration::from_millis(16_290)),
+        Bins::lasting(Duration::from_millis(33_050)),
+    ];
+    AFTER[usize::from(repeats).min(AFTER.len() - 1)]
 }
 
 /// Takes note of a repeated answer; `false` where it says nothing about the server's queue.
-fn note_repeat(entry: &mut Entry, age: Duration, micros: u32, bin: Bin) -> bool {
-    let due_in = BIN * entry.deadline.0.saturating_sub(bin.0);
+fn note_repeat(entry: &mut Entry, age: Micros, micros: u32, bin: Bin) -> bool {
+    let due_in = Bins(entry.deadline.0.saturating_sub(bin.0));
     let connection = &mut entry.connection;
     if connection.marks.has(Marks::ANSWER_DUE) {
         // It answers a repeated SYN. Kept requests and cookies are answered alike, so this confirms
@@ -606,7 +632,7 @@ fn note_repeat(entry: &mut Entry, age: Duration, micros: u32, bin: Bin) -> bool 
         connection.marks.set(Marks::ANSWER_DUE, false);
         return true;
     }
-    let seconds = age.as_secs_f64();
+    let seconds = Duration::from(age).as_secs_f64();
     let before = connection.answers_repeated;
     let repeats = if connection.marks.has(Marks::MIDWAY) {
         // Each repeat comes after twice the time of the one before.
@@ -614,8 +640,8 @@ fn note_repeat(entry: &mut Entry, age: Duration, micros: u32, bin: Bin) -> bool 
         seconds.max(0.1).log2().round() + 1.0
     } else if connection.marks.has(Marks::SYN_REPEATED) {
         // The repeated SYN started the timer again, so only the time since the last answer counts.
-        let waited = after_answer(before).saturating_sub(due_in);
-        if waited < FIRST_REPEAT / 2 { 0.0 } else { f64::from(before) + 1.0 }
+        let waited = Bins(after_answer(before).0.saturating_sub(due_in.0));
+        if waited < HALF_OF_FIRST_REPEAT { 0.0 } else { f64::from(before) + 1.0 }
     } else {
         // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
         // repeats that the capture lost, and copies.

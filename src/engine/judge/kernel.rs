@@ -86,7 +86,8 @@ impl Engine {
         let rows = kernel.sample.half_open.clone();
         let mut by_service: BTreeMap<ServiceId, Vec<&KernelHalfOpen>> = BTreeMap::new();
         for row in &rows {
-            let id = self.services.service(row.address.into(), row.port);
+            let id =
+                self.services.service(self.tracker.hasher().endpoint(row.address.into(), row.port));
             by_service.entry(id).or_default().push(row);
         }
         by_service.remove(&ServiceId::OTHER);

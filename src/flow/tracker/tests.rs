@@ -6,6 +6,7 @@ mod properties;
 use std::collections::HashSet;
 
 use super::*;
+use crate::flow::calendar::BIN;
 use crate::flow::state::tests::segment;
 
 const SYN: Flags = Flags::SYN;
@@ -25,16 +26,16 @@ struct Ports {
 }
 
 impl Lookup for Ports {
-    fn service(&mut self, _: Address, port: u16) -> ServiceId {
-        match port {
+    fn service(&mut self, at: Endpoint) -> ServiceId {
+        match at.port {
             443 => HTTPS,
             80 => HTTP,
             _ => ServiceId::OTHER,
         }
     }
 
-    fn is_known(&self, _: Address, port: u16) -> bool {
-        matches!(port, 80 | 443)
+    fn is_known(&self, at: Endpoint) -> bool {
+        matches!(at.port, 80 | 443)
     }
 
     fn is_one_way(&self, _: ServiceId) -> bool {
@@ -106,7 +107,9 @@ impl Scene {
 
     fn sees(&mut self, segment: Segment) -> Event {
         let micros = (self.now.as_micros() & u128::from(u32::MAX)) as u32;
-        self.tracker.handle(&segment, micros, self.interface, &mut self.ports).event
+        let arrival = Arrival { micros, interface: self.interface };
+        let flow = self.tracker.prepare(&segment);
+        self.tracker.handle(&segment, &flow, arrival, &mut self.ports).event
     }
 
     fn half_open(&self) -> (u64, u64) {
@@ -441,14 +444,14 @@ fn answered_after_a_repeat() {
     scene.sees(client(SYN, 100, 0));
     scene.at(1.0).sees(client(SYN, 100, 0));
     assert_eq!(scene.at(1.02).sees(server(SYN_ACK, 300, 101)), Event::Answered { late: true });
-    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    let flow = scene.tracker.hasher().flow(&client(SYN, 100, 0)).hash;
     assert_eq!(scene.tracker.fate(flow, SeqNumber(100)), (Fate::HalfOpen, true));
 }
 
 #[test]
 fn fates_are_those_of_the_attempt_that_is_asked_for() {
     let mut scene = Scene::new();
-    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    let flow = scene.tracker.hasher().flow(&client(SYN, 100, 0)).hash;
     let fate = |scene: &Scene| scene.tracker.fate(flow, SeqNumber(100)).0;
     assert_eq!(fate(&scene), Fate::Unknown);
     scene.sees(client(SYN, 100, 0));
@@ -532,7 +535,7 @@ fn segments_captured_twice_on_one_interface_count_once() {
     assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
     assert_eq!(scene.sees(client(ACK, 101, 301)), Event::None);
     assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
-    let (flow, _) = scene.tracker.hasher().flow(&client(SYN, 100, 0));
+    let flow = scene.tracker.hasher().flow(&client(SYN, 100, 0)).hash;
     assert!(!scene.tracker.fate(flow, SeqNumber(100)).1, "no retransmission timer is so short");
 }
 

@@ -44,7 +44,7 @@ fn of_equals_the_one_that_is_due_first_leaves() {
     }
     scene.at(0.5);
     flow(&mut scene, 5, 1);
-    let (oldest, _) = scene.tracker.hasher().flow(&of_port(client(SYN, 100, 0), 1));
+    let oldest = scene.tracker.hasher().flow(&of_port(client(SYN, 100, 0), 1)).hash;
     assert_eq!(scene.tracker.fate(oldest, SeqNumber(100)).0, Fate::Unknown);
     scene.states();
 }
