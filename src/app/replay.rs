@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
 use crate::observe::{Report, ServiceReport, Status};
+use crate::sys::memory::use_huge_pages;
 
 /// Replays `files` and prints the verdict.
 ///
@@ -40,6 +41,7 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::idle(settings);
+    use_huge_pages(&engine.memory());
     while feed(&mut engine, &mut source, Duration::ZERO, || Correction::NONE, &Host::default())?
         != Batch::End
     {}

@@ -10,9 +10,10 @@ mod services;
 mod settings;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
-use datasketches::hll::HllSketch;
+use datasketches::hll::{Coupon, HllSketch};
 use ipnet::IpNet;
 
 pub use crate::detect::{Action, SavedBaseline};
@@ -233,6 +234,12 @@ impl Engine {
         self.services.advance(start, self.step);
     }
 
+    /// Where the flow table lies: by far the most memory, and looked into at random.
+    #[must_use]
+    pub fn memory(&self) -> Range<*const u8> {
+        self.tracker.memory()
+    }
+
     /// The time that the engine has come to.
     #[must_use]
     pub const fn now(&self) -> Timestamp {
@@ -433,7 +440,6 @@ impl Engine {
         if flags.is_syn() {
             totals.syn += 1;
             totals.syn_retransmitted += u64::from(seen.event == Event::SynRepeated);
-            self.sources.update(self.tracker.hasher().address(segment.source));
         }
         totals.syn_ack += u64::from(flags.is_syn_ack());
         totals.fin += u64::from(flags.intersects(Flags::FIN));
@@ -497,8 +503,9 @@ impl Engine {
                 if let Some(window) = window {
                     window.unanswered += 1;
                 }
-                let hasher = self.tracker.hasher();
-                service.count_source(hasher.address(segment.source));
+                let source = Coupon::from_value(self.tracker.hasher().address(segment.source));
+                self.sources.update_with_coupon(source);
+                service.count_source(source);
                 self.draw = self.draw.wrapping_add(1);
                 service.failures.offer(step, seen.flow.0.rotate_left(17) ^ self.draw, || {
                     Attempt::new(seen.flow, now, segment)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use datasketches::hll::HllSketch;
+use datasketches::hll::{Coupon, HllSketch};
 use ipnet::IpNet;
 
 use crate::detect::{Detector, SavedBaseline};
@@ -76,9 +76,10 @@ impl Service {
         }
     }
 
-    /// Counts a source by its keyed hash.
-    pub fn count_source(&mut self, hash: u64) {
-        self.sources.update(hash);
+    /// Counts a source.
+    #[inline]
+    pub fn count_source(&mut self, source: Coupon) {
+        self.sources.update_with_coupon(source);
     }
 
     /// Distinct sources since the start (estimate, exact while small).

@@ -79,19 +79,18 @@ impl Ranks {
     }
 
     /// The hash of an address and port.
+    #[inline]
     #[must_use]
     pub fn end(&self, address: Address, port: u16) -> End {
-        let word = |x: u32, word: u32| {
-            let x = (x ^ word).wrapping_mul(self.odd[0]);
+        #[expect(clippy::cast_possible_truncation, reason = "takes the words one by one")]
+        let add = |x: u32, shift: u32| {
+            let x = (x ^ (address.to_bits() >> shift) as u32).wrapping_mul(self.odd[0]);
             x ^ x >> 16
         };
-        #[expect(clippy::cast_possible_truncation, reason = "takes the words one by one")]
-        let words = |bits: u128| [96, 64, 32, 0].map(|shift| (bits >> shift) as u32);
-        let [a, b, c, d] = words(address.to_bits());
         let x = if address.is_ipv4() {
-            word(self.seed, d)
+            add(self.seed, 0)
         } else {
-            [a, b, c, d].into_iter().fold(self.seed, word)
+            add(add(add(add(self.seed, 96), 64), 32), 0)
         };
         let x = x.wrapping_add(u32::from(port)).wrapping_mul(self.odd[1]);
         x ^ x >> 15

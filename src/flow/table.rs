@@ -5,6 +5,8 @@
 //! rank and not the addresses; with the set's number that tells flows apart but for one chance in 2^32 a
 //! comparison.
 
+use std::ops::Range;
+
 use prefetch_index::prefetch_index;
 
 use crate::flow::calendar::Bin;
@@ -89,6 +91,12 @@ impl Table {
     /// The most flows that it can hold.
     pub fn capacity(&self) -> usize {
         self.sets.len() * WAYS
+    }
+
+    /// Where the table lies.
+    pub fn memory(&self) -> Range<*const u8> {
+        let Range { start, end } = self.sets.as_ptr_range();
+        start.cast()..end.cast()
     }
 
     /// All entries with the numbers of their sets, expired ones too.

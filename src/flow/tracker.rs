@@ -4,6 +4,7 @@
 //! count when it changes state, when it is evicted, or when its deadline passes; what a deadline took
 //! off can still come back, since the entry stays in the table until its place is needed.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::flow::calendar::{Bin, Bins, Calendar};
@@ -201,6 +202,11 @@ impl Tracker {
     /// The keyed hasher.
     pub const fn hasher(&self) -> &Hasher {
         &self.hasher
+    }
+
+    /// Where the flow table lies.
+    pub fn memory(&self) -> Range<*const u8> {
+        self.table.memory()
     }
 
     /// The bin that time stands in.

@@ -11,6 +11,7 @@ use crate::wire::Address;
 
 /// Hosts that are followed at once; further ones have to wait for a step without traffic.
 const LIMIT: usize = 256;
+const GUESSES: usize = 64;
 /// Steps that are kept.
 const KEPT: usize = 4;
 
@@ -31,7 +32,10 @@ struct Tally {
 
 /// The hosts.
 pub struct Hosts {
-    map: HashMap<Address, [Tally; KEPT], Keyed>,
+    list: Vec<(Address, [Tally; KEPT])>,
+    places: HashMap<Address, usize, Keyed>,
+    /// Where a host was found the last time, by the end of its address: right more often than not.
+    guesses: [usize; GUESSES],
     hasher: Hasher,
     step: Step,
 }
@@ -66,26 +70,49 @@ impl Hosts {
     /// No hosts yet.
     #[must_use]
     pub fn new(hasher: Hasher) -> Self {
-        Self { map: HashMap::with_hasher(Keyed(hasher)), hasher, step: Step(0) }
+        let places = HashMap::with_hasher(Keyed(hasher));
+        Self { list: Vec::new(), places, guesses: [0; GUESSES], hasher, step: Step(0) }
     }
 
     /// Begins a step.
     pub fn begin(&mut self, step: Step) {
         let passed = (step.0 - self.step.0).min(KEPT as u32);
-        for tallies in self.map.values_mut() {
+        for (_, tallies) in &mut self.list {
             for ago in 0..passed {
                 tallies[(step.0 - ago) as usize % KEPT] = Tally::default();
             }
         }
-        self.map.retain(|_, tallies| tallies.iter().any(|t| t.attempts > 0 || t.strays > 0));
+        let before = self.list.len();
+        self.list.retain(|(_, tallies)| tallies.iter().any(|t| t.attempts > 0 || t.strays > 0));
+        if self.list.len() < before {
+            self.places.clear();
+            self.places.extend(self.list.iter().zip(0..).map(|((host, _), place)| (*host, place)));
+        }
         self.step = step;
     }
 
-    fn tally(&mut self, host: Address) -> Option<&mut Tally> {
-        if self.map.len() >= LIMIT && !self.map.contains_key(&host) {
-            return None;
+    fn place(&mut self, host: Address) -> Option<usize> {
+        let guess = (host.to_bits() % GUESSES as u128) as usize;
+        let guessed = self.guesses[guess];
+        if self.list.get(guessed).is_some_and(|(there, _)| *there == host) {
+            return Some(guessed);
         }
-        Some(&mut self.map.entry(host).or_default()[self.step.0 as usize % KEPT])
+        let place = *self.places.get(&host)?;
+        self.guesses[guess] = place;
+        Some(place)
+    }
+
+    fn tally(&mut self, host: Address) -> Option<&mut Tally> {
+        let place = match self.place(host) {
+            Some(place) => place,
+            None if self.list.len() < LIMIT => {
+                self.places.insert(host, self.list.len());
+                self.list.push((host, Default::default()));
+                self.list.len() - 1
+            }
+            None => return None,
+        };
+        Some(&mut self.list[place].1[self.step.0 as usize % KEPT])
     }
 
     /// Counts a SYN-ACK or RST towards `host` that answers nothing.
@@ -103,7 +130,7 @@ impl Hosts {
         let whole = |tallies: &[Tally; KEPT]| {
             steps.clone().map(|step| tallies[step.0 as usize % KEPT]).collect::<Vec<_>>()
         };
-        let judge = |(host, tallies): (&Address, &[Tally; KEPT])| {
+        let judge = |(host, tallies): &(Address, [Tally; KEPT])| {
             let last = whole(tallies);
             let strays: u32 = last.iter().map(|tally| tally.strays).sum();
             let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
@@ -115,7 +142,7 @@ impl Hosts {
                 senders: senders.count_ones(),
             })
         };
-        self.map.iter().filter_map(judge).collect()
+        self.list.iter().filter_map(judge).collect()
     }
 
     /// Counts an attempt.
@@ -139,9 +166,9 @@ impl Hosts {
     pub fn complete(&mut self, host: Address, step: Step) {
         if step <= self.step
             && self.step.0 - step.0 < KEPT as u32
-            && let Some(tallies) = self.map.get_mut(&host)
+            && let Some(place) = self.place(host)
         {
-            tallies[step.0 as usize % KEPT].completed += 1;
+            self.list[place].1[step.0 as usize % KEPT].completed += 1;
         }
     }
 
@@ -151,7 +178,7 @@ impl Hosts {
         let (Some(last), Some(first)) = (self.step.before(1), self.step.before(2)) else {
             return Vec::new();
         };
-        let judge = |(host, tallies): (&Address, &[Tally; KEPT])| {
+        let judge = |(host, tallies): &(Address, [Tally; KEPT])| {
             let pair = [first, last].map(|step| tallies[step.0 as usize % KEPT]);
             let source = pair[0].candidate?;
             let steady = pair.iter().all(|t| t.candidate == Some(source) && t.made >= per_step);
@@ -167,7 +194,7 @@ impl Hosts {
                 completed,
             })
         };
-        self.map.iter().filter_map(judge).collect()
+        self.list.iter().filter_map(judge).collect()
     }
 }
 
@@ -196,6 +223,6 @@ mod tests {
         }
         assert!(hosts.full_tilt(1_000).is_empty(), "a benchmark completes");
         hosts.begin(Step(40));
-        assert!(hosts.map.is_empty());
+        assert!(hosts.list.is_empty() && hosts.places.is_empty());
     }
 }
