@@ -36,7 +36,7 @@ impl Bin {
 /// Counts by deadline, for deadlines less than `2^shift * LENGTH` bins ahead.
 #[derive(Clone, Debug)]
 pub struct Calendar<const LENGTH: usize> {
-    counts: Box<[u32]>,
+    counts: Box<[u64]>,
     /// One count covers `2^shift` bins.
     shift: u32,
     total: u64,
@@ -60,29 +60,33 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
 
     /// Rounds a deadline to what the calendar can hold at `now`: the last bin of its count, within
     /// the horizon and not before `now`.
-    pub fn round(&self, deadline: Bin, now: Bin) -> Bin {
+    fn round(&self, deadline: Bin, now: Bin) -> Bin {
         let deadline = deadline.clamp(now, self.horizon(now));
         Bin(deadline.0 | ((1 << self.shift) - 1))
     }
 
-    fn slot(&mut self, deadline: Bin) -> &mut u32 {
+    fn slot(&mut self, deadline: Bin) -> &mut u64 {
         &mut self.counts[(deadline.0 >> self.shift) as usize % LENGTH]
     }
 
-    /// Counts one more that is due at `deadline`, which [`Self::round`] gave.
-    pub fn enter(&mut self, deadline: Bin) {
-        *self.slot(deadline) += 1;
-        self.total += 1;
+    /// Counts `weight` more that are due at `deadline`, or as near to that as can be held at `now`; returns
+    /// when they will be due.
+    #[inline]
+    pub fn enter(&mut self, deadline: Bin, now: Bin, weight: u32) -> Bin {
+        let deadline = self.round(deadline, now);
+        *self.slot(deadline) += u64::from(weight);
+        self.total += u64::from(weight);
+        deadline
     }
 
-    /// Takes one off that was entered with `deadline` and is not yet due.
-    pub fn strike(&mut self, deadline: Bin) {
+    /// Takes `weight` off that were entered until `deadline` and are not yet due.
+    #[inline]
+    pub fn strike(&mut self, deadline: Bin, weight: u32) {
         let slot = self.slot(deadline);
-        debug_assert!(*slot > 0, "struck what was never entered");
-        if *slot > 0 {
-            *slot -= 1;
-            self.total -= 1;
-        }
+        debug_assert!(*slot >= u64::from(weight), "struck what was never entered");
+        let struck = (*slot).min(u64::from(weight));
+        *slot -= struck;
+        self.total -= struck;
     }
 
     /// Closes the bin `bin`, which must be called for every bin in turn; returns how many expired
@@ -92,7 +96,7 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
         if self.total == 0 || bin.0 & last != last {
             return 0;
         }
-        let expired = u64::from(std::mem::take(self.slot(bin)));
+        let expired = std::mem::take(self.slot(bin));
         self.total -= expired;
         expired
     }
@@ -114,10 +118,10 @@ mod tests {
     #[test]
     fn an_entry_expires_in_its_bin_and_not_before() {
         let mut calendar = Calendar::<8>::new(0);
-        calendar.enter(Bin(5));
-        calendar.enter(Bin(5));
-        calendar.enter(Bin(6));
-        calendar.strike(Bin(5));
+        assert_eq!(calendar.enter(Bin(5), Bin(0), 8), Bin(5));
+        calendar.enter(Bin(5), Bin(0), 1);
+        calendar.enter(Bin(6), Bin(0), 1);
+        calendar.strike(Bin(5), 8);
         assert_eq!((0..5).map(|bin| calendar.close(Bin(bin))).sum::<u64>(), 0);
         assert_eq!(calendar.close(Bin(5)), 1);
         assert_eq!(calendar.total(), 1);
@@ -137,9 +141,8 @@ mod tests {
             let mut entered = deadlines.iter().enumerate();
             for now in 0..2_000_u32 {
                 if let Some((_, ahead)) = entered.next() {
-                    let deadline = calendar.round(Bin(now + ahead), Bin(now));
+                    let deadline = calendar.enter(Bin(now + ahead), Bin(now), 1);
                     prop_assert!(deadline.0 >= now);
-                    calendar.enter(deadline);
                     pending.push(deadline);
                 }
                 let expired = calendar.close(Bin(now));

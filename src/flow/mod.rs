@@ -4,6 +4,7 @@
 //! (`key`), lives in a set-associative `table` of fixed size, moves through the states of RFC 9293
 //! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when.
 
+mod books;
 mod calendar;
 mod key;
 mod rank;
@@ -11,6 +12,7 @@ mod state;
 mod table;
 mod tracker;
 
+pub use books::HalfOpen;
 pub use calendar::{BIN, Bin};
 pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 pub use rank::{End, Level, Rank, Ranks, Sampling};
@@ -18,4 +20,4 @@ pub use rank::{End, Level, Rank, Ranks, Sampling};
 pub(crate) use state::tests::segment as state_test_segment;
 pub use state::{Connection, Outcome, Role, State};
 pub use table::{Fate, ServiceId};
-pub use tracker::{Arrival, Event, HalfOpen, Lookup, Micros, Seen, Tracker};
+pub use tracker::{Arrival, Event, Lookup, Micros, Seen, Tracker};

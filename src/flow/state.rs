@@ -6,6 +6,7 @@
 //! CLOSE_WAIT. The numbers decide whether a segment counts at all: an acknowledgement of anything
 //! but the server's number + 1 completes nothing, a RST outside the window ends nothing.
 
+use crate::flow::rank::Level;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// Which end of a connection: the one that sent the first SYN, or the one that it was sent to.
@@ -110,6 +111,8 @@ pub struct Connection {
     pub answers_repeated: u8,
     /// Whether the client is the first endpoint in the canonical order of the flow's key.
     pub client_first: bool,
+    /// How many flows this one stands for.
+    pub level: Level,
 }
 
 /// Things that happened to a connection, as bits.
@@ -168,6 +171,7 @@ impl Connection {
             marks: Marks::default(),
             answers_repeated: 0,
             client_first: true,
+            level: Level::ALL,
         }
     }
 
@@ -184,6 +188,7 @@ impl Connection {
             marks,
             answers_repeated: 0,
             client_first: true,
+            level: Level::ALL,
         }
     }
 
@@ -209,6 +214,7 @@ impl Connection {
             marks,
             answers_repeated: 0,
             client_first: true,
+            level: Level::ALL,
         }
     }
 

@@ -27,7 +27,8 @@ impl ServiceId {
 /// What is kept of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    tag: Rank,
+    /// What tells it apart in its set.
+    pub tag: Rank,
     /// Microseconds since the engine's start (modulo 2^32, 71 minutes) at the SYN.
     pub began: u32,
     /// When it expires: it is already taken off every count once this bin is closed.
@@ -39,13 +40,6 @@ pub struct Entry {
     /// Low bits of the numbers of the interfaces that each direction was first seen on, sender
     /// first in canonical order first; 0 for none.
     pub homes: [u8; 2],
-}
-
-/// A place in the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Slot {
-    set: usize,
-    way: usize,
 }
 
 const WAYS: usize = 4;
@@ -122,31 +116,32 @@ impl Table {
         prefetch_index(self.sets[set].0.as_slice(), WAYS / 2);
     }
 
-    /// Where a flow is, expired or not.
+    /// The place of a flow, where it has one.
     #[inline]
-    pub fn find(&self, hash: FlowHash) -> Option<Slot> {
+    fn find_place(&mut self, hash: FlowHash) -> Option<&mut Option<Entry>> {
         let set = self.set(hash);
-        let tag = hash.rank();
-        let is_it = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.tag == tag);
-        self.sets[set].0.iter().position(is_it).map(|way| Slot { set, way })
+        self.sets[set].0.iter_mut().find(|place| Entry::is_of(place, hash))
     }
 
-    /// The entry in a place, where there is one.
+    /// The entry of a flow, expired or not.
     #[inline]
-    pub fn get(&self, slot: Slot) -> Option<&Entry> {
-        self.sets[slot.set].0[slot.way].as_ref()
+    pub fn find(&mut self, hash: FlowHash) -> Option<&mut Entry> {
+        self.find_place(hash)?.as_mut()
     }
 
-    /// The entry in a place.
-    #[inline]
-    pub fn at(&mut self, slot: Slot) -> &mut Option<Entry> {
-        &mut self.sets[slot.set].0[slot.way]
+    /// Takes a flow out.
+    pub fn remove(&mut self, hash: FlowHash) {
+        if let Some(place) = self.find_place(hash) {
+            *place = None;
+        }
     }
 
     /// What became of a flow whose SYN had the sequence number `isn`, and whether that SYN was
     /// repeated as a TCP stack does.
     pub fn fate(&self, hash: FlowHash, isn: SeqNumber) -> (Fate, bool) {
-        let Some(entry) = self.find(hash).and_then(|slot| self.get(slot)) else {
+        let mut set = self.sets[self.set(hash)].0.iter();
+        let Some(entry) = set.find(|place| Entry::is_of(place, hash)).and_then(Option::as_ref)
+        else {
             return (Fate::Unknown, false);
         };
         let connection = &entry.connection;
@@ -169,7 +164,12 @@ impl Table {
     /// answered, and a half-open connection last: it is what we are here to count, and losing it
     /// would both lower the count and miss its completion. Among equals the one due first goes.
     /// `gentle` takes nobody's place that is still in a handshake.
-    pub fn place(&self, hash: FlowHash, closed: Bin, gentle: bool) -> Option<Slot> {
+    pub fn place(
+        &mut self,
+        hash: FlowHash,
+        closed: Bin,
+        gentle: bool,
+    ) -> Option<&mut Option<Entry>> {
         let rank = |slot: &Option<Entry>| match slot {
             None => (0, Bin(0)),
             Some(entry) if entry.deadline < closed => (1, entry.deadline),
@@ -180,22 +180,20 @@ impl Table {
             },
         };
         let set = self.set(hash);
-        let ranks = self.sets[set].0.iter().map(rank);
-        let (way, (rank, _)) = ranks.enumerate().min_by_key(|(_, rank)| *rank)?;
-        (!gentle || rank <= 2).then_some(Slot { set, way })
+        let place = self.sets[set].0.iter_mut().min_by_key(|place| rank(place))?;
+        (!gentle || rank(place).0 <= 2).then_some(place)
     }
 }
 
 impl Entry {
-    /// What tells it apart in its set.
-    #[cfg(test)]
-    pub const fn tag(&self) -> Rank {
-        self.tag
+    /// Flows that this one stands for.
+    pub const fn weight(&self) -> u32 {
+        self.connection.level.weight()
     }
 
-    /// A new entry of a flow; the rest as stated.
-    pub fn new(flow: FlowHash, began: u32, connection: Connection, service: ServiceId) -> Self {
-        Self { tag: flow.rank(), began, deadline: Bin(0), connection, service, homes: [0; 2] }
+    #[inline]
+    fn is_of(place: &Option<Self>, hash: FlowHash) -> bool {
+        place.as_ref().is_some_and(|entry| entry.tag == hash.rank())
     }
 }
 

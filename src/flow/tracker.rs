@@ -1,16 +1,16 @@
 //! The flow table together with what is counted of it.
 //!
-//! Every live flow is counted exactly once: as half-open with its service, or by its state. A flow leaves its
-//! count when it changes state, when it is evicted, or when its deadline passes; what a deadline took
-//! off can still come back, since the entry stays in the table until its place is needed.
+//! A flow is taken off its count when its deadline passes, and can still come back: the entry stays in the table
+//! until its place is needed.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::flow::calendar::{Bin, Bins, Calendar};
+use crate::flow::books::{Books, Count, HalfOpen};
+use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
-use crate::flow::table::{Entry, Fate, ServiceId, Slot, Table};
+use crate::flow::table::{Entry, Fate, ServiceId, Table};
 use crate::observe::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
@@ -94,53 +94,9 @@ impl From<Micros> for Duration {
     }
 }
 
-/// Half-open connections of one service.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct HalfOpen {
-    /// Answered and not acknowledged, and still held by the server as far as its repeats show.
-    pub total: u64,
-    /// Those among them that are too young to have had their answer repeated.
-    pub unconfirmed: u64,
-}
-
 /// Half of the time that a server waits before it repeats its SYN-ACK the first time (`TCP_TIMEOUT_INIT`,
 /// RFC 6298).
 const HALF_OF_FIRST_REPEAT: Bins = Bins::lasting(Duration::from_millis(500));
-
-/// Where a live flow is counted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Count {
-    /// Half-open, with a service; `true` once the server has shown that it keeps it.
-    HalfOpen(ServiceId, bool),
-    /// By state.
-    State(StateName),
-    /// Closed: only its fate is remembered.
-    Nowhere,
-}
-
-/// The states that are counted over all services.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum StateName {
-    SynSent,
-    Established,
-    FinWait1,
-    FinWait2,
-    Closing,
-    CloseWait,
-    LastAck,
-    TimeWait,
-}
-
-/// Deadlines of one service's half-open connections.
-struct Ledger {
-    /// Answer repeated at least once: the next repeat may be 32 s away.
-    confirmed: Calendar<1024>,
-    /// Answered once: the repeat is due after 1 s.
-    unconfirmed: Calendar<64>,
-}
-
-/// Counts of states are kept to the second: 16 bins.
-const STATE_SHIFT: u32 = 4;
 
 /// A request that is not answered lives until its first repeat is overdue.
 const UNANSWERED: Bins = Bins::lasting(Duration::from_secs(3));
@@ -167,16 +123,7 @@ const SYN_RTO_MIN: Micros = Micros::of(Duration::from_millis(900));
 pub struct Tracker {
     table: Table,
     hasher: Hasher,
-    ledgers: Vec<Ledger>,
-    states: [Calendar<1024>; 8],
-    /// The bin that time stands in; all before it are closed.
-    bin: Bin,
-    half_open: u64,
-    /// Requests that expired, less those that came back, and the most that these ever were.
-    lapsed: u64,
-    unanswered: u64,
-    /// Half-open connections that expired, less those that came back.
-    timed_out: u64,
+    books: Books,
     evicted: u64,
 }
 
@@ -186,15 +133,7 @@ impl Tracker {
         Self {
             table: Table::new(capacity),
             hasher: Hasher::new(key),
-            ledgers: (0..services)
-                .map(|_| Ledger { confirmed: Calendar::new(0), unconfirmed: Calendar::new(0) })
-                .collect(),
-            states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
-            bin: Bin(0),
-            half_open: 0,
-            lapsed: 0,
-            unanswered: 0,
-            timed_out: 0,
+            books: Books::new(services),
             evicted: 0,
         }
     }
@@ -211,29 +150,27 @@ impl Tracker {
 
     /// The bin that time stands in.
     pub const fn bin(&self) -> Bin {
-        self.bin
+        self.books.bin()
     }
 
     /// Half-open connections of all services.
     pub const fn half_open_total(&self) -> u64 {
-        self.half_open
+        self.books.half_open_total()
     }
 
     /// Half-open connections of a service.
     pub fn half_open(&self, service: ServiceId) -> HalfOpen {
-        let ledger = &self.ledgers[usize::from(service.0)];
-        let unconfirmed = ledger.unconfirmed.total();
-        HalfOpen { total: ledger.confirmed.total() + unconfirmed, unconfirmed }
+        self.books.half_open(service)
     }
 
     /// Attempts that nobody answered, since the start.
     pub const fn unanswered(&self) -> u64 {
-        self.unanswered
+        self.books.unanswered()
     }
 
     /// Half-open connections that the server gave up. May fall by those that turn out to be kept.
     pub const fn timed_out(&self) -> u64 {
-        self.timed_out
+        self.books.timed_out()
     }
 
     /// Live flows that had to leave for others, since the start.
@@ -248,18 +185,7 @@ impl Tracker {
 
     /// Live flows by state.
     pub fn flows(&self) -> FlowCounts {
-        let count = |name: StateName| self.states[name as usize].total();
-        FlowCounts {
-            syn_sent: count(StateName::SynSent),
-            syn_recv: self.half_open,
-            established: count(StateName::Established),
-            fin_wait_1: count(StateName::FinWait1),
-            fin_wait_2: count(StateName::FinWait2),
-            closing: count(StateName::Closing),
-            close_wait: count(StateName::CloseWait),
-            last_ack: count(StateName::LastAck),
-            time_wait: count(StateName::TimeWait),
-        }
+        self.books.flows()
     }
 
     /// What became of the attempt that began with the sequence number `isn`, and whether its SYN
@@ -271,20 +197,7 @@ impl Tracker {
     /// Closes the present bin: what is due in it expires. Only the first `services` services are
     /// in use.
     pub fn close_bin(&mut self, services: usize) {
-        let bin = self.bin;
-        for ledger in self.ledgers.iter_mut().take(services) {
-            let expired = ledger.confirmed.close(bin) + ledger.unconfirmed.close(bin);
-            self.timed_out += expired;
-            self.half_open -= expired;
-        }
-        for (number, calendar) in self.states.iter_mut().enumerate() {
-            let expired = calendar.close(bin);
-            if number == StateName::SynSent as usize {
-                self.lapsed += expired;
-                self.unanswered = self.unanswered.max(self.lapsed);
-            }
-        }
-        self.bin = Bin(bin.0.saturating_add(1));
+        self.books.close_bin(services);
     }
 
     /// The flow of a segment, which the processor begins to fetch: to be called some segments ahead of
@@ -304,39 +217,38 @@ impl Tracker {
         arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        let bin = self.bin;
-        let found = self.table.find(flow.hash);
-        let Some((slot, entry)) = found.and_then(|slot| Some((slot, *self.table.get(slot)?)))
-        else {
+        let Some(entry) = self.table.find(flow.hash) else {
             return self.begin(segment, flow, arrival, lookup);
         };
-        let before = entry;
-        let mut next = entry;
+        let bin = self.books.bin();
+        let before = *entry;
         let expired = before.deadline < bin;
         if expired && before.connection.is_past_handshake() {
-            *self.table.at(slot) = None;
+            self.table.remove(flow.hash);
             return self.begin(segment, flow, arrival, lookup);
         }
         let from_client = before.connection.client_first == flow.sender_first;
         let sender = if from_client { Role::Client } else { Role::Server };
         let age = Micros(arrival.micros.wrapping_sub(before.began));
         let one_way = lookup.is_one_way(before.service);
-        let mut outcome = next.connection.receive(sender, segment, one_way);
+        let mut outcome = entry.connection.receive(sender, segment, one_way);
         // A request that the server has forgotten does not stand in the way of a new one.
         if expired && outcome == Outcome::Ignored && segment.flags.is_syn() {
             outcome = Outcome::Superseded;
         }
         if outcome == Outcome::Superseded {
-            return self.supersede(slot, segment, flow, arrival, lookup);
+            self.table.remove(flow.hash);
+            self.books.close(&before);
+            return self.supersede(&before.connection, segment, flow, arrival, lookup);
         }
 
         let was = &before.connection;
         let event = match outcome {
             Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,
             Outcome::SynRepeated => {
-                next.connection.marks.set(Marks::ANSWER_DUE, true);
+                entry.connection.marks.set(Marks::ANSWER_DUE, true);
                 if age >= SYN_RTO_MIN {
-                    next.connection.marks.set(Marks::SYN_RTO, true);
+                    entry.connection.marks.set(Marks::SYN_RTO, true);
                 }
                 Event::SynRepeated
             }
@@ -344,13 +256,13 @@ impl Tracker {
                 // Durations count from the SYN that was answered, as near as can be told.
                 let late = age >= SYN_RTO_MIN;
                 if late {
-                    next.began = arrival.micros;
+                    entry.began = arrival.micros;
                 }
                 Event::Answered { late }
             }
             Outcome::AnswerReplaced => {
-                next.began = arrival.micros;
-                next.connection.answers_repeated = 0;
+                entry.began = arrival.micros;
+                entry.connection.answers_repeated = 0;
                 Event::AnswerRepeated
             }
             Outcome::AnswerRepeated if was.is_past_handshake() => Event::AnswerRepeatedAfterAck,
@@ -365,17 +277,17 @@ impl Tracker {
         };
         let repeat = match outcome {
             Outcome::AnswerRepeated if was.state == State::SynReceived => {
-                note_repeat(&mut next, age, arrival.micros, bin)
+                note_repeat(entry, age, arrival.micros, bin)
             }
             _ => false,
         };
 
         // On another interface than the flow's own and without any effect: a copy.
         let here = home_of(arrival.interface);
-        let home = &mut next.homes[usize::from(flow.sender_first)];
+        let home = &mut entry.homes[usize::from(flow.sender_first)];
         let foreign = here != 0 && *home != 0 && *home != here;
         *home = here;
-        if foreign && !repeat && next.connection.state == was.state {
+        if foreign && !repeat && entry.connection.state == was.state {
             let copy = match outcome {
                 Outcome::SynRepeated => age < SYN_RTO_MIN,
                 Outcome::Answered
@@ -389,25 +301,30 @@ impl Tracker {
                 | Outcome::Superseded => true,
             };
             if copy {
-                return Seen::nothing(Event::Copy, flow.hash, next.service, from_client);
+                *entry = before;
+                return Seen::nothing(Event::Copy, flow.hash, before.service, from_client);
             }
         }
 
-        let renewed = match (outcome, next.connection.state) {
+        let renewed = match (outcome, entry.connection.state) {
             (Outcome::Ignored, _) => None,
             (Outcome::Answered | Outcome::AnswerReplaced, _) => Some(after_answer(0)),
             (Outcome::AnswerRepeated, State::SynReceived) => {
-                repeat.then(|| after_answer(next.connection.answers_repeated))
+                repeat.then(|| after_answer(entry.connection.answers_repeated))
             }
             (_, State::SynReceived) => None,
             (_, state) => Some(lifetime(state, age)),
         };
-        let next = match renewed {
-            Some(lifetime) => self.recount(&before, next, lifetime),
-            None => next,
-        };
-        *self.table.at(slot) = Some(next);
-        Seen { event, service: next.service, flow: flow.hash, age, from_client }
+        if let Some(lifetime) = renewed {
+            let count = Count::of(was, before.service);
+            if expired {
+                self.books.revive(count, before.weight());
+            }
+            self.books.strike(count, before.weight(), before.deadline);
+            let count = Count::of(&entry.connection, entry.service);
+            entry.deadline = self.books.enter(count, entry.weight(), lifetime);
+        }
+        Seen { event, service: before.service, flow: flow.hash, age, from_client }
     }
 
     /// A flow that is not in the table, or whose time is over.
@@ -444,110 +361,42 @@ impl Tracker {
         } else {
             lookup.service(if from_client { to } else { from })
         };
-        // What is left of an earlier connection on the same ports makes room.
-        let Some(slot) = self.table.place(flow.hash, self.bin, gentle) else {
+        let bin = self.books.bin();
+        let Some(place) = self.table.place(flow.hash, bin, gentle) else {
             return Seen::nothing(event, flow.hash, service, from_client);
         };
-        if let Some(evicted) = self.table.at(slot).take()
-            && evicted.deadline >= self.bin
-        {
+        if let Some(evicted) = place.filter(|entry| entry.deadline >= bin) {
             self.evicted += 1;
-            self.uncount(&evicted);
+            self.books.close(&evicted);
         }
-        let mut entry = Entry::new(flow.hash, arrival.micros, connection, service);
-        entry.homes[usize::from(flow.sender_first)] = home_of(arrival.interface);
-        let entry = self.enter(entry, lifetime);
-        *self.table.at(slot) = Some(entry);
+        let mut homes = [0; 2];
+        homes[usize::from(flow.sender_first)] = home_of(arrival.interface);
+        let count = Count::of(&connection, service);
+        let deadline = self.books.enter(count, connection.level.weight(), lifetime);
+        let tag = flow.hash.rank();
+        let began = arrival.micros;
+        *place = Some(Entry { tag, began, deadline, connection, service, homes });
         Seen { event, service, flow: flow.hash, age: Micros(0), from_client }
     }
 
-    /// A new connection on the ports of one that is in the table.
+    /// A new connection on the ports of one that has left the table.
     fn supersede(
         &mut self,
-        slot: Slot,
+        before: &Connection,
         segment: &Segment,
         flow: &FlowKey,
         arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        let before = self.table.at(slot).take();
-        if let Some(entry) = &before {
-            self.uncount(entry);
-        }
         let seen = self.begin(segment, flow, arrival, lookup);
         // The server may still answer the earlier SYN.
         if seen.event == Event::Attempt
-            && let Some(Entry { connection: before, .. }) = before
             && before.state == State::SynSent
-            && let Some(slot) = self.table.find(flow.hash)
-            && let Some(entry) = self.table.at(slot)
+            && let Some(entry) = self.table.find(flow.hash)
         {
             entry.connection.server_next = before.client_next;
         }
         seen
-    }
-
-    /// Moves a flow from the count that it was in to the one that it belongs to now, until `lifetime`
-    /// from now.
-    fn recount(&mut self, before: &Entry, next: Entry, lifetime: Bins) -> Entry {
-        self.uncount(before);
-        // It had expired and shows that it is still there, or that it ended well after all.
-        if before.deadline < self.bin {
-            match count_of(before) {
-                Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(1),
-                Count::State(StateName::SynSent) => self.lapsed = self.lapsed.saturating_sub(1),
-                Count::State(_) | Count::Nowhere => {}
-            }
-        }
-        self.enter(next, lifetime)
-    }
-
-    /// Counts a flow that is counted nowhere, until `lifetime` from now.
-    fn enter(&mut self, mut entry: Entry, lifetime: Bins) -> Entry {
-        let due = self.bin.after(lifetime);
-        entry.deadline = match count_of(&entry) {
-            Count::HalfOpen(service, confirmed) => {
-                self.half_open += 1;
-                let ledger = &mut self.ledgers[usize::from(service.0)];
-                if confirmed {
-                    let due = ledger.confirmed.round(due, self.bin);
-                    ledger.confirmed.enter(due);
-                    due
-                } else {
-                    let due = ledger.unconfirmed.round(due, self.bin);
-                    ledger.unconfirmed.enter(due);
-                    due
-                }
-            }
-            Count::State(name) => {
-                let calendar = &mut self.states[name as usize];
-                let due = calendar.round(due, self.bin);
-                calendar.enter(due);
-                due
-            }
-            Count::Nowhere => due,
-        };
-        entry
-    }
-
-    /// Takes a flow off its count, unless its deadline already did.
-    fn uncount(&mut self, entry: &Entry) {
-        if entry.deadline < self.bin {
-            return;
-        }
-        match count_of(entry) {
-            Count::HalfOpen(service, confirmed) => {
-                self.half_open -= 1;
-                let ledger = &mut self.ledgers[usize::from(service.0)];
-                if confirmed {
-                    ledger.confirmed.strike(entry.deadline);
-                } else {
-                    ledger.unconfirmed.strike(entry.deadline);
-                }
-            }
-            Count::State(name) => self.states[name as usize].strike(entry.deadline),
-            Count::Nowhere => {}
-        }
     }
 }
 
@@ -565,31 +414,6 @@ impl Seen {
     const fn nothing(event: Event, flow: FlowHash, service: ServiceId, from_client: bool) -> Self {
         Self { event, service, flow, age: Micros(0), from_client }
     }
-}
-
-/// The calendar that a flow belongs to. States are those of the end that answered the SYN; where that
-/// one is closed, of the other.
-fn count_of(entry: &Entry) -> Count {
-    let connection = &entry.connection;
-    let name = match connection.state {
-        State::SynReceived => {
-            return Count::HalfOpen(entry.service, connection.marks.has(Marks::CONFIRMED));
-        }
-        State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
-            StateName::SynSent
-        }
-        State::Established => StateName::Established,
-        State::FinWait1(Role::Server) => StateName::FinWait1,
-        State::FinWait2(Role::Server) => StateName::FinWait2,
-        State::FinWait1(Role::Client) | State::FinWait2(Role::Client) => StateName::CloseWait,
-        State::Closing | State::ClosingAcked(Role::Client) => StateName::Closing,
-        State::LastAck(Role::Client) => StateName::LastAck,
-        State::LastAck(Role::Server) | State::ClosingAcked(Role::Server) | State::TimeWait(_) => {
-            StateName::TimeWait
-        }
-        State::Refused | State::Closed => return Count::Nowhere,
-    };
-    Count::State(name)
 }
 
 /// How long a flow is counted after a segment that left it in `state`, `age` after it began.

@@ -6,8 +6,10 @@ mod properties;
 use std::collections::HashSet;
 
 use super::*;
+use crate::flow::books::StateName;
 use crate::flow::calendar::BIN;
 use crate::flow::state::tests::segment;
+use crate::observe::FlowCounts;
 
 const SYN: Flags = Flags::SYN;
 const ACK: Flags = Flags::ACK;
@@ -144,11 +146,11 @@ fn check_books(tracker: &Tracker) {
     let mut half_open = [HalfOpen::default(); 3];
     let mut seen = HashSet::new();
     for (set, entry) in tracker.table.entries() {
-        assert!(seen.insert((set, entry.tag())), "one flow, two entries");
-        if entry.deadline < tracker.bin {
+        assert!(seen.insert((set, entry.tag)), "one flow, two entries");
+        if entry.deadline < tracker.bin() {
             continue;
         }
-        match count_of(entry) {
+        match Count::of(&entry.connection, entry.service) {
             Count::Nowhere => {}
             Count::HalfOpen(service, confirmed) => {
                 counts.syn_recv += 1;

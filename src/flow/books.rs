@@ -1,0 +1,222 @@
+//! What is counted of the flows in the table.
+//!
+//! Every live flow is counted exactly once: as half-open with its service, or by its state; and as often as
+//! there are flows that it stands for. It leaves its count when it changes state, when it leaves the table, or
+//! when its deadline passes.
+
+use crate::flow::calendar::{Bin, Bins, Calendar};
+use crate::flow::state::{Connection, Marks, Role, State};
+use crate::flow::table::{Entry, ServiceId};
+use crate::observe::FlowCounts;
+
+/// Half-open connections of one service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct HalfOpen {
+    /// Answered and not acknowledged, and still held by the server as far as its repeats show.
+    pub total: u64,
+    /// Those among them that are too young to have had their answer repeated.
+    pub unconfirmed: u64,
+}
+
+/// Where a live flow is counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Count {
+    /// Half-open, with a service; `true` once the server has shown that it keeps it.
+    HalfOpen(ServiceId, bool),
+    /// By state.
+    State(StateName),
+    /// Closed: only its fate is remembered.
+    Nowhere,
+}
+
+/// The states that are counted over all services.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum StateName {
+    SynSent,
+    Established,
+    FinWait1,
+    FinWait2,
+    Closing,
+    CloseWait,
+    LastAck,
+    TimeWait,
+}
+
+impl Count {
+    /// The count that a flow belongs to. States are those of the end that answered the SYN; where that
+    /// one is closed, of the other.
+    pub(super) const fn of(connection: &Connection, service: ServiceId) -> Self {
+        let name = match connection.state {
+            State::SynReceived => {
+                return Self::HalfOpen(service, connection.marks.has(Marks::CONFIRMED));
+            }
+            State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
+                StateName::SynSent
+            }
+            State::Established => StateName::Established,
+            State::FinWait1(Role::Server) => StateName::FinWait1,
+            State::FinWait2(Role::Server) => StateName::FinWait2,
+            State::FinWait1(Role::Client) | State::FinWait2(Role::Client) => StateName::CloseWait,
+            State::Closing | State::ClosingAcked(Role::Client) => StateName::Closing,
+            State::LastAck(Role::Client) => StateName::LastAck,
+            State::LastAck(Role::Server)
+            | State::ClosingAcked(Role::Server)
+            | State::TimeWait(_) => StateName::TimeWait,
+            State::Refused | State::Closed => return Self::Nowhere,
+        };
+        Self::State(name)
+    }
+}
+
+/// Deadlines of one service's half-open connections.
+struct Ledger {
+    /// Answer repeated at least once: the next repeat may be 32 s away.
+    confirmed: Calendar<1024>,
+    /// Answered once: the repeat is due after 1 s.
+    unconfirmed: Calendar<64>,
+}
+
+/// Counts of states are kept to the second: 16 bins.
+const STATE_SHIFT: u32 = 4;
+
+/// All counts.
+pub(super) struct Books {
+    ledgers: Vec<Ledger>,
+    states: [Calendar<1024>; 8],
+    /// The bin that time stands in; all before it are closed.
+    bin: Bin,
+    half_open: u64,
+    /// Requests that expired, less those that came back, and the most that these ever were.
+    lapsed: u64,
+    unanswered: u64,
+    /// Half-open connections that expired, less those that came back.
+    timed_out: u64,
+}
+
+impl Books {
+    pub(super) fn new(services: u16) -> Self {
+        Self {
+            ledgers: (0..services)
+                .map(|_| Ledger { confirmed: Calendar::new(0), unconfirmed: Calendar::new(0) })
+                .collect(),
+            states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
+            bin: Bin(0),
+            half_open: 0,
+            lapsed: 0,
+            unanswered: 0,
+            timed_out: 0,
+        }
+    }
+
+    pub(super) const fn bin(&self) -> Bin {
+        self.bin
+    }
+
+    pub(super) const fn half_open_total(&self) -> u64 {
+        self.half_open
+    }
+
+    pub(super) fn half_open(&self, service: ServiceId) -> HalfOpen {
+        let ledger = &self.ledgers[usize::from(service.0)];
+        let unconfirmed = ledger.unconfirmed.total();
+        HalfOpen { total: ledger.confirmed.total() + unconfirmed, unconfirmed }
+    }
+
+    pub(super) const fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
+    pub(super) const fn timed_out(&self) -> u64 {
+        self.timed_out
+    }
+
+    pub(super) fn flows(&self) -> FlowCounts {
+        let count = |name: StateName| self.states[name as usize].total();
+        FlowCounts {
+            syn_sent: count(StateName::SynSent),
+            syn_recv: self.half_open,
+            established: count(StateName::Established),
+            fin_wait_1: count(StateName::FinWait1),
+            fin_wait_2: count(StateName::FinWait2),
+            closing: count(StateName::Closing),
+            close_wait: count(StateName::CloseWait),
+            last_ack: count(StateName::LastAck),
+            time_wait: count(StateName::TimeWait),
+        }
+    }
+
+    /// Closes the present bin: what is due in it expires. Only the first `services` services are
+    /// in use.
+    pub(super) fn close_bin(&mut self, services: usize) {
+        let bin = self.bin;
+        for ledger in self.ledgers.iter_mut().take(services) {
+            let expired = ledger.confirmed.close(bin) + ledger.unconfirmed.close(bin);
+            self.timed_out += expired;
+            self.half_open -= expired;
+        }
+        for (number, calendar) in self.states.iter_mut().enumerate() {
+            let expired = calendar.close(bin);
+            if number == StateName::SynSent as usize {
+                self.lapsed += expired;
+                self.unanswered = self.unanswered.max(self.lapsed);
+            }
+        }
+        self.bin = Bin(bin.0.saturating_add(1));
+    }
+
+    /// Counts a flow that stands for `weight` flows and is counted nowhere, for so long. Returns when that
+    /// ends.
+    #[inline]
+    pub(super) fn enter(&mut self, count: Count, weight: u32, lifetime: Bins) -> Bin {
+        let due = self.bin.after(lifetime);
+        match count {
+            Count::HalfOpen(service, confirmed) => {
+                self.half_open += u64::from(weight);
+                let ledger = &mut self.ledgers[usize::from(service.0)];
+                if confirmed {
+                    ledger.confirmed.enter(due, self.bin, weight)
+                } else {
+                    ledger.unconfirmed.enter(due, self.bin, weight)
+                }
+            }
+            Count::State(name) => self.states[name as usize].enter(due, self.bin, weight),
+            Count::Nowhere => due,
+        }
+    }
+
+    /// Takes a flow off its count, unless its deadline already did.
+    #[inline]
+    pub(super) fn strike(&mut self, count: Count, weight: u32, deadline: Bin) {
+        if deadline < self.bin {
+            return;
+        }
+        match count {
+            Count::HalfOpen(service, confirmed) => {
+                self.half_open -= u64::from(weight);
+                let ledger = &mut self.ledgers[usize::from(service.0)];
+                if confirmed {
+                    ledger.confirmed.strike(deadline, weight);
+                } else {
+                    ledger.unconfirmed.strike(deadline, weight);
+                }
+            }
+            Count::State(name) => self.states[name as usize].strike(deadline, weight),
+            Count::Nowhere => {}
+        }
+    }
+
+    /// Takes a flow that is leaving the table off its count.
+    pub(super) fn close(&mut self, entry: &Entry) {
+        self.strike(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
+    }
+
+    /// A flow that had expired in this count shows that it is still there, or that it ended well after all.
+    pub(super) fn revive(&mut self, count: Count, weight: u32) {
+        let weight = u64::from(weight);
+        match count {
+            Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(weight),
+            Count::State(StateName::SynSent) => self.lapsed = self.lapsed.saturating_sub(weight),
+            Count::State(_) | Count::Nowhere => {}
+        }
+    }
+}
