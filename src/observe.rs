@@ -4,12 +4,18 @@
 //! [`Report`] is the JSON document of `--once`, `replay` and `/api/v1/status`; its field names are a
 //! promise to users and change only with [`SCHEMA_VERSION`].
 
+mod stderr;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
+
+pub use stderr::{
+    EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr, rounded_up, stderr,
+};
 
 use crate::time::Timestamp;
 
@@ -205,7 +211,7 @@ pub struct CaptureReport {
     pub tcp_segments: u64,
     /// Frames that the kernel dropped before they came up.
     pub dropped: u64,
-    /// Share of the flows that is tracked, 1.0 for all.
+    /// Share of the flows that is tracked, 1.0 for all; where services are sampled each by itself, the lowest.
     pub sampling_ratio: f64,
     /// What limits the view, of [`Limit`].
     pub limits: Vec<Limit>,
@@ -232,6 +238,8 @@ pub enum Limit {
     OneWayEgress,
     /// The capture loses packets.
     Dropping,
+    /// Of the flows of at least one service only a sample was looked at.
+    Sampled,
     /// Packets are cut off within their headers.
     Truncated,
     /// The kernel could not be asked.
@@ -285,6 +293,9 @@ pub struct Totals {
     pub rst: u64,
     /// Distinct source addresses of SYNs (HyperLogLog estimate, exact while small).
     pub sources: u64,
+    /// Errors, where flows were sampled.
+    #[serde(flatten)]
+    pub stderr: Option<TotalsStderr>,
 }
 
 /// Tracked connections by their state (RFC 9293, section 3.3.2), seen from the end that answered
@@ -310,6 +321,9 @@ pub struct FlowCounts {
     pub last_ack: u64,
     /// Closed by both, waiting out old segments.
     pub time_wait: u64,
+    /// Errors, where flows were sampled.
+    #[serde(flatten)]
+    pub stderr: Option<FlowCountsStderr>,
 }
 
 impl FlowCounts {
@@ -363,6 +377,9 @@ pub struct ServiceReport {
     pub sources: u64,
     /// Entropy of the source addresses of failing attempts over the highest that their number allows.
     pub source_entropy_ratio: f64,
+    /// Errors, where flows of the service are sampled.
+    #[serde(flatten)]
+    pub stderr: Option<ServiceStderr>,
     /// Connections waiting for accept(), where the kernel was asked (metrics and text).
     #[serde(skip)]
     pub accept_queue: Option<u32>,
@@ -619,6 +636,9 @@ pub struct Evidence {
     pub top_prefixes: Vec<PrefixShare>,
     /// The commonest SYN among the failing attempts.
     pub fingerprint: Option<Fingerprint>,
+    /// Errors, where flows of the service are sampled.
+    #[serde(flatten)]
+    pub stderr: Option<EvidenceStderr>,
 }
 
 /// A prefix and its share of the failing attempts.
@@ -683,10 +703,10 @@ impl Durations {
     pub const BOUNDS: [f64; 12] =
         [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
 
-    /// Counts one observation, in seconds.
-    pub fn observe(&mut self, seconds: f64) {
+    /// Counts one observation, in seconds, that stands for `weight`.
+    pub fn observe(&mut self, seconds: f64, weight: u32) {
         let bucket = Self::BOUNDS.partition_point(|bound| *bound < seconds);
-        self.counts[bucket] += 1;
-        self.sum += seconds;
+        self.counts[bucket] += u64::from(weight);
+        self.sum += seconds * f64::from(weight);
     }
 }

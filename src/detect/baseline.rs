@@ -107,6 +107,8 @@ pub(crate) struct Baseline {
     beyond: Ewma,
     /// Steps that were learned from.
     learned: u32,
+    /// Flows that each one counted stands for: 1 unless they are sampled.
+    weight: f64,
 }
 
 impl Baseline {
@@ -131,7 +133,14 @@ impl Baseline {
             present: Ewma::new(CALM),
             beyond: Ewma::new(CALM),
             learned: 0,
+            weight: 1.0,
         }
+    }
+
+    /// From now on each attempt stands for `weight` of them: a count then varies as much more, about the
+    /// same mean (a compound Poisson count).
+    pub(crate) fn weigh(&mut self, weight: u32) {
+        self.weight = f64::from(weight.max(1));
     }
 
     /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with a
@@ -148,7 +157,8 @@ impl Baseline {
         let kappa = self.kappa.min(most / expected - 1.0);
         let absolute = (backlog / 252.0).clamp(0.5, 20.0);
         let allowance = kappa * expected + absolute * D;
-        self.limit = (self.phi * ARL0_STEPS.ln() / theta(kappa)).max(0.05 * backlog).max(50.0);
+        let phi = self.phi + self.weight - 1.0;
+        self.limit = (phi * ARL0_STEPS.ln() / theta(kappa)).max(0.05 * backlog).max(50.0);
         let excess = failed - expected;
         self.sum = (self.sum + excess - allowance).clamp(0.0, 4.0 * self.limit);
         self.rises = match self.sum {
@@ -165,7 +175,8 @@ impl Baseline {
 
     fn learn(&mut self, completed: f64, failed: f64, expected: f64) {
         // Winsorised: one bad step is not a new normal.
-        let failed = failed.min(expected + 3.0 * expected.sqrt() + 1.0);
+        let weight = self.weight;
+        let failed = failed.min(expected + 3.0 * (weight * expected).sqrt() + weight);
         self.completed.add(completed);
         self.failed.add(failed);
         self.expected.add(expected);
@@ -173,7 +184,7 @@ impl Baseline {
         let (usual, above) = (self.expected.mean(), self.residual.mean().max(0.0));
         // The mean of independent counts over this span has a 2 SPAN-th of their variance, and half of
         // that comes from what is above it.
-        self.spread.add(4.0 * SPAN * above.powi(2) / usual);
+        self.spread.add(4.0 * SPAN * above.powi(2) / (weight * usual));
         self.upper.add((above / usual.max(D)).powi(2));
         self.learned = self.learned.saturating_add(1);
     }

@@ -46,6 +46,8 @@ pub struct Observation {
     pub unpruned: bool,
     /// The kernel has dropped requests or answered them with cookies because the queue was full.
     pub queue_full: bool,
+    /// Attempts that each one counted stands for; 0 is 1.
+    pub weight: u32,
 }
 
 /// What a severity comes from.
@@ -121,6 +123,8 @@ const STALE: Duration = Duration::from_secs(30);
 const LIFETIME: f64 = 63.0;
 /// And about so many in a queue that is nearly full where it is.
 const PRUNED_LIFETIME: f64 = 10.0;
+/// So many young attempts must have been looked at, however many they stand for.
+const YOUNG: f64 = 40.0;
 /// Steps until a crowd can be told from a start: 120 s.
 const SETTLED: u32 = 480;
 /// Steps until the present rates are known, where the usual ones are from before: 10 s.
@@ -189,6 +193,7 @@ impl Detector {
                 (&mut self.unanswered, seen.unanswered),
             ] {
                 let learns = learns(baseline);
+                baseline.weigh(seen.weight);
                 baseline.step(seen.completed, failures, backlog, learns);
             }
             self.completion_rate.add(seen.completed / D);
@@ -202,7 +207,7 @@ impl Detector {
         self.watch_queue(seen, clear || settled);
 
         // Of attempts that are still young, and may complete, twice the rate is asked.
-        let fast_limit = (2.0 * warning).max(200.0);
+        let fast_limit = (2.0 * warning).max(200.0).max(YOUNG * f64::from(seen.weight));
         self.fast = f64::from(seen.young_incomplete) > fast_limit
             && f64::from(seen.young_incomplete) > 0.7 * f64::from(seen.young)
             && (!seen.path_outage || self.distrustful);
@@ -222,7 +227,7 @@ impl Detector {
             self.slow = (self.reason == Reason::Occupancy && rate < backlog / 20.0)
                 || (seen.unpruned && rate < backlog / 10.0 && !self.fast);
         }
-        self.watch_crowd();
+        self.watch_crowd(seen.weight);
 
         self.severity = match (self.severity, now) {
             (Some(before), now) => {
@@ -339,9 +344,11 @@ impl Detector {
     }
 
     /// Many more clients than usual, and they do complete.
-    fn watch_crowd(&mut self) {
+    fn watch_crowd(&mut self, weight: u32) {
         let (now, usual) = (self.completion_rate.mean(), self.usual_completion_rate.mean());
-        self.crowded = !self.is_cold() && now > if self.crowded { 2.0 } else { 4.0 } * usual + 20.0;
+        let noise = 20.0 * f64::from(weight.max(1));
+        self.crowded =
+            !self.is_cold() && now > if self.crowded { 2.0 } else { 4.0 } * usual + noise;
         // While a crowd is there the usual is not learned, or it would be the crowd.
         if !self.crowded && self.severity.is_none() {
             self.usual_completion_rate.add(now);

@@ -6,6 +6,7 @@
 mod baselines;
 mod judge;
 mod report;
+mod sampling;
 mod services;
 mod settings;
 
@@ -21,12 +22,16 @@ pub use settings::{Mute, ServiceSettings, Settings};
 
 use crate::detect::{Incidents, Scanners};
 use crate::engine::judge::Groups;
+use crate::engine::sampling::{Fill, Sampler};
 use crate::engine::services::Services;
-use crate::flow::{Arrival, BIN, Event, FlowKey, Lookup, Micros, Role, Seen, ServiceId, Tracker};
+use crate::flow::{
+    Arrival, BIN, Event, FlowKey, Level, Lookup, Micros, Ranks, Role, Sampling, Seen, ServiceId,
+    Tracker,
+};
 use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
 use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
 use crate::time::Timestamp;
-use crate::wire::{Flags, Segment, Skip};
+use crate::wire::{Address, Flags, Segment, Skip};
 
 /// What the kernel said last, and what has changed since the time before.
 struct KernelView {
@@ -94,6 +99,8 @@ impl CaptureView {
 struct Queued {
     at: Timestamp,
     interface: u32,
+    level: Level,
+    settled: Level,
     flow: FlowKey,
     segment: Segment,
 }
@@ -101,6 +108,11 @@ struct Queued {
 /// The engine.
 pub struct Engine {
     settings: Settings,
+    sampler: Sampler,
+    /// The part of the table that is thinned out next, while that goes on.
+    thinning: Option<usize>,
+    /// The highest level that there ever was.
+    heaviest: Level,
     queue: Vec<Queued>,
     tracker: Tracker,
     services: Services,
@@ -117,6 +129,11 @@ pub struct Engine {
     kernel: Option<KernelView>,
     capture: CaptureView,
     totals: Totals,
+    /// The variances of the totals, as far as they come from sampling.
+    squares: Totals,
+    /// Attempts that were looked at, and those that they stand for.
+    attempts: u64,
+    weighted_attempts: u64,
     /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
     /// counters do not fall where the first word was not the last.
     timed_out: u64,
@@ -178,6 +195,9 @@ impl Engine {
             kernel: None,
             capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
             totals: Totals::default(),
+            squares: Totals::default(),
+            attempts: 0,
+            weighted_attempts: 0,
             timed_out: 0,
             presumed: 0,
             sources: crate::stats::sketch(ALL_SOURCES_LG_K),
@@ -194,6 +214,9 @@ impl Engine {
             draw: 0,
             last_packet: None,
             anchored: true,
+            sampler: Sampler::new(settings.packet_budget),
+            thinning: None,
+            heaviest: Level::ALL,
             queue: Vec::with_capacity(QUEUE),
             tracker,
             settings,
@@ -256,9 +279,17 @@ impl Engine {
     /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor has fetched
     /// what is known of the flow.
     #[inline]
-    pub fn queue_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
-        let flow = self.tracker.prepare(segment);
-        self.queue.push(Queued { at: now, interface, flow, segment: *segment });
+    pub fn queue_segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
+        let flow = self.tracker.hasher().flow(segment);
+        let (level, settled) = match self.sampler.is_exact() {
+            true => (Level::ALL, Level::ALL),
+            false => self.sampler.levels(flow.ends),
+        };
+        if !level.includes(flow.hash.rank()) {
+            return self.handle_skip(Some(at), Skip::Unsampled);
+        }
+        self.tracker.prefetch(&flow);
+        self.queue.push(Queued { at, interface, level, settled, flow, segment: *segment });
         if self.queue.len() == QUEUE {
             self.handle_queue();
         }
@@ -275,20 +306,21 @@ impl Engine {
     }
 
     fn handle(&mut self, queued: &Queued) {
-        let Queued { at, interface, flow, segment } = queued;
-        self.reach(*at);
+        let Queued { at, interface, level, settled, flow, segment } = *queued;
+        self.reach(at);
         let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
-        let arrival = Arrival { micros: micros as u32, interface: *interface };
-        let seen = self.tracker.handle(segment, flow, arrival, &mut self.services);
-        self.packets += 1;
-        if seen.event == Event::Copy {
-            *self.skipped.entry(Skip::Duplicate).or_default() += 1;
-            return;
+        let arrival = Arrival { micros: micros as u32, interface, level, settled };
+        let seen = self.tracker.handle(&segment, &flow, arrival, &mut self.services);
+        match seen.event {
+            Event::Copy => return self.handle_skip(None, Skip::Duplicate),
+            Event::Unsampled => return self.handle_skip(None, Skip::Unsampled),
+            _ => {}
         }
+        self.packets += 1;
         self.segments += 1;
-        self.count(segment, &seen);
-        self.note(segment, &seen);
+        self.count(&segment, &seen);
+        self.note(&segment, &seen);
     }
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
@@ -417,12 +449,14 @@ impl Engine {
     fn close_bins_until(&mut self, end: Timestamp) {
         while self.next_bin <= end {
             self.tracker.close_bin(self.services.in_use());
+            self.thin_out();
             let at = self.next_bin;
             self.next_bin = at + BIN;
             if self.tracker.bin().0.is_multiple_of(BINS) {
                 self.look_for_gaps(at);
                 self.end_step(at);
                 self.settle();
+                self.sample();
                 self.step = Step(self.step.0 + 1);
                 self.step_began = at;
                 self.services.advance(at, self.step);
@@ -431,35 +465,79 @@ impl Engine {
         }
     }
 
+    /// Goes on to take flows out of the table that are not looked at any more.
+    fn thin_out(&mut self) {
+        if let Some(part) = self.thinning {
+            self.tracker.thin_out(part, |service| self.sampler.level_now(service));
+            self.thinning = Some(part + 1).filter(|part| *part < Tracker::PARTS);
+        }
+    }
+
+    /// Keeps the next step within the budget.
+    fn sample(&mut self) {
+        let (handshakes, flows) = self.tracker.fill();
+        let fill = Fill { handshakes, flows };
+        if self.sampler.end_step(&self.services, self.tracker.hasher(), fill) {
+            self.thinning = Some(0);
+            self.heaviest = self.heaviest.max(self.sampler.highest());
+        }
+    }
+
+    /// Which flows are looked at, and the numbers that this is told by.
+    #[must_use]
+    pub const fn sampling(&self) -> (&Sampling, &Ranks) {
+        (self.sampler.now(), self.tracker.hasher().ranks())
+    }
+
+    /// Takes in what part of a processor's time was spent since the last step.
+    pub fn handle_load(&mut self, share: f64) {
+        self.sampler.afford(share, self.settings.cpu_share, self.services.packets());
+    }
+
     /// The totals, over all services.
     fn count(&mut self, segment: &Segment, seen: &Seen) {
-        let totals = &mut self.totals;
         let flags = segment.flags;
         // A RST for a flow that is not known has no role; it is an answer to something.
         self.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
+        let weight = seen.level.weight();
+        let (totals, squares) = (&mut self.totals, &mut self.squares);
+        let mut add = |total: fn(&mut Totals) -> &mut u64| {
+            *total(totals) += u64::from(weight);
+            *total(squares) += u64::from(weight) * u64::from(weight - 1);
+        };
         if flags.is_syn() {
-            totals.syn += 1;
-            totals.syn_retransmitted += u64::from(seen.event == Event::SynRepeated);
-        }
-        totals.syn_ack += u64::from(flags.is_syn_ack());
-        totals.fin += u64::from(flags.intersects(Flags::FIN));
-        totals.rst += u64::from(flags.intersects(Flags::RST));
-        match seen.event {
-            Event::Completed => {
-                totals.handshakes_completed += 1;
-                self.durations.observe(Duration::from(seen.age).as_secs_f64());
+            add(|totals| &mut totals.syn);
+            if seen.event == Event::SynRepeated {
+                add(|totals| &mut totals.syn_retransmitted);
             }
-            Event::CompletedLate => {
-                // It was presumed before.
-                totals.handshakes_presumed = totals.handshakes_presumed.saturating_sub(1);
-                totals.handshakes_completed += 1;
+        }
+        if flags.is_syn_ack() {
+            add(|totals| &mut totals.syn_ack);
+        }
+        if flags.intersects(Flags::FIN) {
+            add(|totals| &mut totals.fin);
+        }
+        if flags.intersects(Flags::RST) {
+            add(|totals| &mut totals.rst);
+        }
+        match seen.event {
+            Event::Completed | Event::CompletedLate => {
+                add(|totals| &mut totals.handshakes_completed);
+                if seen.event == Event::Completed {
+                    self.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
+                } else {
+                    // It was presumed before.
+                    let presumed = &mut totals.handshakes_presumed;
+                    *presumed = presumed.saturating_sub(weight.into());
+                }
             }
             Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
-                totals.handshakes_presumed += 1;
+                add(|totals| &mut totals.handshakes_presumed);
             }
-            Event::Refused(_) | Event::Reset(_) => totals.handshakes_reset += 1,
+            Event::Refused(_) | Event::Reset(_) => add(|totals| &mut totals.handshakes_reset),
             Event::None
             | Event::Copy
+            | Event::Unsampled
             | Event::Attempt
             | Event::SynRepeated
             | Event::Answered { .. }
@@ -477,20 +555,25 @@ impl Engine {
         let step = self.step;
         let flags = segment.flags;
         let began = self.step_of(seen.age);
+        let weight = seen.level.weight();
         let service = self.services.get_mut(seen.service);
+        service.packets += 1;
         if flags.is_syn() {
-            service.syn += 1;
+            service.syn += u64::from(weight);
+            service.syn_squares += u64::from(weight) * u64::from(weight - 1);
             if let Some(window) = service.windows.at(step) {
-                window.syn += 1;
+                window.syn += weight;
             }
         }
-        service.syn_ack += u64::from(flags.is_syn_ack() && !seen.from_client);
+        if flags.is_syn_ack() && !seen.from_client {
+            service.syn_ack += u64::from(weight);
+        }
         let client = if seen.from_client { segment.source } else { segment.destination };
         let host = if seen.from_client { segment.destination } else { segment.source };
         if service.ignores(client) {
             service.last_seen = now;
             if let (Event::Attempt, Some(window)) = (seen.event, service.windows.at(step)) {
-                window.ignored += 1;
+                window.ignored += weight;
             }
             return;
         }
@@ -499,29 +582,32 @@ impl Engine {
         match seen.event {
             Event::Attempt => {
                 service.attempts += 1;
+                service.weighted_attempts += u64::from(weight);
                 service.last_seen = now;
                 if let Some(window) = window {
-                    window.unanswered += 1;
+                    window.unanswered += weight;
                 }
                 let source = Coupon::from_value(self.tracker.hasher().address(segment.source));
                 self.sources.update_with_coupon(source);
+                self.attempts += 1;
+                self.weighted_attempts += u64::from(weight);
                 service.count_source(source);
                 self.draw = self.draw.wrapping_add(1);
                 service.failures.offer(step, seen.flow.0.rotate_left(17) ^ self.draw, || {
                     Attempt::new(seen.flow, now, segment)
                 });
                 if seen.service != ServiceId::OTHER || self.services.is_watched(host) {
-                    self.hosts.attempt(host, client);
+                    self.hosts.attempt(host, client, weight);
                 }
             }
             Event::Answered { late } => {
                 service.last_seen = now;
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(1);
+                    window.unanswered = window.unanswered.saturating_sub(weight);
                 }
                 let answered = if late { step } else { began };
                 if let Some(window) = service.windows.at(answered) {
-                    window.answered += 1;
+                    window.answered += weight;
                 }
             }
             Event::AnsweredMidway => {
@@ -529,53 +615,53 @@ impl Engine {
                 if answers_only {
                     service.last_seen = now;
                     if let Some(window) = service.windows.at(step) {
-                        window.answered += 1;
+                        window.answered += weight;
                     }
                 }
-                self.stray(segment);
+                self.stray(segment, weight);
             }
-            Event::StrayReset => self.stray(segment),
+            Event::StrayReset => self.stray(segment, weight),
             Event::AnswerRepeatedAfterAck => {
                 if let Some(window) = service.windows.at(step) {
-                    window.resent_after_ack += 1;
+                    window.resent_after_ack += weight;
                 }
             }
             Event::Completed | Event::PresumedByServer => {
                 if let Some(window) = window {
-                    window.completed += 1;
+                    window.completed += weight;
                 }
-                self.complete(host, client, began);
+                self.complete(host, client, began, weight);
             }
             Event::PresumedByClient => {
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(1);
-                    window.answered += 1;
-                    window.completed += 1;
+                    window.unanswered = window.unanswered.saturating_sub(weight);
+                    window.answered += weight;
+                    window.completed += weight;
                 }
                 // A source that only claims to go on is not remembered as known.
-                self.hosts.complete(host, began);
+                self.hosts.complete(host, began, weight);
             }
             Event::CompletedMidway if answers_only => {
                 if let Some(window) = window {
-                    window.completed += 1;
+                    window.completed += weight;
                 }
-                self.complete(host, client, began);
+                self.complete(host, client, began, weight);
             }
             Event::Refused(Role::Server) => {
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(1);
-                    window.refused += 1;
+                    window.unanswered = window.unanswered.saturating_sub(weight);
+                    window.refused += weight;
                 }
             }
             Event::Reset(Role::Client) => {
                 if let Some(window) = window {
-                    window.reset += 1;
+                    window.reset += weight;
                 }
             }
             Event::Reset(Role::Server) => {
                 if let Some(window) = window {
-                    window.answered = window.answered.saturating_sub(1);
-                    window.refused += 1;
+                    window.answered = window.answered.saturating_sub(weight);
+                    window.refused += weight;
                 }
             }
             Event::Refused(Role::Client)
@@ -584,22 +670,23 @@ impl Engine {
             | Event::SynRepeated
             | Event::AnswerRepeated
             | Event::Copy
+            | Event::Unsampled
             | Event::None => {}
         }
     }
 
     /// A SYN-ACK or RST that answers nothing.
-    fn stray(&mut self, segment: &Segment) {
+    fn stray(&mut self, segment: &Segment, weight: u32) {
         if self.services.is_watched(segment.destination) {
-            self.hosts.stray(segment.destination, segment.source);
+            self.hosts.stray(segment.destination, segment.source, weight);
         }
     }
 
-    fn complete(&mut self, host: crate::wire::Address, client: crate::wire::Address, began: Step) {
+    fn complete(&mut self, host: Address, client: Address, began: Step, weight: u32) {
         let hasher = self.tracker.hasher();
         self.completed_sources.insert(hasher.address(source_of(client)));
         self.completed_networks.insert(hasher.address(network_of(client)));
-        self.hosts.complete(host, began);
+        self.hosts.complete(host, began, weight);
     }
 }
 

@@ -2,13 +2,14 @@
 
 use crate::detect::Subject;
 use crate::engine::Engine;
-use crate::engine::judge::completion_ratio;
-use crate::flow::ServiceId;
+use crate::engine::judge::{completion_ratio, completion_stderr};
+use crate::flow::{HalfOpen, ServiceId};
 use crate::observe::{
-    CaptureReport, Class, Internals, KernelReport, Limit, Observed, Report, SCHEMA_VERSION,
-    ServiceReport, Status, Totals,
+    CaptureReport, Class, FlowCounts, FlowCountsStderr, Internals, KernelReport, Limit, Observed,
+    Report, SCHEMA_VERSION, ServiceReport, ServiceStderr, Status, Totals, TotalsStderr, rounded_up,
+    stderr,
 };
-use crate::stats::{Step, rounded};
+use crate::stats::{Step, Window, rounded, scaled_up};
 use crate::time::Timestamp;
 use crate::wire::Skip;
 
@@ -27,9 +28,16 @@ impl Engine {
             handshakes_presumed: self.presumed.max(self.totals.handshakes_presumed),
             syn_unanswered: self.tracker.unanswered(),
             half_open: self.tracker.half_open_total(),
-            sources: rounded(self.sources.estimate()).min(self.totals.syn),
+            sources: rounded(scaled_up(
+                self.sources.estimate(),
+                self.attempts,
+                self.weighted_attempts,
+            ))
+            .min(self.totals.syn),
             ..self.totals
         };
+        let totals =
+            Totals { stderr: self.was_sampled().then(|| self.totals_stderr(&totals)), ..totals };
         Report {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
@@ -42,7 +50,7 @@ impl Engine {
             capture: self.capture_report(&totals),
             kernel: self.kernel_report(),
             totals,
-            flows: self.tracker.flows(),
+            flows: self.flows(),
             services: self.service_reports(),
             detections: self.incidents.list(),
             internals: Internals {
@@ -80,6 +88,9 @@ impl Engine {
         if self.capture.is_dropping() {
             limits.push(Limit::Dropping);
         }
+        if self.was_sampled() {
+            limits.push(Limit::Sampled);
+        }
         if skipped(Skip::Truncated) > 0 {
             limits.push(Limit::Truncated);
         }
@@ -92,7 +103,7 @@ impl Engine {
             packets: self.packets,
             tcp_segments: self.segments,
             dropped: self.capture.stats.dropped,
-            sampling_ratio: 1.0,
+            sampling_ratio: 1.0 / f64::from(self.sampler.highest().weight()),
             limits,
             skipped: self.skipped.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
         }
@@ -163,11 +174,82 @@ impl Engine {
             completion_ratio: completion_ratio(&aged),
             sources: service.sources(),
             source_entropy_ratio: service.failures.entropy_ratio(),
+            stderr: self.service_stderr(id, &half_open, &second, &aged),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
             backlog_known: service.listener.is_some()
                 || service.settings.as_ref().is_some_and(|set| set.backlog.is_some()),
             verdict,
         }
+    }
+
+    /// Whether any of the counts was made on a sample.
+    fn was_sampled(&self) -> bool {
+        !self.sampler.is_exact() || self.weighted_attempts > self.attempts
+    }
+
+    fn totals_stderr(&self, totals: &Totals) -> TotalsStderr {
+        #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
+        let root = |square: u64| rounded_up((square as f64).sqrt());
+        let squares = &self.squares;
+        // Of what expires no more is known than the highest weight that it may have had.
+        let weight = self.heaviest.weight();
+        let most = |count: u64| rounded_up(stderr(count, weight));
+        TotalsStderr {
+            syn_stderr: root(squares.syn),
+            syn_retransmitted_stderr: root(squares.syn_retransmitted),
+            syn_ack_stderr: root(squares.syn_ack),
+            handshakes_completed_stderr: root(squares.handshakes_completed),
+            handshakes_reset_stderr: root(squares.handshakes_reset),
+            handshakes_timed_out_stderr: most(totals.handshakes_timed_out),
+            handshakes_presumed_stderr: root(squares.handshakes_presumed),
+            syn_unanswered_stderr: most(totals.syn_unanswered),
+            half_open_stderr: rounded_up(stderr(
+                totals.half_open,
+                self.sampler.highest_settled().weight(),
+            )),
+            half_open_peak_stderr: most(totals.half_open_peak),
+            fin_stderr: root(squares.fin),
+            rst_stderr: root(squares.rst),
+        }
+    }
+
+    /// Live flows by state.
+    fn flows(&self) -> FlowCounts {
+        let flows = self.tracker.flows();
+        let weight = self.sampler.highest_settled().weight();
+        let error = |count| rounded_up(stderr(count, weight));
+        let errors = FlowCountsStderr {
+            syn_sent: error(flows.syn_sent),
+            syn_recv: error(flows.syn_recv),
+            established: error(flows.established),
+            fin_wait_1: error(flows.fin_wait_1),
+            fin_wait_2: error(flows.fin_wait_2),
+            closing: error(flows.closing),
+            close_wait: error(flows.close_wait),
+            last_ack: error(flows.last_ack),
+            time_wait: error(flows.time_wait),
+        };
+        FlowCounts { stderr: (weight > 1).then_some(errors), ..flows }
+    }
+
+    fn service_stderr(
+        &self,
+        id: ServiceId,
+        half_open: &HalfOpen,
+        second: &Window,
+        aged: &Window,
+    ) -> Option<ServiceStderr> {
+        let service = self.services.get(id);
+        let weight = self.sampler.level(id).weight();
+        #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
+        let syn_stderr = rounded_up((service.syn_squares as f64).sqrt());
+        (weight > 1 || service.syn_squares > 0).then(|| ServiceStderr {
+            half_open_stderr: rounded_up(stderr(half_open.total, weight)),
+            half_open_unconfirmed_stderr: rounded_up(stderr(half_open.unconfirmed, weight)),
+            syn_stderr,
+            syn_rate_stderr: stderr(second.syn.into(), weight) / self.seconds_of(4),
+            completion_ratio_stderr: completion_stderr(aged, weight),
+        })
     }
 
     /// The length of the last `steps` whole steps, in seconds, as far as there were so many.

@@ -9,9 +9,9 @@ use ipnet::IpNet;
 
 use crate::detect::{Detector, SavedBaseline};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
-use crate::flow::{Endpoint, Hasher, Lookup, ServiceId};
+use crate::flow::{End, Endpoint, Hasher, Lookup, ServiceId};
 use crate::observe::Listener;
-use crate::stats::{Failures, Keyed, Step, Windows, rounded, sketch};
+use crate::stats::{Failures, Keyed, Step, Windows, rounded, scaled_up, sketch};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -42,8 +42,14 @@ pub struct Service {
     pub syn: u64,
     /// SYN-ACKs since the start.
     pub syn_ack: u64,
-    /// Attempts since the start.
+    /// The variance of `syn`, as far as it comes from sampling.
+    pub syn_squares: u64,
+    /// Attempts since the start that were looked at, and those that they stand for.
     pub attempts: u64,
+    /// Those that they stand for.
+    pub weighted_attempts: u64,
+    /// Packets that were handled in this step.
+    pub packets: u32,
     /// The listening socket as of the last look at the kernel.
     pub listener: Option<Listener>,
     /// Requests in SYN_RECV as of the last look at the kernel.
@@ -67,7 +73,10 @@ impl Service {
             failures: Failures::default(),
             syn: 0,
             syn_ack: 0,
+            syn_squares: 0,
             attempts: 0,
+            weighted_attempts: 0,
+            packets: 0,
             listener: None,
             kernel_half_open: None,
             detector: Detector::default(),
@@ -85,7 +94,8 @@ impl Service {
     /// Distinct sources since the start (estimate, exact while small).
     #[must_use]
     pub fn sources(&self) -> u64 {
-        rounded(self.sources.estimate()).min(self.syn)
+        let seen = self.sources.estimate();
+        rounded(scaled_up(seen, self.attempts, self.weighted_attempts)).min(self.syn)
     }
 
     /// Whether only segments towards the service are seen: many SYNs and no answer at all.
@@ -183,8 +193,23 @@ impl Services {
             for service in &mut self.list {
                 service.windows.begin(step);
                 service.failures.begin(step);
+                service.packets = 0;
             }
         }
+    }
+
+    /// Packets that were handled in this step, of all services.
+    #[must_use]
+    pub fn packets(&self) -> u32 {
+        self.list.iter().map(|service| service.packets).sum()
+    }
+
+    /// The ends of flows that belong to a service: of one on a wildcard address as many as were seen.
+    pub fn ends(&self, id: ServiceId, hasher: &Hasher) -> impl Iterator<Item = End> {
+        let service = self.get(id);
+        let own = (service.address, service.port);
+        let aliases = self.aliases.iter().filter(move |(_, of)| **of == id).map(|(at, _)| *at);
+        std::iter::once(own).chain(aliases).map(|(address, port)| hasher.ranks().end(address, port))
     }
 
     /// How many places are in use.

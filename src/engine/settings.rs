@@ -26,6 +26,10 @@ pub struct Settings {
     pub kernel_interval: Duration,
     /// What holds for single services.
     pub each: Vec<ServiceSettings>,
+    /// Packets per second beyond which flows are sampled; `None` for no limit.
+    pub packet_budget: Option<u32>,
+    /// The part of a processor's time that may be spent before flows are sampled.
+    pub cpu_share: f64,
     /// The secret of all hashes.
     pub key: HashKey,
 }
@@ -40,6 +44,8 @@ impl Default for Settings {
             kernel_only: false,
             kernel_interval: Duration::from_secs(1),
             each: Vec::new(),
+            packet_budget: None,
+            cpu_share: 1.0,
             key: HashKey([0; 16]),
         }
     }

@@ -1,6 +1,7 @@
 //! The core from end to end, on traffic that is generated: the same on every run, without any I/O.
 
 mod baselines;
+mod sampling;
 mod settings;
 
 use std::cmp::Reverse;

@@ -142,6 +142,7 @@ impl Books {
             close_wait: count(StateName::CloseWait),
             last_ack: count(StateName::LastAck),
             time_wait: count(StateName::TimeWait),
+            stderr: None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use prefetch_index::prefetch_index;
 
-use crate::flow::calendar::Bin;
+use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::FlowHash;
 use crate::flow::rank::Rank;
 use crate::flow::state::{Connection, Marks, State};
@@ -72,6 +72,9 @@ pub struct Table {
 }
 
 impl Table {
+    /// Parts that the table can be walked in, so that no walk takes long.
+    pub const PARTS: usize = 16;
+
     /// A table for at least `capacity` flows (rounded up to a power of two); its memory is taken at
     /// once and never grows.
     pub fn new(capacity: usize) -> Self {
@@ -136,6 +139,35 @@ impl Table {
         }
     }
 
+    /// One of [`Self::PARTS`] parts of the table.
+    pub fn part(&mut self, part: usize) -> impl Iterator<Item = &mut Option<Entry>> {
+        let length = self.sets.len().div_ceil(Self::PARTS);
+        let sets = self.sets.chunks_mut(length).nth(part).unwrap_or_default();
+        sets.iter_mut().flat_map(|set| &mut set.0)
+    }
+
+    /// The shares of the places that handshakes take, and these and open connections together, by a sample of
+    /// the sets that changes with `now`.
+    pub fn fill(&self, now: Bin) -> (f64, f64) {
+        const SAMPLE: usize = 1_024;
+        let start = (now.0 as usize).wrapping_mul(SAMPLE * 7);
+        let sets =
+            (0..SAMPLE.min(self.sets.len())).map(|n| &self.sets[(start + n) % self.sets.len()]);
+        let live =
+            sets.flat_map(|set| set.0.iter().flatten()).filter(|entry| entry.deadline >= now);
+        let (mut handshakes, mut open) = (0.0, 0.0);
+        for entry in live {
+            match entry.connection.state {
+                State::TimeWait(_) | State::Refused | State::Closed => {}
+                _ if entry.connection.is_past_handshake() => open += 1.0,
+                _ => handshakes += 1.0,
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let places = (WAYS * SAMPLE.min(self.sets.len())) as f64;
+        (handshakes / places, (handshakes + open) / places)
+    }
+
     /// What became of a flow whose SYN had the sequence number `isn`, and whether that SYN was
     /// repeated as a TCP stack does.
     pub fn fate(&self, hash: FlowHash, isn: SeqNumber) -> (Fate, bool) {
@@ -189,6 +221,11 @@ impl Entry {
     /// Flows that this one stands for.
     pub const fn weight(&self) -> u32 {
         self.connection.level.weight()
+    }
+
+    /// How long until it expires.
+    pub const fn left(&self, now: Bin) -> Bins {
+        Bins(self.deadline.0.saturating_sub(now.0))
     }
 
     #[inline]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::flow::books::{Books, Count, HalfOpen};
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
+use crate::flow::rank::Level;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, ServiceId, Table};
 use crate::observe::FlowCounts;
@@ -52,6 +53,8 @@ pub enum Event {
     Reset(Role),
     /// A RST that belongs to no flow.
     StrayReset,
+    /// Nothing: its flow began when it was not looked at, and others stand for it.
+    Unsampled,
 }
 
 /// An [`Event`] and the attempt that it belongs to.
@@ -67,6 +70,8 @@ pub struct Seen {
     pub age: Micros,
     /// Whether the segment came from the client.
     pub from_client: bool,
+    /// How many flows this one stands for.
+    pub level: Level,
 }
 
 /// Where and when a segment came.
@@ -76,6 +81,11 @@ pub struct Arrival {
     pub micros: u32,
     /// Tells copies of one packet apart from repeats; 0 where there is only one interface.
     pub interface: u32,
+    /// The level that the flow is looked at when it begins now.
+    pub level: Level,
+    /// The highest level since any flow that is underway began: a flow that was not seen to begin is looked at
+    /// at this one.
+    pub settled: Level,
 }
 
 /// A time in microseconds, at most 71 minutes.
@@ -128,6 +138,9 @@ pub struct Tracker {
 }
 
 impl Tracker {
+    /// Parts of the table that [`Self::thin_out`] takes one by one.
+    pub const PARTS: usize = Table::PARTS;
+
     /// A tracker of at most `capacity` flows towards at most `services` services.
     pub fn new(capacity: usize, services: u16, key: HashKey) -> Self {
         Self {
@@ -200,13 +213,37 @@ impl Tracker {
         self.books.close_bin(services);
     }
 
-    /// The flow of a segment, which the processor begins to fetch: to be called some segments ahead of
+    /// Takes flows out of the table that are not looked at any more, and has those that are stand for them: a
+    /// sixteenth of the table with each call, `part` of it. `level` is that of the flows of a service.
+    pub fn thin_out(&mut self, part: usize, level: impl Fn(ServiceId) -> Level) {
+        let bin = self.books.bin();
+        for place in self.table.part(part) {
+            let Some(entry) = place.as_mut().filter(|entry| entry.deadline >= bin) else {
+                continue;
+            };
+            let level = level(entry.service);
+            if !level.includes(entry.tag) {
+                self.books.close(entry);
+                *place = None;
+            } else if entry.connection.level < level {
+                self.books.close(entry);
+                entry.connection.level = level;
+                let count = Count::of(&entry.connection, entry.service);
+                entry.deadline = self.books.enter(count, entry.weight(), entry.left(bin));
+            }
+        }
+    }
+
+    /// What fills the table, by a sample of it that changes with time.
+    pub fn fill(&self) -> (f64, f64) {
+        self.table.fill(self.books.bin())
+    }
+
+    /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead of
     /// [`Self::handle`].
     #[inline]
-    pub fn prepare(&self, segment: &Segment) -> FlowKey {
-        let flow = self.hasher.flow(segment);
+    pub fn prefetch(&self, flow: &FlowKey) {
         self.table.prefetch(flow.hash);
-        flow
     }
 
     /// Takes in a segment of `flow`; `lookup` knows the services.
@@ -315,16 +352,22 @@ impl Tracker {
             (_, State::SynReceived) => None,
             (_, state) => Some(lifetime(state, age)),
         };
+        // Flows may have left the sample since this one began: it stands for them too. Once all have ended
+        // that began out of the sample, it stands for them no more.
+        let level = was.level.max(arrival.level).min(arrival.settled);
+        let renewed =
+            renewed.or_else(|| (level != was.level && !expired).then(|| before.left(bin)));
         if let Some(lifetime) = renewed {
             let count = Count::of(was, before.service);
             if expired {
                 self.books.revive(count, before.weight());
             }
             self.books.strike(count, before.weight(), before.deadline);
+            entry.connection.level = level;
             let count = Count::of(&entry.connection, entry.service);
             entry.deadline = self.books.enter(count, entry.weight(), lifetime);
         }
-        Seen { event, service: before.service, flow: flow.hash, age, from_client }
+        Seen { event, service: before.service, flow: flow.hash, age, from_client, level }
     }
 
     /// A flow that is not in the table, or whose time is over.
@@ -336,6 +379,10 @@ impl Tracker {
         lookup: &mut impl Lookup,
     ) -> Seen {
         let flags = segment.flags;
+        let level = if flags.is_syn() { arrival.level } else { arrival.settled };
+        if !level.includes(flow.hash.rank()) {
+            return Seen::nothing(Event::Unsampled, flow.hash, ServiceId::OTHER, true);
+        }
         let [from, to] = flow.ends_of(segment);
         let (mut connection, sender, event, lifetime) = if flags.is_syn() {
             (Connection::open(segment), Role::Client, Event::Attempt, UNANSWERED)
@@ -351,10 +398,11 @@ impl Tracker {
         } else {
             let reset = flags.intersects(Flags::RST);
             let event = if reset { Event::StrayReset } else { Event::None };
-            return Seen::nothing(event, flow.hash, ServiceId::OTHER, true);
+            return Seen { level, ..Seen::nothing(event, flow.hash, ServiceId::OTHER, true) };
         };
         let from_client = sender == Role::Client;
         connection.client_first = flow.sender_first == from_client;
+        connection.level = level;
         let gentle = event == Event::None;
         let service = if gentle {
             ServiceId::OTHER
@@ -363,7 +411,7 @@ impl Tracker {
         };
         let bin = self.books.bin();
         let Some(place) = self.table.place(flow.hash, bin, gentle) else {
-            return Seen::nothing(event, flow.hash, service, from_client);
+            return Seen { level, ..Seen::nothing(event, flow.hash, service, from_client) };
         };
         if let Some(evicted) = place.filter(|entry| entry.deadline >= bin) {
             self.evicted += 1;
@@ -376,7 +424,7 @@ impl Tracker {
         let tag = flow.hash.rank();
         let began = arrival.micros;
         *place = Some(Entry { tag, began, deadline, connection, service, homes });
-        Seen { event, service, flow: flow.hash, age: Micros(0), from_client }
+        Seen { event, service, flow: flow.hash, age: Micros(0), from_client, level }
     }
 
     /// A new connection on the ports of one that has left the table.
@@ -412,7 +460,7 @@ pub trait Lookup {
 
 impl Seen {
     const fn nothing(event: Event, flow: FlowHash, service: ServiceId, from_client: bool) -> Self {
-        Self { event, service, flow, age: Micros(0), from_client }
+        Self { event, service, flow, age: Micros(0), from_client, level: Level::ALL }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::wire::Address;
 /// Hosts that are followed at once; further ones have to wait for a step without traffic.
 const LIMIT: usize = 256;
 const GUESSES: usize = 64;
+/// So many segments that answer nothing must have been looked at, however many they stand for.
+const STRAYS: u32 = 12;
 /// Steps that are kept.
 const KEPT: usize = 4;
 
@@ -28,6 +30,8 @@ struct Tally {
     /// SYN-ACKs and RSTs towards it that answer nothing, and a bitmap of who sent them.
     strays: u32,
     senders: u64,
+    /// How many of them were looked at.
+    seen: u32,
 }
 
 /// The hosts.
@@ -116,10 +120,11 @@ impl Hosts {
     }
 
     /// Counts a SYN-ACK or RST towards `host` that answers nothing.
-    pub fn stray(&mut self, host: Address, sender: Address) {
+    pub fn stray(&mut self, host: Address, sender: Address, weight: u32) {
         let bit = 1 << (self.hasher.address(sender) % 64);
         if let Some(tally) = self.tally(host) {
-            tally.strays += 1;
+            tally.strays += weight;
+            tally.seen += 1;
             tally.senders |= bit;
         }
     }
@@ -136,7 +141,8 @@ impl Hosts {
             let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
             let senders = last.iter().fold(0, |senders, tally| senders | tally.senders);
             let steady = last.len() + 1 == KEPT && last.iter().all(|t| t.strays > per_step / 2);
-            (steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
+            let seen = last.iter().map(|tally| tally.seen).sum::<u32>() >= STRAYS;
+            (seen && steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
                 host: *host,
                 rate: f64::from(strays) / 0.75,
                 senders: senders.count_ones(),
@@ -146,29 +152,29 @@ impl Hosts {
     }
 
     /// Counts an attempt.
-    pub fn attempt(&mut self, host: Address, source: Address) {
+    pub fn attempt(&mut self, host: Address, source: Address, weight: u32) {
         let Some(tally) = self.tally(host) else { return };
         let source = Some(source_of(source));
-        tally.attempts += 1;
+        tally.attempts += weight;
         if tally.votes == 0 {
             tally.candidate = source;
             tally.made = 0;
         }
         if tally.candidate == source {
-            tally.votes += 1;
-            tally.made += 1;
+            tally.votes += weight;
+            tally.made += weight;
         } else {
-            tally.votes -= 1;
+            tally.votes = tally.votes.saturating_sub(weight);
         }
     }
 
     /// Counts a completion of an attempt that began in `step`.
-    pub fn complete(&mut self, host: Address, step: Step) {
+    pub fn complete(&mut self, host: Address, step: Step, weight: u32) {
         if step <= self.step
             && self.step.0 - step.0 < KEPT as u32
             && let Some(place) = self.place(host)
         {
-            self.list[place].1[step.0 as usize % KEPT].completed += 1;
+            self.list[place].1[step.0 as usize % KEPT].completed += weight;
         }
     }
 
@@ -210,7 +216,8 @@ mod tests {
         for step in 1..4 {
             hosts.begin(Step(step));
             for n in 0..1_500_u32 {
-                hosts.attempt(host, if n % 5 == 0 { Address::v4(n.to_be_bytes()) } else { source });
+                let forged = Address::v4(n.to_be_bytes());
+                hosts.attempt(host, if n % 5 == 0 { forged } else { source }, 1);
             }
         }
         let tilt = hosts.full_tilt(1_000);
@@ -218,8 +225,8 @@ mod tests {
         assert_eq!((tilt[0].host, tilt[0].source), (host, source));
         assert!(hosts.full_tilt(1_400).is_empty());
         for _ in 0..600 {
-            hosts.complete(host, Step(1));
-            hosts.complete(host, Step(2));
+            hosts.complete(host, Step(1), 1);
+            hosts.complete(host, Step(2), 1);
         }
         assert!(hosts.full_tilt(1_000).is_empty(), "a benchmark completes");
         hosts.begin(Step(40));

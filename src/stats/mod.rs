@@ -17,6 +17,6 @@ pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
 pub use hosts::{Backscatter, FullTilt, Hosts};
 pub use looks::{Completions, Look, Sighting};
 pub use memory::Recent;
-pub(crate) use sketch::{Keyed, rounded, sketch};
+pub(crate) use sketch::{Keyed, rounded, scaled_up, sketch};
 pub(crate) use window::BINS;
 pub use window::{STEP, Step, Window, Windows};

@@ -18,6 +18,34 @@ pub(crate) fn rounded(estimate: f64) -> u64 {
     estimate.round().max(0.0) as u64
 }
 
+/// How many distinct things there are where `distinct` were seen in a sample of `sampled` out of `all`. Taken
+/// that each of them occurs equally often, n of them are expected to show n (1 - (1 - sampled/all)^(all/n)): few
+/// that come often show all, many that come once as many as were sampled.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub(crate) fn scaled_up(distinct: f64, sampled: u64, all: u64) -> f64 {
+    /// Two standard errors of the smaller of the sketches that are asked.
+    const DOUBT: f64 = 0.05;
+    if sampled >= all || sampled == 0 {
+        return distinct;
+    }
+    let (sampled, all) = (sampled as f64, all as f64);
+    if distinct * (1.0 + DOUBT) >= sampled {
+        // All of them differ, as far as can be told.
+        return all;
+    }
+    let shown = |n: f64| n * (1.0 - (all / n * (-sampled / all).ln_1p()).exp());
+    let (mut low, mut high) = (distinct, all);
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        if shown(middle) < distinct {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    high
+}
+
 /// The keyed flow hasher as a hasher of maps: addresses are the attacker's to choose.
 #[derive(Clone, Copy)]
 pub(crate) struct Keyed(pub Hasher);
@@ -27,5 +55,21 @@ impl BuildHasher for Keyed {
 
     fn build_hasher(&self) -> Self::Hasher {
         self.0.state()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_a_sample_are_scaled_by_how_often_they_come() {
+        assert_eq!(scaled_up(100.0, 500, 500).round(), 100.0);
+        // One attempt each, and each of them its own source.
+        let once = scaled_up(1_000.0, 1_000, 64_000);
+        assert!((60_000.0..=64_000.0).contains(&once), "{once}");
+        // A hundred sources with 640 attempts each: nearly every one is in the sample.
+        let often = scaled_up(100.0, 1_000, 64_000);
+        assert!((99.0..102.0).contains(&often), "{often}");
     }
 }

@@ -252,13 +252,15 @@ pub enum Skip {
     Duplicate,
     /// A packet from outside that claims to come from this host.
     ForgedSource,
+    /// A packet of a flow that is not looked at: others of the sample stand for it.
+    Unsampled,
     /// A block of a capture file that could not be read.
     BadCaptureRecord,
 }
 
 impl Skip {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Truncated,
         Self::UnknownLinkType,
         Self::NotIp,
@@ -269,6 +271,7 @@ impl Skip {
         Self::TooDeep,
         Self::Duplicate,
         Self::ForgedSource,
+        Self::Unsampled,
         Self::BadCaptureRecord,
     ];
 
@@ -286,6 +289,7 @@ impl Skip {
             Self::TooDeep => "too_deep",
             Self::Duplicate => "duplicate",
             Self::ForgedSource => "forged_source",
+            Self::Unsampled => "unsampled",
             Self::BadCaptureRecord => "bad_capture_record",
         }
     }

@@ -45,6 +45,7 @@ pub fn service(address: &str, port: u16) -> ServiceReport {
         accept_queue: Some(0),
         backlog_known: true,
         verdict: None,
+        stderr: None,
     }
 }
 
@@ -52,7 +53,7 @@ pub fn service(address: &str, port: u16) -> ServiceReport {
 pub fn quiet() -> Report {
     let mut durations = Durations::default();
     for seconds in [0.0004, 0.012, 0.03, 0.031, 0.2, 7.0] {
-        durations.observe(seconds);
+        durations.observe(seconds, 1);
     }
     let mut ssh = service("::", 22);
     ssh.process = Some(Process {
@@ -122,6 +123,7 @@ pub fn quiet() -> Report {
             fin: 58_000,
             rst: 31,
             sources: 2_900,
+            stderr: None,
         },
         flows: FlowCounts { syn_recv: 3, established: 410, time_wait: 77, ..FlowCounts::default() },
         services: vec![web, ssh, remote],
@@ -176,6 +178,7 @@ pub fn flood() -> Detection {
                 mss: None,
                 options: OptionLayout::default(),
             }),
+            stderr: None,
         },
         explanation: "48211 SYN/s over 1.5 s, of which 0.2 % completed, fill 511 of 511 entries"
             .into(),

@@ -80,13 +80,12 @@ impl Engine {
             _ => service.address,
         };
         let evidence = Evidence {
-            half_open_peak: half_open.max(wire.total),
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
             kernel_drop_rate: kernel.map(|kernel| kernel.drop_rate),
             kernel_cookie_rate: kernel.map(|kernel| kernel.cookie_rate),
             sources: service.sources().max(profile.sources as u64),
-            ..self.evidence(&service.windows, &profile)
+            ..self.evidence(id, half_open.max(wire.total), &profile)
         };
         let circumstances = Circumstances {
             excess_rate: service.detector.excess_rate(),
@@ -191,10 +190,9 @@ impl Engine {
             attacker: None,
             first_packet_at: at,
             evidence: Evidence {
-                half_open_peak: half_open,
                 backlog: Some(backlog),
                 occupancy_ratio: Some(service.detector.occupancy(backlog)),
-                ..self.evidence(&service.windows, &SourceProfile::default())
+                ..self.evidence(id, half_open, &SourceProfile::default())
             },
             circumstances,
         }
@@ -210,13 +208,14 @@ impl Engine {
         let waiting = listener.map(|listener| listener.accept_queue);
         let recent = service.windows.sum(0, ACCEPT_STEPS);
         let resent = recent.resent_after_ack;
+        let enough = ACCEPT_RESENT.saturating_mul(self.sampler.level(id).weight());
         let full = match listener {
             Some(listener) => {
                 listener.accept_queue >= listener.backlog
                     && self.kernel.as_ref().is_some_and(|kernel| kernel.overflow_rate > 0.0)
             }
             None => {
-                resent >= ACCEPT_RESENT
+                resent >= enough
                     && f64::from(resent) >= ACCEPT_SHARE * f64::from(recent.completed)
                     && recent.unanswered >= resent
             }

@@ -11,7 +11,7 @@ use crate::detect::{
     Circumstances, Detail, Detector, Observation, Onset, Subject, are_real, variant,
 };
 use crate::engine::Engine;
-use crate::engine::judge::{Judged, completion_ratio, filter, sources_evidence};
+use crate::engine::judge::{Judged, completion_ratio, evidence_stderr, filter, sources_evidence};
 use crate::flow::{Hasher, ServiceId};
 use crate::observe::{Class, Evidence, Severity, Target, Variant};
 use crate::stats::{
@@ -107,6 +107,9 @@ impl Group {
     ) {
         self.now.matured = seen.matured;
         self.now.immature = seen.immature;
+        if seen.failed + seen.unanswered > 0.0 {
+            self.now.weight = self.now.weight.max(seen.weight);
+        }
         self.now.completed += seen.completed;
         self.now.failed += seen.failed;
         self.now.undiscounted += seen.undiscounted;
@@ -149,7 +152,8 @@ impl Engine {
         let sampled = judged.failed.len() + judged.unanswered.len() + judged.completed.len();
         #[expect(clippy::cast_precision_loss, reason = "at most 64")]
         let each = f64::from(attempts) / (sampled + judged.refused.len()).max(1) as f64;
-        let seen = Observation { at, matured, ..Observation::default() };
+        let weight = self.sampler.level(ServiceId::OTHER).weight();
+        let seen = Observation { at, matured, weight, ..Observation::default() };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
         let count = each.round() as u32;
         let window = Window { syn: count, ..Window::default() };
@@ -248,6 +252,8 @@ impl Engine {
         let by_sources = variant(&profile);
         let second = group.windows.sum(0, 3);
         let since = self.begin_of(group.detector.onset().unwrap_or(self.step));
+        let half_open_peak = self.tracker.half_open_total();
+        let weight = self.sampler.highest_settled().weight();
         Onset {
             class: if reflection { Class::SynAckReflection } else { Class::SynFlood },
             variant: match by_sources {
@@ -281,7 +287,8 @@ impl Engine {
             evidence: Evidence {
                 syn_rate: f64::from(second.syn),
                 completion_ratio: completion_ratio(&second),
-                half_open_peak: self.tracker.half_open_total(),
+                half_open_peak,
+                stderr: evidence_stderr(second.syn, &second, half_open_peak, weight),
                 ..sources_evidence(&profile)
             },
             circumstances: Circumstances {

@@ -13,9 +13,9 @@ pub(super) use groups::Groups;
 use crate::detect::{Configured, Filter, Observation, Onset, Subject, variant};
 use crate::engine::{Engine, KernelView};
 use crate::flow::{Fate, ServiceId};
-use crate::observe::{Class, Evidence, Severity, Variant};
+use crate::observe::{Class, Evidence, EvidenceStderr, Severity, Variant, rounded_up, stderr};
 use crate::stats::{
-    Attempt, Failure, Failures, SourceProfile, Step, Window, Windows, network_of, source_of,
+    Attempt, Failure, Failures, SourceProfile, Step, Window, network_of, source_of,
 };
 use crate::time::Timestamp;
 
@@ -127,8 +127,9 @@ impl Engine {
         const OLDEST_YOUNG: u32 = Step::MATURE - 1;
         const ENOUGH: usize = 16;
         let service = self.services.get(id);
-        let unanswered = service.windows.sum(OLDEST_YOUNG, OLDEST_YOUNG).unanswered as usize;
-        let Some(step) = self.step.before(OLDEST_YOUNG).filter(|_| unanswered >= ENOUGH) else {
+        let unanswered = service.windows.sum(OLDEST_YOUNG, OLDEST_YOUNG).unanswered;
+        let enough = unanswered / self.sampler.level(id).weight() >= ENOUGH as u32;
+        let Some(step) = self.step.before(OLDEST_YOUNG).filter(|_| enough) else {
             return false;
         };
         let sample = self.judge_sample(id, step).unanswered;
@@ -147,6 +148,7 @@ impl Engine {
         let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
         let accept_queue_full = self.is_accept_queue_full(id);
         let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
+        let weight = self.sampler.level(id).weight();
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * service.failures.mean_weight(&judged.failed);
@@ -188,6 +190,7 @@ impl Engine {
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
             unpruned,
             queue_full,
+            weight,
         };
         service.detector.observe(&observation);
         // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen the
@@ -238,11 +241,16 @@ impl Engine {
 
     /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
     /// matured, and completions of attempts that had half a second for it.
-    fn evidence(&self, windows: &Windows, profile: &SourceProfile) -> Evidence {
+    fn evidence(&self, id: ServiceId, half_open_peak: u64, profile: &SourceProfile) -> Evidence {
+        let windows = &self.services.get(id).windows;
+        let weight = self.sampler.level(id).weight();
         let syn = windows.sum(1, 4).syn.max(windows.sum(Step::MATURE, Step::MATURE + 3).syn);
+        let aged = windows.sum(2, 8);
         Evidence {
             syn_rate: f64::from(syn),
-            completion_ratio: completion_ratio(&windows.sum(2, 8)),
+            completion_ratio: completion_ratio(&aged),
+            half_open_peak,
+            stderr: evidence_stderr(syn, &aged, half_open_peak, weight),
             ..sources_evidence(profile)
         }
     }
@@ -261,6 +269,15 @@ impl Judged {
     }
 }
 
+/// What sampling makes of the evidence's precision.
+fn evidence_stderr(syn: u32, aged: &Window, half_open: u64, weight: u32) -> Option<EvidenceStderr> {
+    (weight > 1).then(|| EvidenceStderr {
+        syn_rate_stderr: stderr(syn.into(), weight),
+        completion_ratio_stderr: completion_stderr(aged, weight),
+        half_open_peak_stderr: rounded_up(stderr(half_open, weight)),
+    })
+}
+
 /// The part of the evidence that the sources give.
 fn sources_evidence(profile: &SourceProfile) -> Evidence {
     Evidence {
@@ -277,6 +294,18 @@ fn filter(failures: &Failures, younger: &[Failure], profile: &SourceProfile) -> 
     let forged_inside = variant(profile) == Some(Variant::SpoofedSubnet);
     let prefix = profile.top_prefix.0.filter(|_| forged_inside);
     Filter::find(failures.failing(younger), failures.completed().iter(), prefix)
+}
+
+/// The standard error of that share where each attempt stands for `weight` of them.
+pub(super) fn completion_stderr(window: &Window, weight: u32) -> f64 {
+    let attempts = f64::from(window.answered + window.unanswered);
+    if weight == 1 || attempts == 0.0 {
+        return 0.0;
+    }
+    // Without a single one of the other kind there may still be one too few to be looked at (Laplace).
+    let looked_at = attempts / f64::from(weight);
+    let share = (completion_ratio(window).min(1.0) * looked_at + 1.0) / (looked_at + 2.0);
+    (share * (1.0 - share) / looked_at).sqrt()
 }
 
 /// Share of the attempts that completed; 1 without attempts.

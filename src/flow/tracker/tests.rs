@@ -78,6 +78,7 @@ struct Scene {
     now: Duration,
     /// The interface that is watched; 0 where there is only one.
     interface: u32,
+    levels: (Level, Level),
 }
 
 impl Scene {
@@ -91,6 +92,7 @@ impl Scene {
             ports: Ports::default(),
             now: Duration::ZERO,
             interface: 0,
+            levels: (Level::ALL, Level::ALL),
         }
     }
 
@@ -109,8 +111,9 @@ impl Scene {
 
     fn sees(&mut self, segment: Segment) -> Event {
         let micros = (self.now.as_micros() & u128::from(u32::MAX)) as u32;
-        let arrival = Arrival { micros, interface: self.interface };
-        let flow = self.tracker.prepare(&segment);
+        let (level, settled) = self.levels;
+        let arrival = Arrival { micros, interface: self.interface, level, settled };
+        let flow = self.tracker.hasher().flow(&segment);
         self.tracker.handle(&segment, &flow, arrival, &mut self.ports).event
     }
 

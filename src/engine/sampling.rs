@@ -1,0 +1,314 @@
+//! How many of the flows are looked at: as many as the budget allows.
+//!
+//! Below the budget every flow is tracked. Above it the services that take most of it are looked at by sample,
+//! each at a level of its own, so that the others stay exact; only where no single service stands out
+//! are the flows of all sampled alike. Levels rise at once and fall after two seconds of calm.
+
+use crate::engine::services::Services;
+use crate::flow::{End, Hasher, Level, Sampling, ServiceId};
+use crate::stats::STEP;
+
+/// Steps of calm before a level falls.
+const CALM: u32 = 8;
+/// What a level is lowered to may take so much of the budget: the rest is hysteresis.
+const COMFORT: f64 = 0.7;
+/// A service that takes less of the budget than this is not worth a level of its own.
+const WORTH: f64 = 0.125;
+/// A change of levels is over when every flow that began before it has ended its handshake: as long as a half-open
+/// connection lives (`tcp_synack_retries` = 5: 63 s), in steps.
+const SETTLED: u32 = 65 * 4;
+/// Share of the places of the flow table that handshakes may take. Above it more and more of them find the
+/// places of their set taken.
+const HANDSHAKES: f64 = 0.5;
+/// The same of all flows whose loss would be one.
+const FLOWS: f64 = 0.9;
+/// Steps that the table is given to empty itself after a level rose.
+const PATIENCE: u32 = 8;
+
+/// What fills the flow table, as shares of its places.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Fill {
+    /// Flows in their handshake.
+    pub handshakes: f64,
+    /// These, and open connections.
+    pub flows: f64,
+}
+
+/// A service that is sampled by itself.
+#[derive(Clone, Debug)]
+struct Heavy {
+    service: ServiceId,
+    level: Level,
+    /// The highest level that flows which are still underway began at, and how long that is to be remembered.
+    settled: Level,
+    steps: u32,
+    /// The highest level that was asked for while it was calm, and for how long.
+    wanted: Level,
+    calm: u32,
+}
+
+impl Heavy {
+    const fn new(service: ServiceId) -> Self {
+        let none = Level::ALL;
+        Self { service, level: none, settled: none, steps: 0, wanted: none, calm: 0 }
+    }
+
+    /// Rises to `needed` at once, falls to `wanted` after calm; whether it rose.
+    fn adjust(&mut self, needed: Level, wanted: Level) -> bool {
+        if self.level >= self.settled {
+            self.settled = self.level;
+            self.steps = 0;
+        } else {
+            self.steps += 1;
+            if self.steps >= SETTLED {
+                self.settled = self.level;
+                self.steps = 0;
+            }
+        }
+        if needed > self.level {
+            self.level = needed;
+            self.settled = self.settled.max(needed);
+            self.calm = 0;
+            return true;
+        }
+        if wanted >= self.level {
+            self.calm = 0;
+        } else {
+            self.wanted = if self.calm == 0 { wanted } else { self.wanted.max(wanted) };
+            self.calm += 1;
+            if self.calm >= CALM {
+                self.level = self.wanted;
+                self.calm = 0;
+            }
+        }
+        false
+    }
+
+    fn is_exact(&self) -> bool {
+        self.level == Level::ALL && self.settled == Level::ALL
+    }
+}
+
+/// Keeps the budget.
+pub struct Sampler {
+    /// Packets that may be handled in a step.
+    budget: f64,
+    /// The same as far as the processor's time allows.
+    affordable: f64,
+    /// The services with levels of their own, and the rest of the world, which comes last.
+    heavy: Vec<Heavy>,
+    general: Heavy,
+    /// Steps since the table was last found too full.
+    patience: u32,
+    now: Sampling,
+    settled: Sampling,
+}
+
+/// What a service took in the last step.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    service: ServiceId,
+    /// Packets, as many as there would have been without sampling.
+    packets: f64,
+    level: Level,
+}
+
+impl Sampler {
+    /// Keeps to `packets_per_second`; there is no limit where none is given.
+    pub fn new(packets_per_second: Option<u32>) -> Self {
+        let budget = packets_per_second
+            .map_or(f64::INFINITY, |packets| f64::from(packets.max(1)) * STEP.as_secs_f64());
+        Self {
+            budget,
+            affordable: f64::INFINITY,
+            heavy: Vec::new(),
+            general: Heavy::new(ServiceId::OTHER),
+            patience: 0,
+            now: Sampling::default(),
+            settled: Sampling::default(),
+        }
+    }
+
+    /// Which flows are looked at now.
+    pub const fn now(&self) -> &Sampling {
+        &self.now
+    }
+
+    /// The level of a flow that begins now, and the one at which flows are known that began before.
+    #[inline]
+    pub fn levels(&self, ends: [End; 2]) -> (Level, Level) {
+        (self.now.level(ends), self.settled.level(ends))
+    }
+
+    /// Whether every flow is looked at, and was when any that is underway began.
+    #[inline]
+    pub fn is_exact(&self) -> bool {
+        self.heavy.is_empty() && self.general.is_exact()
+    }
+
+    /// The highest level at which flows of a service stand for others.
+    pub fn level(&self, service: ServiceId) -> Level {
+        self.entry(service).map_or(self.general.settled, |heavy| heavy.settled)
+    }
+
+    /// The level of a service's flows that begin now.
+    pub fn level_now(&self, service: ServiceId) -> Level {
+        self.entry(service).map_or(self.general.level, |heavy| heavy.level)
+    }
+
+    fn entry(&self, service: ServiceId) -> Option<&Heavy> {
+        self.heavy.iter().find(|heavy| heavy.service == service)
+    }
+
+    /// The highest level at which flows stand for others.
+    pub fn highest_settled(&self) -> Level {
+        let heavy = self.heavy.iter().map(|heavy| heavy.settled).max().unwrap_or_default();
+        heavy.max(self.general.settled)
+    }
+
+    /// The highest level in force.
+    pub fn highest(&self) -> Level {
+        self.heavy.iter().map(|heavy| heavy.level).max().unwrap_or_default().max(self.general.level)
+    }
+
+    /// Takes in what part of a processor's time the handling of `packets` took, of which no more than `limit` may
+    /// be taken.
+    pub fn afford(&mut self, share: f64, limit: f64, packets: u32) {
+        self.affordable = if share > limit {
+            (f64::from(packets) * limit / share).max(1.0)
+        } else {
+            self.affordable * 1.1
+        };
+    }
+
+    /// Ends a step; whether a level rose.
+    pub fn end_step(&mut self, services: &Services, hasher: &Hasher, fill: Fill) -> bool {
+        let budget = self.budget.min(self.affordable);
+        let too_full = fill.handshakes > HANDSHAKES || fill.flows > FLOWS;
+        self.patience = self.patience.saturating_sub(1);
+        if self.is_exact() && !too_full && f64::from(services.packets()) <= budget {
+            return false;
+        }
+        let mut loads = self.loads(services);
+        let mut needed = assign(&mut loads, budget);
+        let mut wanted = assign(&mut loads, budget * COMFORT);
+        // Each level less lets twice as many flows in.
+        let room = (COMFORT * HANDSHAKES / fill.handshakes).min(COMFORT * FLOWS / fill.flows);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let fewer = room.log2().max(0.0) as u8;
+        for (wanted, load) in wanted.iter_mut().zip(&loads) {
+            *wanted = (*wanted).max(Level::new(load.level.exponent().saturating_sub(fewer)));
+        }
+        if too_full && self.patience == 0 {
+            self.patience = PATIENCE;
+            needed = self.present(&loads);
+            let most = (0..loads.len()).max_by(|a, b| {
+                loads[*a].sampled(needed[*a]).total_cmp(&loads[*b].sampled(needed[*b]))
+            });
+            if let Some(most) = most {
+                needed[most] = Level::new(needed[most].exponent() + 1);
+            }
+        }
+        let rose = self.apply(&loads, &needed, &wanted);
+        self.compile(services, hasher);
+        rose
+    }
+
+    /// What each service takes, that of the rest of the world last. More services than can have levels of their
+    /// own are part of it.
+    fn loads(&self, services: &Services) -> Vec<Load> {
+        let load = |service: ServiceId, packets: u32| Load {
+            service,
+            packets: f64::from(packets) * f64::from(self.level_now(service).weight()),
+            level: self.level_now(service),
+        };
+        let mut loads: Vec<Load> = services
+            .ids()
+            .filter(|id| services.get(*id).packets > 0 || self.entry(*id).is_some())
+            .map(|id| load(id, services.get(id).packets))
+            .collect();
+        let is_heavy = |load: &Load| self.entry(load.service).is_some();
+        loads.sort_by(|a, b| is_heavy(b).cmp(&is_heavy(a)).then(b.packets.total_cmp(&a.packets)));
+        let few = loads.split_off(loads.len().min(MOST));
+        let others = services.get(ServiceId::OTHER).packets
+            + few.iter().map(|load| services.get(load.service).packets).sum::<u32>();
+        loads.push(load(ServiceId::OTHER, others));
+        loads
+    }
+
+    fn present(&self, loads: &[Load]) -> Vec<Level> {
+        loads.iter().map(|load| load.level).collect()
+    }
+
+    fn apply(&mut self, loads: &[Load], needed: &[Level], wanted: &[Level]) -> bool {
+        let mut rose = false;
+        for ((load, needed), wanted) in loads.iter().zip(needed).zip(wanted) {
+            if load.service == ServiceId::OTHER {
+                rose |= self.general.adjust(*needed, *wanted);
+                continue;
+            }
+            let place = self.heavy.iter().position(|heavy| heavy.service == load.service);
+            let heavy = match place {
+                Some(place) => &mut self.heavy[place],
+                None if *needed > self.general.level => {
+                    let mut heavy = Heavy::new(load.service);
+                    (heavy.level, heavy.settled) = (self.general.level, self.general.settled);
+                    self.heavy.push(heavy);
+                    self.heavy.last_mut().unwrap_or(&mut self.general)
+                }
+                None => continue,
+            };
+            rose |= heavy.adjust(*needed, *wanted);
+        }
+        let general = (self.general.level, self.general.settled);
+        self.heavy.retain(|heavy| (heavy.level, heavy.settled) > general);
+        rose
+    }
+
+    /// Levels by service become levels by end.
+    fn compile(&mut self, services: &Services, hasher: &Hasher) {
+        self.now = Sampling { general: self.general.level, heavy: Vec::new() };
+        self.settled = Sampling { general: self.general.settled, heavy: Vec::new() };
+        for heavy in &self.heavy {
+            for end in services.ends(heavy.service, hasher) {
+                if self.now.heavy.len() < Sampling::HEAVY {
+                    self.now.heavy.push((end, heavy.level));
+                    self.settled.heavy.push((end, heavy.settled));
+                }
+            }
+        }
+    }
+}
+
+/// Services with levels of their own: half of the ends that can have one, since a service on a wildcard address
+/// has several.
+const MOST: usize = Sampling::HEAVY / 2;
+
+impl Load {
+    /// Packets that come up at a level.
+    fn sampled(&self, level: Level) -> f64 {
+        self.packets / f64::from(level.weight())
+    }
+}
+
+/// The lowest levels that keep all loads together within a budget. Who takes most gives first; the rest of the
+/// world, the last of the loads, only where no service takes much.
+fn assign(loads: &mut [Load], budget: f64) -> Vec<Level> {
+    let mut levels = vec![Level::ALL; loads.len()];
+    let Some(general) = loads.len().checked_sub(1) else { return levels };
+    loop {
+        let taken = |index: usize| loads[index].sampled(levels[index]);
+        if (0..loads.len()).map(taken).sum::<f64>() <= budget {
+            return levels;
+        }
+        let most = (0..general).max_by(|a, b| taken(*a).total_cmp(&taken(*b)));
+        let index = match most {
+            Some(most) if taken(most) >= WORTH * budget => most,
+            _ => general,
+        };
+        if levels[index] == Level::MAX {
+            return levels;
+        }
+        levels[index] = Level::new(levels[index].exponent() + 1);
+    }
+}
