@@ -1,38 +1,83 @@
-//! The classic BPF program that keeps the kernel from passing up what no handshake is made of.
+//! The classic BPF program that keeps the kernel from passing up what nobody wants to look at.
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
-//! that leaves the acknowledgements. One program serves all interfaces: it asks for the device's
-//! type, and keeps the offset of the IP header in the index register, relative to the frame on
-//! Ethernet and to the kernel's idea of the network header (`SKF_NET_OFF`) on everything else.
+//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
+//! only a sample of the flows, each of them whole: then it computes the [`Rank`](crate::flow::Rank) of the
+//! flow just as user space does.
+//!
+//! User space has the last word. Where the program cannot tell (IPv6 extension headers) it passes the
+//! packet. One program serves all interfaces: it asks for the device's type, and keeps the offset of the
+//! header at hand in the index register, relative to the frame on Ethernet and to the kernel's idea of the
+//! network header (`SKF_NET_OFF`) on everything else.
+
+mod assembler;
+
+use std::collections::BTreeSet;
 
 use libc::sock_filter;
+
+use self::assembler::{
+    ADD, ADD_X, AND, Assembler, LD_ABS_H, LD_ABS_W, LD_IMM, LD_IND_B, LD_IND_H, LD_IND_W, LD_MEM,
+    LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH, ST, STX, TAX, TXA, XOR_X, ancillary,
+};
+use crate::capture::Selection;
+use crate::flow::{Ranks, Sampling};
 
 /// Octets kept of each frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options
 /// take 142.
 pub const SNAP_LENGTH: u32 = 160;
 
 /// What the kernel passes up.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// Also segments that carry data.
-    pub data: bool,
     /// Also loopback devices, each packet once: as it is received.
     pub loopback: bool,
+    /// Only flows with one of these ports at an end; none of them is all.
+    pub ports: Vec<u16>,
+    /// Of what is left, what is wanted at the moment.
+    pub selection: Selection,
 }
 
 impl Filter {
     /// The program, for `SO_ATTACH_FILTER`. It returns the octets to keep, 0 to drop.
+    ///
+    /// What leaves it first is what there is most of: segments with data.
     #[must_use]
-    pub fn program(self) -> Vec<sock_filter> {
-        use Label::*;
+    pub fn program(&self) -> Vec<sock_filter> {
         let mut asm = Assembler::default();
+        self.link(&mut asm);
+        self.network(&mut asm);
+        self.transport(&mut asm);
+        if !self.ports.is_empty() {
+            self.ports(&mut asm);
+        }
+        if let Some((ranks, sampling)) = self.sampling() {
+            ends(&mut asm, ranks);
+            sample(&mut asm, ranks, sampling);
+        }
+        asm.label(Label::Accept);
+        asm.op(RET, SNAP_LENGTH);
+        asm.label(Label::Drop);
+        asm.op(RET, 0);
+        asm.finish()
+    }
+
+    /// The sampling, where it leaves anything out.
+    fn sampling(&self) -> Option<&(Ranks, Sampling)> {
+        self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
+    }
+
+    /// From the beginning of the frame to the IP header, whose offset is then in X.
+    fn link(&self, asm: &mut Assembler) {
+        use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next, Tag};
 
         asm.op(LD_ABS_W, ancillary(libc::SKF_AD_HATYPE));
-        asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
         asm.jump_if_equal(libc::ARPHRD_ETHER.into(), Ethernet, Next);
+        asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
         asm.op(LDX_IMM, libc::SKF_NET_OFF.cast_unsigned());
         asm.op(LD_ABS_W, ancillary(libc::SKF_AD_PROTOCOL));
-        asm.jump(Network);
+        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
 
         asm.label(Loopback);
         if self.loopback {
@@ -44,30 +89,31 @@ impl Filter {
 
         // The tag that the kernel took off is not in the data; up to two more may be.
         asm.label(Ethernet);
-        asm.op(LD_ABS_H, 12);
-        asm.op(LDX_IMM, 14);
-        asm.jump_if_vlan(Tagged);
-        asm.jump(Network);
-        asm.label(Tagged);
-        asm.op(LD_ABS_H, 16);
-        asm.op(LDX_IMM, 18);
-        asm.jump_if_vlan(TaggedTwice);
-        asm.jump(Network);
-        asm.label(TaggedTwice);
-        asm.op(LD_ABS_H, 20);
-        asm.op(LDX_IMM, 22);
+        for (offset, tag) in [(12, Tag(16)), (16, Tag(20)), (20, Drop)] {
+            asm.label(Tag(offset));
+            asm.op(LD_ABS_H, offset);
+            asm.op(LDX_IMM, offset + 2);
+            asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+            asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Next);
+            let [customer, provider] = ETHERTYPES_VLAN;
+            asm.jump_if_equal(customer, tag, Next);
+            asm.jump_if_equal(provider, tag, Drop);
+        }
+    }
 
-        // A: EtherType. X: offset of the network header.
-        asm.label(Network);
-        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
-        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
+    /// From the IP header to the TCP header, whose offset is then in X, that of the packet's end in
+    /// scratch memory.
+    fn network(&self, asm: &mut Assembler) {
+        use Label::{Accept, Drop, Ipv4, Ipv6, Next, Tcp, TcpOverIpv6};
 
-        // Store the offset of the packet's end, then move X to the TCP header.
         asm.label(Ipv4);
         asm.op(LD_IND_B, 9);
         asm.jump_if_equal(TCP, Next, Drop);
         asm.op(LD_IND_H, 6);
         asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+        if self.sampling().is_some() {
+            asm.op(STX, IP_HEADER);
+        }
         asm.op(LD_IND_H, 2);
         asm.op(ADD_X, 0);
         asm.op(ST, PACKET_END);
@@ -87,6 +133,9 @@ impl Filter {
         }
         asm.jump(Drop);
         asm.label(TcpOverIpv6);
+        if self.sampling().is_some() {
+            asm.op(STX, IP_HEADER);
+        }
         asm.op(LD_IND_H, 4);
         asm.op(ADD_X, 0);
         asm.op(ADD, 40);
@@ -94,28 +143,143 @@ impl Filter {
         asm.op(TXA, 0);
         asm.op(ADD, 40);
         asm.op(TAX, 0);
+    }
+
+    /// Drops segments with data, unless they are wanted.
+    fn transport(&self, asm: &mut Assembler) {
+        use Label::{Drop, Next, Tcp, Wanted};
 
         asm.label(Tcp);
-        asm.op(LD_IND_B, 13);
-        if self.data {
-            // Reading the flags proved that there is a TCP header.
-            asm.jump(Accept);
+        if !self.ports.is_empty() || self.sampling().is_some() {
+            asm.op(STX, TCP_HEADER);
         }
-        asm.jump_if_set(SYN_FIN_RST, Accept, Next);
-        // Without payload the TCP header ends where the packet does. The total length of 0 that the
-        // kernel writes into what it will segment later (BIG TCP) never matches: it is data.
-        asm.op(LD_IND_B, 12);
-        asm.op(AND, 0xf0);
-        asm.op(RSH, 2);
-        asm.op(ADD_X, 0);
-        asm.op(LDX_MEM, PACKET_END);
-        asm.jump_if_equal_to_x(Accept, Drop);
+        // Reading the flags proves that there is a TCP header.
+        asm.op(LD_IND_B, 13);
+        if !self.selection.data {
+            asm.jump_if_set(SYN_FIN_RST, Wanted, Next);
+            // Without payload the TCP header ends where the packet does. The total length of 0 that the
+            // kernel writes into what it will segment later (BIG TCP) never matches: it is data.
+            asm.op(LD_IND_B, 12);
+            asm.op(AND, 0xf0);
+            asm.op(RSH, 2);
+            asm.op(ADD_X, 0);
+            asm.op(LDX_MEM, PACKET_END);
+            asm.jump_if_equal_to_x(Wanted, Drop);
+        }
+        asm.label(Wanted);
+    }
 
-        asm.label(Accept);
-        asm.op(RET, SNAP_LENGTH);
-        asm.label(Drop);
-        asm.op(RET, 0);
-        asm.finish()
+    /// Drops flows without a port that is wanted.
+    fn ports(&self, asm: &mut Assembler) {
+        use Label::{Drop, Next, WantedPort};
+
+        asm.op(LDX_MEM, TCP_HEADER);
+        for offset in PORTS {
+            asm.op(LD_IND_H, offset);
+            for port in &self.ports {
+                asm.jump_if_equal((*port).into(), WantedPort, Next);
+            }
+        }
+        asm.jump(Drop);
+        asm.label(WantedPort);
+    }
+}
+
+/// Computes [`Ranks::end`] of both ends into scratch memory.
+fn ends(asm: &mut Assembler, ranks: &Ranks) {
+    use Label::{Ends, EndsOfIpv6, LastWord, Next, NotMapped};
+
+    asm.op(LDX_MEM, IP_HEADER);
+    asm.op(LD_IND_B, 0);
+    asm.op(AND, 0xf0);
+    asm.jump_if_equal(0x60, EndsOfIpv6, Next);
+    for (address, port, end) in [(12, PORTS[0], ENDS[0]), (16, PORTS[1], ENDS[1])] {
+        begin_end(asm, ranks);
+        hash_word(asm, ranks, address);
+        finish_end(asm, ranks, port, end);
+    }
+    asm.jump(Ends);
+
+    asm.label(EndsOfIpv6);
+    for (address, port, end) in [(8, PORTS[0], ENDS[0]), (24, PORTS[1], ENDS[1])] {
+        let words = [address, address + 4, address + 8];
+        begin_end(asm, ranks);
+        // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an attacker,
+        // who would be glad to get by unsampled.
+        asm.op(LDX_MEM, IP_HEADER);
+        for (word, mapped) in words.into_iter().zip([0, 0, 0xffff]) {
+            asm.op(LD_IND_W, word);
+            asm.jump_if_equal(mapped, Next, NotMapped(address));
+        }
+        asm.jump(LastWord(address));
+        asm.label(NotMapped(address));
+        for word in words {
+            hash_word(asm, ranks, word);
+        }
+        asm.label(LastWord(address));
+        hash_word(asm, ranks, address + 12);
+        finish_end(asm, ranks, port, end);
+    }
+    asm.label(Ends);
+}
+
+fn begin_end(asm: &mut Assembler, ranks: &Ranks) {
+    asm.op(LD_IMM, ranks.seed);
+    asm.op(ST, HASH);
+}
+
+/// Takes the word at an offset into the IP header into the hash.
+fn hash_word(asm: &mut Assembler, ranks: &Ranks, offset: u32) {
+    asm.op(LDX_MEM, IP_HEADER);
+    asm.op(LD_IND_W, offset);
+    asm.op(LDX_MEM, HASH);
+    asm.op(XOR_X, 0);
+    asm.op(MUL, ranks.odd[0]);
+    fold(asm, 16);
+    asm.op(ST, HASH);
+}
+
+/// Takes the port into the hash and stores it; it is in A then.
+fn finish_end(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
+    asm.op(LDX_MEM, TCP_HEADER);
+    asm.op(LD_IND_H, port);
+    asm.op(LDX_MEM, HASH);
+    asm.op(ADD_X, 0);
+    asm.op(MUL, ranks.odd[1]);
+    fold(asm, 15);
+    asm.op(ST, end);
+}
+
+/// A: A ^ A >> shift.
+fn fold(asm: &mut Assembler, shift: u32) {
+    asm.op(TAX, 0);
+    asm.op(RSH, shift);
+    asm.op(XOR_X, 0);
+}
+
+/// Drops flows by their rank ([`Ranks::of`]) at the level that [`Sampling::level`] gives them. The second
+/// end is in A.
+fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
+    use Label::{Accept, Drop, Next, Sampled};
+
+    asm.op(LDX_MEM, ENDS[0]);
+    asm.op(ADD_X, 0);
+    asm.op(MUL, ranks.odd[2]);
+    fold(asm, 16);
+    asm.op(MUL, ranks.odd[3]);
+    asm.op(ST, RANK);
+    for (heavy, level) in &sampling.heavy {
+        for end in ENDS {
+            asm.op(LD_MEM, end);
+            asm.jump_if_equal(*heavy, Sampled(*level), Next);
+        }
+    }
+    let mut levels: BTreeSet<_> = sampling.heavy.iter().map(|(_, level)| *level).collect();
+    levels.remove(&sampling.general);
+    for level in std::iter::once(sampling.general).chain(levels) {
+        asm.label(Sampled(level));
+        asm.op(LD_MEM, RANK);
+        asm.jump_if_set(level.mask(), Drop, Accept);
     }
 }
 
@@ -128,132 +292,18 @@ const TCP: u32 = 6;
 const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
-/// Scratch memory: the offset at which the IP packet ends.
-const PACKET_END: u32 = 0;
+/// Where in the TCP header the ports of the sender and of the receiver are.
+const PORTS: [u32; 2] = [0, 2];
 
-/// Where a load finds what the kernel knows of a frame beside its octets.
-const fn ancillary(what: i32) -> u32 {
-    (libc::SKF_AD_OFF + what).cast_unsigned()
-}
-
-const fn code(bits: u32) -> u16 {
-    // Every classic BPF operation code fits in 8 bits.
-    (bits & 0xff) as u16
-}
-
-const LD_ABS_W: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
-const LD_ABS_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
-const LD_IND_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND);
-const LD_IND_B: u16 = code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND);
-const LDX_IMM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM);
-const LDX_MEM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_MEM);
-const ST: u16 = code(libc::BPF_ST);
-const ADD: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K);
-const ADD_X: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X);
-const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
-const LSH: u16 = code(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K);
-const RSH: u16 = code(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K);
-const JA: u16 = code(libc::BPF_JMP | libc::BPF_JA);
-const JEQ: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-const JEQ_X: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_X);
-const JSET: u16 = code(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K);
-const RET: u16 = code(libc::BPF_RET | libc::BPF_K);
-const TAX: u16 = code(libc::BPF_MISC | libc::BPF_TAX);
-const TXA: u16 = code(libc::BPF_MISC | libc::BPF_TXA);
-
-/// Places in the program that jumps name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Label {
-    Loopback,
-    Ethernet,
-    Tagged,
-    TaggedTwice,
-    Network,
-    Ipv4,
-    Ipv6,
-    TcpOverIpv6,
-    Tcp,
-    Accept,
-    Drop,
-    /// The instruction that follows.
-    Next,
-}
-
-/// Collects instructions and resolves labels, which must lie ahead of the jumps to them.
-#[derive(Default)]
-struct Assembler {
-    program: Vec<sock_filter>,
-    jumps: Vec<Jump>,
-    labels: Vec<(Label, usize)>,
-}
-
-/// A jump whose targets are not known yet.
-struct Jump {
-    at: usize,
-    if_true: Label,
-    if_false: Label,
-}
-
-impl Assembler {
-    fn op(&mut self, code: u16, k: u32) {
-        self.program.push(sock_filter { code, jt: 0, jf: 0, k });
-    }
-
-    fn label(&mut self, label: Label) {
-        self.labels.push((label, self.program.len()));
-    }
-
-    fn branch(&mut self, code: u16, k: u32, if_true: Label, if_false: Label) {
-        self.jumps.push(Jump { at: self.program.len(), if_true, if_false });
-        self.op(code, k);
-    }
-
-    fn jump(&mut self, to: Label) {
-        self.branch(JA, 0, to, Label::Next);
-    }
-
-    fn jump_if_equal(&mut self, k: u32, if_true: Label, if_false: Label) {
-        self.branch(JEQ, k, if_true, if_false);
-    }
-
-    fn jump_if_equal_to_x(&mut self, if_true: Label, if_false: Label) {
-        self.branch(JEQ_X, 0, if_true, if_false);
-    }
-
-    fn jump_if_set(&mut self, bits: u32, if_true: Label, if_false: Label) {
-        self.branch(JSET, bits, if_true, if_false);
-    }
-
-    fn jump_if_vlan(&mut self, to: Label) {
-        for ethertype in ETHERTYPES_VLAN {
-            self.jump_if_equal(ethertype, to, Label::Next);
-        }
-    }
-
-    /// Instructions to leave out between a jump and `label`.
-    fn distance(&self, at: usize, label: Label) -> u8 {
-        self.labels
-            .iter()
-            .find(|(name, _)| *name == label)
-            .and_then(|(_, target)| target.checked_sub(at + 1))
-            // No label, or the next instruction: fall through. The program is far below 255 long.
-            .and_then(|distance| u8::try_from(distance).ok())
-            .unwrap_or(0)
-    }
-
-    fn finish(mut self) -> Vec<sock_filter> {
-        for Jump { at, if_true, if_false } in std::mem::take(&mut self.jumps) {
-            let (jt, jf) = (self.distance(at, if_true), self.distance(at, if_false));
-            let instruction = &mut self.program[at];
-            if instruction.code == JA {
-                instruction.k = jt.into();
-            } else {
-                (instruction.jt, instruction.jf) = (jt, jf);
-            }
-        }
-        self.program
-    }
-}
+// Words of scratch memory. Three are offsets: of the IP header, of the TCP header, of the packet's end.
+const IP_HEADER: u32 = 0;
+const TCP_HEADER: u32 = 1;
+const PACKET_END: u32 = 2;
+/// What there is of the hash of an end.
+const HASH: u32 = 3;
+/// The hashes of both ends.
+const ENDS: [u32; 2] = [4, 5];
+const RANK: u32 = 6;
 
 #[cfg(test)]
 mod tests;
