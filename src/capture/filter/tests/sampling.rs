@@ -187,10 +187,10 @@ proptest! {
             }
             let (sampled, unsampled) = (execute(&program, &packet), execute(&all, &packet));
             prop_assert!(sampled <= unsampled);
-            if let Some(segment) = decoded(&packet) {
-                if wanted(&filter, &segment) {
-                    prop_assert_eq!(sampled, unsampled, "{:?}", segment);
-                }
+            if let Some(segment) = decoded(&packet)
+                && wanted(&filter, &segment)
+            {
+                prop_assert_eq!(sampled, unsampled, "{:?}", segment);
             }
         }
     }
