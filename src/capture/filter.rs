@@ -6,9 +6,10 @@
 //! flow just as user space does.
 //!
 //! User space has the last word. Where the program cannot tell (IPv6 extension headers) it passes the
-//! packet. One program serves all interfaces: it asks for the device's type, and keeps the offset of the
-//! header at hand in the index register, relative to the frame on Ethernet and to the kernel's idea of the
-//! network header (`SKF_NET_OFF`) on everything else.
+//! packet. One program serves all interfaces: it asks for the device's type. It does the usual frames,
+//! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
+//! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
+//! a function for each load.
 
 mod assembler;
 
@@ -17,8 +18,8 @@ use std::collections::BTreeSet;
 use libc::sock_filter;
 
 use self::assembler::{
-    ADD, ADD_X, AND, Assembler, LD_ABS_H, LD_ABS_W, LD_IMM, LD_IND_B, LD_IND_H, LD_IND_W, LD_MEM,
-    LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH, ST, STX, TAX, TXA, XOR_X, ancillary,
+    ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH,
+    ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
 };
 use crate::capture::Selection;
 use crate::flow::{Ranks, Sampling};
@@ -46,13 +47,21 @@ impl Filter {
     pub fn program(&self) -> Vec<sock_filter> {
         let mut asm = Assembler::default();
         self.link(&mut asm);
-        self.network(&mut asm);
-        self.transport(&mut asm);
+        untagged_ipv4(&mut asm);
+        self.segment(&mut asm, Headers::FixedIpv4);
+        untagged_ipv6(&mut asm);
+        self.segment(&mut asm, Headers::FixedIpv6);
+        ipv4(&mut asm);
+        ipv6(&mut asm);
+        self.segment(&mut asm, Headers::Anywhere);
+        if let Some((ranks, _)) = self.sampling() {
+            hash_ends(&mut asm, ranks);
+        }
+        asm.label(Label::Wanted);
         if !self.ports.is_empty() {
             self.ports(&mut asm);
         }
         if let Some((ranks, sampling)) = self.sampling() {
-            ends(&mut asm, ranks);
             sample(&mut asm, ranks, sampling);
         }
         asm.label(Label::Accept);
@@ -67,115 +76,78 @@ impl Filter {
         self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
     }
 
-    /// From the beginning of the frame to the IP header, whose offset is then in X.
+    /// From the beginning of the frame to the IP header; its offset is in X where it is not [`ETHERNET`].
     fn link(&self, asm: &mut Assembler) {
-        use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next, Tag};
+        use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next, Tag, UntaggedIpv4, UntaggedIpv6};
 
-        asm.op(LD_ABS_W, ancillary(libc::SKF_AD_HATYPE));
+        asm.load(WORD, ancillary(libc::SKF_AD_HATYPE));
         asm.jump_if_equal(libc::ARPHRD_ETHER.into(), Ethernet, Next);
         asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
         asm.op(LDX_IMM, libc::SKF_NET_OFF.cast_unsigned());
-        asm.op(LD_ABS_W, ancillary(libc::SKF_AD_PROTOCOL));
+        asm.load(WORD, ancillary(libc::SKF_AD_PROTOCOL));
         asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
         asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
 
         asm.label(Loopback);
         if self.loopback {
-            asm.op(LD_ABS_W, ancillary(libc::SKF_AD_PKTTYPE));
+            asm.load(WORD, ancillary(libc::SKF_AD_PKTTYPE));
             asm.jump_if_equal(libc::PACKET_OUTGOING.into(), Drop, Next);
         } else {
             asm.jump(Drop);
         }
 
-        // The tag that the kernel took off is not in the data; up to two more may be.
         asm.label(Ethernet);
-        for (offset, tag) in [(12, Tag(16)), (16, Tag(20)), (20, Drop)] {
-            asm.label(Tag(offset));
-            asm.op(LD_ABS_H, offset);
-            asm.op(LDX_IMM, offset + 2);
+        asm.load(HALF, ETHERNET - 2);
+        asm.jump_if_equal(ETHERTYPE_IPV4, UntaggedIpv4, Next);
+        asm.jump_if_equal(ETHERTYPE_IPV6, UntaggedIpv6, Next);
+        // The tag that the kernel took off is not in the data; up to two more may be.
+        let [first, second] = [ETHERNET + 4, ETHERNET + 8];
+        jump_if_vlan(asm, Tag(first));
+        for (end, next) in [(first, Tag(second)), (second, Drop)] {
+            asm.label(Tag(end));
+            asm.load(HALF, end - 2);
+            asm.op(LDX_IMM, end);
             asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
             asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Next);
-            let [customer, provider] = ETHERTYPES_VLAN;
-            asm.jump_if_equal(customer, tag, Next);
-            asm.jump_if_equal(provider, tag, Drop);
+            jump_if_vlan(asm, next);
         }
     }
 
-    /// From the IP header to the TCP header, whose offset is then in X, that of the packet's end in
-    /// scratch memory.
-    fn network(&self, asm: &mut Assembler) {
-        use Label::{Accept, Drop, Ipv4, Ipv6, Next, Tcp, TcpOverIpv6};
+    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked for.
+    fn segment(&self, asm: &mut Assembler, headers: Headers) {
+        use Label::{Candidate, Drop, Next, Wanted};
 
-        asm.label(Ipv4);
-        asm.op(LD_IND_B, 9);
-        asm.jump_if_equal(TCP, Next, Drop);
-        asm.op(LD_IND_H, 6);
-        asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
-        if self.sampling().is_some() {
-            asm.op(STX, IP_HEADER);
-        }
-        asm.op(LD_IND_H, 2);
-        asm.op(ADD_X, 0);
-        asm.op(ST, PACKET_END);
-        asm.op(LD_IND_B, 0);
-        asm.op(AND, 0xf);
-        asm.op(LSH, 2);
-        asm.op(ADD_X, 0);
-        asm.op(TAX, 0);
-        asm.jump(Tcp);
-
-        asm.label(Ipv6);
-        asm.op(LD_IND_B, 6);
-        asm.jump_if_equal(TCP, TcpOverIpv6, Next);
-        // What follows an extension header is for the decoder to find.
-        for extension in EXTENSION_HEADERS {
-            asm.jump_if_equal(extension, Accept, Next);
-        }
-        asm.jump(Drop);
-        asm.label(TcpOverIpv6);
-        if self.sampling().is_some() {
-            asm.op(STX, IP_HEADER);
-        }
-        asm.op(LD_IND_H, 4);
-        asm.op(ADD_X, 0);
-        asm.op(ADD, 40);
-        asm.op(ST, PACKET_END);
-        asm.op(TXA, 0);
-        asm.op(ADD, 40);
-        asm.op(TAX, 0);
-    }
-
-    /// Drops segments with data, unless they are wanted.
-    fn transport(&self, asm: &mut Assembler) {
-        use Label::{Drop, Next, Tcp, Wanted};
-
-        asm.label(Tcp);
-        if !self.ports.is_empty() || self.sampling().is_some() {
-            asm.op(STX, TCP_HEADER);
-        }
         // Reading the flags proves that there is a TCP header.
-        asm.op(LD_IND_B, 13);
+        headers.load_tcp(asm, BYTE, 13);
         if !self.selection.data {
-            asm.jump_if_set(SYN_FIN_RST, Wanted, Next);
-            // Without payload the TCP header ends where the packet does. The total length of 0 that the
-            // kernel writes into what it will segment later (BIG TCP) never matches: it is data.
-            asm.op(LD_IND_B, 12);
+            asm.jump_if_set(SYN_FIN_RST, Candidate(headers), Next);
+            // Without payload the segment is as long as its header. The total length of 0 that the kernel
+            // writes into what it will segment later (BIG TCP) is never that: it is data.
+            headers.load_tcp(asm, BYTE, 12);
             asm.op(AND, 0xf0);
             asm.op(RSH, 2);
-            asm.op(ADD_X, 0);
-            asm.op(LDX_MEM, PACKET_END);
-            asm.jump_if_equal_to_x(Wanted, Drop);
+            asm.op(TAX, 0);
+            headers.load_length(asm);
+            asm.jump_if_equal_to_x(Candidate(headers), Drop);
         }
-        asm.label(Wanted);
+        asm.label(Candidate(headers));
+        if self.sampling().is_some() {
+            headers.keep_ports(asm);
+            headers.keep_addresses(asm);
+        } else if !self.ports.is_empty() {
+            headers.keep_ports(asm);
+            asm.jump(Wanted);
+        } else {
+            asm.jump(Wanted);
+        }
     }
 
     /// Drops flows without a port that is wanted.
     fn ports(&self, asm: &mut Assembler) {
         use Label::{Drop, Next, WantedPort};
 
-        asm.op(LDX_MEM, TCP_HEADER);
-        for offset in PORTS {
-            asm.op(LD_IND_H, offset);
+        for end in PORTS {
+            asm.op(LD_MEM, end);
             for port in &self.ports {
                 asm.jump_if_equal((*port).into(), WantedPort, Next);
             }
@@ -185,65 +157,208 @@ impl Filter {
     }
 }
 
-/// Computes [`Ranks::end`] of both ends into scratch memory.
-fn ends(asm: &mut Assembler, ranks: &Ranks) {
-    use Label::{Ends, EndsOfIpv6, LastWord, Next, NotMapped};
+fn jump_if_vlan(asm: &mut Assembler, tag: Label) {
+    let [customer, provider] = ETHERTYPES_VLAN;
+    asm.jump_if_equal(customer, tag, Label::Next);
+    asm.jump_if_equal(provider, tag, Label::Drop);
+}
 
-    asm.op(LDX_MEM, IP_HEADER);
-    asm.op(LD_IND_B, 0);
-    asm.op(AND, 0xf0);
-    asm.jump_if_equal(0x60, EndsOfIpv6, Next);
-    for (address, port, end) in [(12, PORTS[0], ENDS[0]), (16, PORTS[1], ENDS[1])] {
-        begin_end(asm, ranks);
-        hash_word(asm, ranks, address);
-        finish_end(asm, ranks, port, end);
+fn untagged_ipv4(asm: &mut Assembler) {
+    use Label::{Drop, Ipv4, Next, UntaggedIpv4};
+
+    asm.label(UntaggedIpv4);
+    asm.load(BYTE, ETHERNET);
+    asm.op(LDX_IMM, ETHERNET);
+    asm.jump_if_equal(IPV4_WITHOUT_OPTIONS, Next, Ipv4);
+    asm.load(BYTE, ETHERNET + 9);
+    asm.jump_if_equal(TCP, Next, Drop);
+    asm.load(HALF, ETHERNET + 6);
+    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+}
+
+fn untagged_ipv6(asm: &mut Assembler) {
+    asm.label(Label::UntaggedIpv6);
+    asm.load(BYTE, ETHERNET + 6);
+    asm.jump_if_equal(TCP, Label::Next, Label::NextHeader);
+}
+
+/// From an IPv4 header at X to the TCP header.
+fn ipv4(asm: &mut Assembler) {
+    use Label::{Drop, Ipv4, Next, TcpAnywhere};
+
+    asm.label(Ipv4);
+    asm.load_at_x(BYTE, 9);
+    asm.jump_if_equal(TCP, Next, Drop);
+    asm.load_at_x(HALF, 6);
+    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+    asm.op(STX, IP_HEADER);
+    asm.load_at_x(HALF, 2);
+    asm.op(ST, LENGTH);
+    asm.load_at_x(BYTE, 0);
+    asm.op(AND, 0xf);
+    asm.op(LSH, 2);
+    asm.op(ADD_X, 0);
+    asm.op(ST, TCP_HEADER);
+    asm.op(TXA, 0);
+    asm.op(LDX_MEM, LENGTH);
+    asm.op(ADD_X, 0);
+    asm.op(LDX_MEM, TCP_HEADER);
+    asm.op(SUB_X, 0);
+    asm.op(ST, LENGTH);
+    asm.jump(TcpAnywhere);
+}
+
+/// From an IPv6 header at X to the TCP header.
+fn ipv6(asm: &mut Assembler) {
+    use Label::{Accept, Drop, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6};
+
+    asm.label(Ipv6);
+    asm.load_at_x(BYTE, 6);
+    asm.jump_if_equal(TCP, TcpOverIpv6, Next);
+    // What follows an extension header is for the decoder to find.
+    asm.label(NextHeader);
+    for extension in EXTENSION_HEADERS {
+        asm.jump_if_equal(extension, Accept, Next);
     }
-    asm.jump(Ends);
+    asm.jump(Drop);
 
-    asm.label(EndsOfIpv6);
-    for (address, port, end) in [(8, PORTS[0], ENDS[0]), (24, PORTS[1], ENDS[1])] {
-        let words = [address, address + 4, address + 8];
-        begin_end(asm, ranks);
-        // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an attacker,
-        // who would be glad to get by unsampled.
-        asm.op(LDX_MEM, IP_HEADER);
-        for (word, mapped) in words.into_iter().zip([0, 0, 0xffff]) {
-            asm.op(LD_IND_W, word);
-            asm.jump_if_equal(mapped, Next, NotMapped(address));
+    asm.label(TcpOverIpv6);
+    asm.op(STX, IP_HEADER);
+    asm.load_at_x(HALF, 4);
+    asm.op(ST, LENGTH);
+    asm.op(TXA, 0);
+    asm.op(ADD, IPV6_HEADER);
+    asm.op(ST, TCP_HEADER);
+    asm.label(TcpAnywhere);
+}
+
+/// Where the headers of a TCP segment are.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Headers {
+    /// After Ethernet: IPv4 without options.
+    FixedIpv4,
+    /// After Ethernet: IPv6.
+    FixedIpv6,
+    /// Where scratch memory says.
+    Anywhere,
+}
+
+impl Headers {
+    fn load_ip(self, asm: &mut Assembler, size: Size, offset: u32) {
+        match self {
+            Self::FixedIpv4 | Self::FixedIpv6 => asm.load(size, ETHERNET + offset),
+            Self::Anywhere => {
+                asm.op(LDX_MEM, IP_HEADER);
+                asm.load_at_x(size, offset);
+            }
         }
-        asm.jump(LastWord(address));
-        asm.label(NotMapped(address));
-        for word in words {
+    }
+
+    fn load_tcp(self, asm: &mut Assembler, size: Size, offset: u32) {
+        match self {
+            Self::FixedIpv4 => asm.load(size, ETHERNET + IPV4_HEADER + offset),
+            Self::FixedIpv6 => asm.load(size, ETHERNET + IPV6_HEADER + offset),
+            Self::Anywhere => {
+                asm.op(LDX_MEM, TCP_HEADER);
+                asm.load_at_x(size, offset);
+            }
+        }
+    }
+
+    /// Loads the length of the TCP segment, header and payload; leaves X as it is.
+    fn load_length(self, asm: &mut Assembler) {
+        match self {
+            Self::FixedIpv4 => {
+                asm.load(HALF, ETHERNET + 2);
+                asm.op(SUB, IPV4_HEADER);
+            }
+            Self::FixedIpv6 => asm.load(HALF, ETHERNET + 4),
+            Self::Anywhere => asm.op(LD_MEM, LENGTH),
+        }
+    }
+
+    fn keep_ports(self, asm: &mut Assembler) {
+        for (port, offset) in PORTS.into_iter().zip([0, 2]) {
+            self.load_tcp(asm, HALF, offset);
+            asm.op(ST, port);
+        }
+    }
+
+    /// Keeps the addresses and goes on to hash them.
+    fn keep_addresses(self, asm: &mut Assembler) {
+        use Label::{AddressesOfIpv6, HashIpv4, HashIpv6, Next};
+
+        if self == Self::Anywhere {
+            self.load_ip(asm, BYTE, 0);
+            asm.op(AND, 0xf0);
+            asm.jump_if_equal(0x60, AddressesOfIpv6, Next);
+        }
+        if self != Self::FixedIpv6 {
+            for (address, offset) in ADDRESSES.into_iter().zip([12, 16]) {
+                self.load_ip(asm, WORD, offset);
+                asm.op(ST, address + 3);
+            }
+            asm.jump(HashIpv4);
+        }
+        if self == Self::Anywhere {
+            asm.label(AddressesOfIpv6);
+        }
+        if self != Self::FixedIpv4 {
+            for (address, offset) in ADDRESSES.into_iter().zip([8, 24]) {
+                for word in 0..4 {
+                    self.load_ip(asm, WORD, offset + 4 * word);
+                    asm.op(ST, address + word);
+                }
+            }
+            asm.jump(HashIpv6);
+        }
+    }
+}
+
+/// Computes [`Ranks::end`] of both ends.
+fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
+    use Label::{HashIpv4, HashIpv6, LastWord, Next, NotMapped, Wanted};
+
+    asm.label(HashIpv4);
+    for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
+        asm.op(LDX_IMM, ranks.seed);
+        hash_word(asm, ranks, address + 3);
+        hash_port(asm, ranks, port, end);
+    }
+    asm.jump(Wanted);
+
+    asm.label(HashIpv6);
+    for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
+        asm.op(LDX_IMM, ranks.seed);
+        // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an
+        // attacker, who would be glad to get by unsampled.
+        for (word, mapped) in (address..).zip([0, 0, 0xffff]) {
+            asm.op(LD_MEM, word);
+            asm.jump_if_equal(mapped, Next, NotMapped(end));
+        }
+        asm.jump(LastWord(end));
+        asm.label(NotMapped(end));
+        for word in address..address + 3 {
             hash_word(asm, ranks, word);
         }
-        asm.label(LastWord(address));
-        hash_word(asm, ranks, address + 12);
-        finish_end(asm, ranks, port, end);
+        asm.label(LastWord(end));
+        hash_word(asm, ranks, address + 3);
+        hash_port(asm, ranks, port, end);
     }
-    asm.label(Ends);
 }
 
-fn begin_end(asm: &mut Assembler, ranks: &Ranks) {
-    asm.op(LD_IMM, ranks.seed);
-    asm.op(ST, HASH);
-}
-
-/// Takes the word at an offset into the IP header into the hash.
-fn hash_word(asm: &mut Assembler, ranks: &Ranks, offset: u32) {
-    asm.op(LDX_MEM, IP_HEADER);
-    asm.op(LD_IND_W, offset);
-    asm.op(LDX_MEM, HASH);
+/// Takes a word into the hash in X.
+fn hash_word(asm: &mut Assembler, ranks: &Ranks, word: u32) {
+    asm.op(LD_MEM, word);
     asm.op(XOR_X, 0);
     asm.op(MUL, ranks.odd[0]);
     fold(asm, 16);
-    asm.op(ST, HASH);
+    asm.op(TAX, 0);
 }
 
-/// Takes the port into the hash and stores it; it is in A then.
-fn finish_end(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
-    asm.op(LDX_MEM, TCP_HEADER);
-    asm.op(LD_IND_H, port);
-    asm.op(LDX_MEM, HASH);
+/// Takes a port into the hash in X, which then is that of an end.
+fn hash_port(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
+    asm.op(LD_MEM, port);
     asm.op(ADD_X, 0);
     asm.op(MUL, ranks.odd[1]);
     fold(asm, 15);
@@ -257,12 +372,12 @@ fn fold(asm: &mut Assembler, shift: u32) {
     asm.op(XOR_X, 0);
 }
 
-/// Drops flows by their rank ([`Ranks::of`]) at the level that [`Sampling::level`] gives them. The second
-/// end is in A.
+/// Drops flows by their rank ([`Ranks::of`]) at the level that [`Sampling::level`] gives them.
 fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
     use Label::{Accept, Drop, Next, Sampled};
 
-    asm.op(LDX_MEM, ENDS[0]);
+    asm.op(LD_MEM, ENDS[0]);
+    asm.op(LDX_MEM, ENDS[1]);
     asm.op(ADD_X, 0);
     asm.op(MUL, ranks.odd[2]);
     fold(asm, 16);
@@ -283,27 +398,36 @@ fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
     }
 }
 
+/// Octets of the headers, those of IPv4 without options.
+const ETHERNET: u32 = 14;
+const IPV4_HEADER: u32 = 20;
+const IPV6_HEADER: u32 = 40;
+
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
 /// IEEE 802.1Q and 802.1ad tags.
 const ETHERTYPES_VLAN: [u32; 2] = [0x8100, 0x88a8];
+/// Version 4, and a header of five words.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 const TCP: u32 = 6;
 /// Hop-by-hop options, routing, fragment, destination options (RFC 8200, section 4.1).
 const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
-/// Where in the TCP header the ports of the sender and of the receiver are.
-const PORTS: [u32; 2] = [0, 2];
 
-// Words of scratch memory. Three are offsets: of the IP header, of the TCP header, of the packet's end.
+// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the headers
+// are, if that is anywhere.
 const IP_HEADER: u32 = 0;
 const TCP_HEADER: u32 = 1;
-const PACKET_END: u32 = 2;
-/// What there is of the hash of an end.
-const HASH: u32 = 3;
+/// Octets of the TCP segment.
+const LENGTH: u32 = 2;
+/// The ports of both ends, the sender's first.
+const PORTS: [u32; 2] = [3, 4];
+/// The addresses of both ends, four words each; of IPv4 the last of them.
+const ADDRESSES: [u32; 2] = [5, 9];
 /// The hashes of both ends.
-const ENDS: [u32; 2] = [4, 5];
-const RANK: u32 = 6;
+const ENDS: [u32; 2] = [13, 14];
+const RANK: u32 = 15;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use libc::sock_filter;
 
+use super::Headers;
 use crate::flow::Level;
 
 /// Where a load finds what the kernel knows of a frame beside its octets.
@@ -17,19 +18,22 @@ const fn code(bits: u32) -> u16 {
     (bits & 0xff) as u16
 }
 
-pub(super) const LD_IMM: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_IMM);
+/// How much a load takes.
+#[derive(Clone, Copy)]
+pub(super) struct Size(u32);
+pub(super) const BYTE: Size = Size(libc::BPF_B);
+pub(super) const HALF: Size = Size(libc::BPF_H);
+pub(super) const WORD: Size = Size(libc::BPF_W);
+
 pub(super) const LD_MEM: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_MEM);
-pub(super) const LD_ABS_W: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
-pub(super) const LD_ABS_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
-pub(super) const LD_IND_W: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_IND);
-pub(super) const LD_IND_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND);
-pub(super) const LD_IND_B: u16 = code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND);
 pub(super) const LDX_IMM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM);
 pub(super) const LDX_MEM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_MEM);
 pub(super) const ST: u16 = code(libc::BPF_ST);
 pub(super) const STX: u16 = code(libc::BPF_STX);
 pub(super) const ADD: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K);
 pub(super) const ADD_X: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X);
+pub(super) const SUB: u16 = code(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K);
+pub(super) const SUB_X: u16 = code(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_X);
 pub(super) const MUL: u16 = code(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K);
 pub(super) const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
 pub(super) const XOR_X: u16 = code(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X);
@@ -48,23 +52,28 @@ pub(super) const TXA: u16 = code(libc::BPF_MISC | libc::BPF_TXA);
 pub(super) enum Label {
     Loopback,
     Ethernet,
-    /// Within the VLAN tag whose EtherType is at this offset.
+    /// In a VLAN tag that ends at this offset.
     Tag(u32),
+    UntaggedIpv4,
+    UntaggedIpv6,
     Ipv4,
     Ipv6,
+    /// The header after that of IPv6 is not TCP's.
+    NextHeader,
     TcpOverIpv6,
-    Tcp,
-    /// The segment is one of those that are wanted.
-    Wanted,
-    /// So is the port of one of its ends.
-    WantedPort,
-    EndsOfIpv6,
-    /// The IPv6 address at this offset is no IPv4-mapped one.
+    TcpAnywhere,
+    /// The segment is of a kind that is wanted.
+    Candidate(Headers),
+    AddressesOfIpv6,
+    HashIpv4,
+    HashIpv6,
+    /// The IPv6 address of this end is no IPv4-mapped one.
     NotMapped(u32),
-    /// At the last word of the IPv6 address at this offset.
+    /// At the last word of the IPv6 address of this end.
     LastWord(u32),
-    /// The hashes of both ends are there.
-    Ends,
+    /// What is asked for below is known of the segment.
+    Wanted,
+    WantedPort,
     /// The flow is sampled at this level.
     Sampled(Level),
     Accept,
@@ -89,6 +98,16 @@ enum Line {
 impl Assembler {
     pub(super) fn op(&mut self, code: u16, k: u32) {
         self.lines.push(Line::Operation { code, k });
+    }
+
+    /// Loads from an offset into the frame into A.
+    pub(super) fn load(&mut self, Size(size): Size, offset: u32) {
+        self.op(code(libc::BPF_LD | size | libc::BPF_ABS), offset);
+    }
+
+    /// Loads from an offset from X on into A.
+    pub(super) fn load_at_x(&mut self, Size(size): Size, offset: u32) {
+        self.op(code(libc::BPF_LD | size | libc::BPF_IND), offset);
     }
 
     pub(super) fn label(&mut self, label: Label) {
@@ -123,7 +142,12 @@ impl Assembler {
                 Line::Branch { code, k, if_true, if_false } => {
                     tail.prepend_branch(code, k, if_true, if_false);
                 }
-                Line::Jump(to) => tail.prepend_jump(tail.position(to)),
+                Line::Jump(to) => {
+                    let to = tail.position(to);
+                    if to != tail.reversed.len() {
+                        tail.prepend_jump(to);
+                    }
+                }
                 Line::Label(label) => {
                     tail.labels.insert(label, tail.reversed.len());
                 }

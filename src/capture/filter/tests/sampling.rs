@@ -238,7 +238,7 @@ fn the_largest_program_has_jumps_that_are_long_and_reach() {
             *(if expected { &mut passed } else { &mut dropped }) += 1;
         }
     }
-    assert!(passed > 4 && dropped > 1_000, "{passed} passed, {dropped} dropped");
+    assert!(passed >= 4 && dropped > 1_000, "{passed} passed, {dropped} dropped");
 }
 
 #[test]
