@@ -9,3 +9,5 @@ mod files;
 mod live;
 #[path = "capture/netns.rs"]
 mod netns;
+#[path = "capture/sampling.rs"]
+mod sampling;

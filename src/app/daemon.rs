@@ -29,7 +29,7 @@ use tokio::sync::{oneshot, watch};
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
 use crate::app::feed::feed;
 use crate::app::{self, Clock, Host, LiveError, open_source, render, settings, take_sample};
-use crate::capture::{self, Source};
+use crate::capture::{self, Selection, Source};
 use crate::config::{Backend, Config, LogFormat};
 use crate::engine::{Action, Engine, SavedBaseline};
 use crate::http;
@@ -169,7 +169,6 @@ pub fn run(config: &Config) -> Result<(), Error> {
         config: config.clone(),
         host,
         shared: Arc::clone(&shared),
-        passes_data: false,
     };
     let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
         // Where the receiver is gone the daemon is ending anyway.
@@ -317,8 +316,6 @@ struct Capture {
     config: Config,
     host: Host,
     shared: Arc<Shared>,
-    /// Segments with data pass too.
-    passes_data: bool,
 }
 
 impl Capture {
@@ -400,11 +397,7 @@ impl Capture {
         if let Some(source) = &mut self.source {
             report.capture.source = source.name();
             report.capture.interfaces = source.interfaces();
-            let one_way = report.capture.is_one_way();
-            if one_way != self.passes_data {
-                source.pass_data(one_way)?;
-                self.passes_data = one_way;
-            }
+            source.select(&Selection { data: report.capture.is_one_way(), flows: None })?;
         }
         self.reports.send_replace(Arc::new(report));
         Ok(())

@@ -153,7 +153,7 @@ pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
     let settings = capture::Settings {
         interfaces: Interfaces::from_names(names),
         ring_bytes: usize::try_from(config.capture.ring_size.get()).unwrap_or(usize::MAX),
-        ..capture::Settings::default()
+        ports: config.capture.ports.iter().collect(),
     };
     Ok(match config.capture.backend {
         Backend::Ring => Box::new(Ring::open(&settings)?),

@@ -1,259 +1,433 @@
-//! The classic BPF program that keeps the kernel from passing up what no handshake is made of.
+//! The classic BPF program that keeps the kernel from passing up what nobody wants to look at.
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
-//! that leaves the acknowledgements. One program serves all interfaces: it asks for the device's
-//! type, and keeps the offset of the IP header in the index register, relative to the frame on
-//! Ethernet and to the kernel's idea of the network header (`SKF_NET_OFF`) on everything else.
+//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
+//! only a sample of the flows, each of them whole: then it computes the [`Rank`](crate::flow::Rank) of the
+//! flow just as user space does.
+//!
+//! User space has the last word. Where the program cannot tell (IPv6 extension headers) it passes the
+//! packet. One program serves all interfaces: it asks for the device's type. It does the usual frames,
+//! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
+//! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
+//! a function for each load.
+
+mod assembler;
+
+use std::collections::BTreeSet;
 
 use libc::sock_filter;
+
+use self::assembler::{
+    ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH,
+    ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
+};
+use crate::capture::Selection;
+use crate::flow::{Ranks, Sampling};
 
 /// Octets kept of each frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options
 /// take 142.
 pub const SNAP_LENGTH: u32 = 160;
 
 /// What the kernel passes up.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// Also segments that carry data.
-    pub data: bool,
     /// Also loopback devices, each packet once: as it is received.
     pub loopback: bool,
+    /// Only flows with one of these ports at an end; none of them is all.
+    pub ports: Vec<u16>,
+    /// Of what is left, what is wanted at the moment.
+    pub selection: Selection,
 }
 
 impl Filter {
     /// The program, for `SO_ATTACH_FILTER`. It returns the octets to keep, 0 to drop.
+    ///
+    /// What leaves it first is what there is most of: segments with data.
     #[must_use]
-    pub fn program(self) -> Vec<sock_filter> {
-        use Label::*;
+    pub fn program(&self) -> Vec<sock_filter> {
         let mut asm = Assembler::default();
+        self.link(&mut asm);
+        untagged_ipv4(&mut asm);
+        self.segment(&mut asm, Headers::FixedIpv4);
+        untagged_ipv6(&mut asm);
+        self.segment(&mut asm, Headers::FixedIpv6);
+        ipv4(&mut asm);
+        ipv6(&mut asm);
+        self.segment(&mut asm, Headers::Anywhere);
+        if let Some((ranks, _)) = self.sampling() {
+            hash_ends(&mut asm, ranks);
+        }
+        asm.label(Label::Wanted);
+        if !self.ports.is_empty() {
+            self.ports(&mut asm);
+        }
+        if let Some((ranks, sampling)) = self.sampling() {
+            sample(&mut asm, ranks, sampling);
+        }
+        asm.label(Label::Accept);
+        asm.op(RET, SNAP_LENGTH);
+        asm.label(Label::Drop);
+        asm.op(RET, 0);
+        asm.finish()
+    }
 
-        asm.op(LD_ABS_W, ancillary(libc::SKF_AD_HATYPE));
-        asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
+    /// The sampling, where it leaves anything out.
+    fn sampling(&self) -> Option<&(Ranks, Sampling)> {
+        self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
+    }
+
+    /// From the beginning of the frame to the IP header; its offset is in X where it is not [`ETHERNET`].
+    fn link(&self, asm: &mut Assembler) {
+        use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next, Tag, UntaggedIpv4, UntaggedIpv6};
+
+        asm.load(WORD, ancillary(libc::SKF_AD_HATYPE));
         asm.jump_if_equal(libc::ARPHRD_ETHER.into(), Ethernet, Next);
+        asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
         asm.op(LDX_IMM, libc::SKF_NET_OFF.cast_unsigned());
-        asm.op(LD_ABS_W, ancillary(libc::SKF_AD_PROTOCOL));
-        asm.jump(Network);
+        asm.load(WORD, ancillary(libc::SKF_AD_PROTOCOL));
+        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
 
         asm.label(Loopback);
         if self.loopback {
-            asm.op(LD_ABS_W, ancillary(libc::SKF_AD_PKTTYPE));
+            asm.load(WORD, ancillary(libc::SKF_AD_PKTTYPE));
             asm.jump_if_equal(libc::PACKET_OUTGOING.into(), Drop, Next);
         } else {
             asm.jump(Drop);
         }
 
-        // The tag that the kernel took off is not in the data; up to two more may be.
         asm.label(Ethernet);
-        asm.op(LD_ABS_H, 12);
-        asm.op(LDX_IMM, 14);
-        asm.jump_if_vlan(Tagged);
-        asm.jump(Network);
-        asm.label(Tagged);
-        asm.op(LD_ABS_H, 16);
-        asm.op(LDX_IMM, 18);
-        asm.jump_if_vlan(TaggedTwice);
-        asm.jump(Network);
-        asm.label(TaggedTwice);
-        asm.op(LD_ABS_H, 20);
-        asm.op(LDX_IMM, 22);
+        asm.load(HALF, ETHERNET - 2);
+        asm.jump_if_equal(ETHERTYPE_IPV4, UntaggedIpv4, Next);
+        asm.jump_if_equal(ETHERTYPE_IPV6, UntaggedIpv6, Next);
+        // The tag that the kernel took off is not in the data; up to two more may be.
+        let [first, second] = [ETHERNET + 4, ETHERNET + 8];
+        jump_if_vlan(asm, Tag(first));
+        for (end, next) in [(first, Tag(second)), (second, Drop)] {
+            asm.label(Tag(end));
+            asm.load(HALF, end - 2);
+            asm.op(LDX_IMM, end);
+            asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+            asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Next);
+            jump_if_vlan(asm, next);
+        }
+    }
 
-        // A: EtherType. X: offset of the network header.
-        asm.label(Network);
-        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
-        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
+    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked for.
+    fn segment(&self, asm: &mut Assembler, headers: Headers) {
+        use Label::{Candidate, Drop, Next, Wanted};
 
-        // Store the offset of the packet's end, then move X to the TCP header.
-        asm.label(Ipv4);
-        asm.op(LD_IND_B, 9);
-        asm.jump_if_equal(TCP, Next, Drop);
-        asm.op(LD_IND_H, 6);
-        asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
-        asm.op(LD_IND_H, 2);
-        asm.op(ADD_X, 0);
-        asm.op(ST, PACKET_END);
-        asm.op(LD_IND_B, 0);
-        asm.op(AND, 0xf);
-        asm.op(LSH, 2);
-        asm.op(ADD_X, 0);
-        asm.op(TAX, 0);
-        asm.jump(Tcp);
+        // Reading the flags proves that there is a TCP header.
+        headers.load_tcp(asm, BYTE, 13);
+        if !self.selection.data {
+            asm.jump_if_set(SYN_FIN_RST, Candidate(headers), Next);
+            // Without payload the segment is as long as its header. The total length of 0 that the kernel
+            // writes into what it will segment later (BIG TCP) is never that: it is data.
+            headers.load_tcp(asm, BYTE, 12);
+            asm.op(AND, 0xf0);
+            asm.op(RSH, 2);
+            asm.op(TAX, 0);
+            headers.load_length(asm);
+            asm.jump_if_equal_to_x(Candidate(headers), Drop);
+        }
+        asm.label(Candidate(headers));
+        if self.sampling().is_some() {
+            headers.keep_ports(asm);
+            headers.keep_addresses(asm);
+        } else if !self.ports.is_empty() {
+            headers.keep_ports(asm);
+            asm.jump(Wanted);
+        } else {
+            asm.jump(Wanted);
+        }
+    }
 
-        asm.label(Ipv6);
-        asm.op(LD_IND_B, 6);
-        asm.jump_if_equal(TCP, TcpOverIpv6, Next);
-        // What follows an extension header is for the decoder to find.
-        for extension in EXTENSION_HEADERS {
-            asm.jump_if_equal(extension, Accept, Next);
+    /// Drops flows without a port that is wanted.
+    fn ports(&self, asm: &mut Assembler) {
+        use Label::{Drop, Next, WantedPort};
+
+        for end in PORTS {
+            asm.op(LD_MEM, end);
+            for port in &self.ports {
+                asm.jump_if_equal((*port).into(), WantedPort, Next);
+            }
         }
         asm.jump(Drop);
-        asm.label(TcpOverIpv6);
-        asm.op(LD_IND_H, 4);
-        asm.op(ADD_X, 0);
-        asm.op(ADD, 40);
-        asm.op(ST, PACKET_END);
-        asm.op(TXA, 0);
-        asm.op(ADD, 40);
-        asm.op(TAX, 0);
-
-        asm.label(Tcp);
-        asm.op(LD_IND_B, 13);
-        if self.data {
-            // Reading the flags proved that there is a TCP header.
-            asm.jump(Accept);
-        }
-        asm.jump_if_set(SYN_FIN_RST, Accept, Next);
-        // Without payload the TCP header ends where the packet does. The total length of 0 that the
-        // kernel writes into what it will segment later (BIG TCP) never matches: it is data.
-        asm.op(LD_IND_B, 12);
-        asm.op(AND, 0xf0);
-        asm.op(RSH, 2);
-        asm.op(ADD_X, 0);
-        asm.op(LDX_MEM, PACKET_END);
-        asm.jump_if_equal_to_x(Accept, Drop);
-
-        asm.label(Accept);
-        asm.op(RET, SNAP_LENGTH);
-        asm.label(Drop);
-        asm.op(RET, 0);
-        asm.finish()
+        asm.label(WantedPort);
     }
 }
+
+fn jump_if_vlan(asm: &mut Assembler, tag: Label) {
+    let [customer, provider] = ETHERTYPES_VLAN;
+    asm.jump_if_equal(customer, tag, Label::Next);
+    asm.jump_if_equal(provider, tag, Label::Drop);
+}
+
+fn untagged_ipv4(asm: &mut Assembler) {
+    use Label::{Drop, Ipv4, Next, UntaggedIpv4};
+
+    asm.label(UntaggedIpv4);
+    asm.load(BYTE, ETHERNET);
+    asm.op(LDX_IMM, ETHERNET);
+    asm.jump_if_equal(IPV4_WITHOUT_OPTIONS, Next, Ipv4);
+    asm.load(BYTE, ETHERNET + 9);
+    asm.jump_if_equal(TCP, Next, Drop);
+    asm.load(HALF, ETHERNET + 6);
+    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+}
+
+fn untagged_ipv6(asm: &mut Assembler) {
+    asm.label(Label::UntaggedIpv6);
+    asm.load(BYTE, ETHERNET + 6);
+    asm.jump_if_equal(TCP, Label::Next, Label::NextHeader);
+}
+
+/// From an IPv4 header at X to the TCP header.
+fn ipv4(asm: &mut Assembler) {
+    use Label::{Drop, Ipv4, Next, TcpAnywhere};
+
+    asm.label(Ipv4);
+    asm.load_at_x(BYTE, 9);
+    asm.jump_if_equal(TCP, Next, Drop);
+    asm.load_at_x(HALF, 6);
+    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+    asm.op(STX, IP_HEADER);
+    asm.load_at_x(HALF, 2);
+    asm.op(ST, LENGTH);
+    asm.load_at_x(BYTE, 0);
+    asm.op(AND, 0xf);
+    asm.op(LSH, 2);
+    asm.op(ADD_X, 0);
+    asm.op(ST, TCP_HEADER);
+    asm.op(TXA, 0);
+    asm.op(LDX_MEM, LENGTH);
+    asm.op(ADD_X, 0);
+    asm.op(LDX_MEM, TCP_HEADER);
+    asm.op(SUB_X, 0);
+    asm.op(ST, LENGTH);
+    asm.jump(TcpAnywhere);
+}
+
+/// From an IPv6 header at X to the TCP header.
+fn ipv6(asm: &mut Assembler) {
+    use Label::{Accept, Drop, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6};
+
+    asm.label(Ipv6);
+    asm.load_at_x(BYTE, 6);
+    asm.jump_if_equal(TCP, TcpOverIpv6, Next);
+    // What follows an extension header is for the decoder to find.
+    asm.label(NextHeader);
+    for extension in EXTENSION_HEADERS {
+        asm.jump_if_equal(extension, Accept, Next);
+    }
+    asm.jump(Drop);
+
+    asm.label(TcpOverIpv6);
+    asm.op(STX, IP_HEADER);
+    asm.load_at_x(HALF, 4);
+    asm.op(ST, LENGTH);
+    asm.op(TXA, 0);
+    asm.op(ADD, IPV6_HEADER);
+    asm.op(ST, TCP_HEADER);
+    asm.label(TcpAnywhere);
+}
+
+/// Where the headers of a TCP segment are.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Headers {
+    /// After Ethernet: IPv4 without options.
+    FixedIpv4,
+    /// After Ethernet: IPv6.
+    FixedIpv6,
+    /// Where scratch memory says.
+    Anywhere,
+}
+
+impl Headers {
+    fn load_ip(self, asm: &mut Assembler, size: Size, offset: u32) {
+        match self {
+            Self::FixedIpv4 | Self::FixedIpv6 => asm.load(size, ETHERNET + offset),
+            Self::Anywhere => {
+                asm.op(LDX_MEM, IP_HEADER);
+                asm.load_at_x(size, offset);
+            }
+        }
+    }
+
+    fn load_tcp(self, asm: &mut Assembler, size: Size, offset: u32) {
+        match self {
+            Self::FixedIpv4 => asm.load(size, ETHERNET + IPV4_HEADER + offset),
+            Self::FixedIpv6 => asm.load(size, ETHERNET + IPV6_HEADER + offset),
+            Self::Anywhere => {
+                asm.op(LDX_MEM, TCP_HEADER);
+                asm.load_at_x(size, offset);
+            }
+        }
+    }
+
+    /// Loads the length of the TCP segment, header and payload; leaves X as it is.
+    fn load_length(self, asm: &mut Assembler) {
+        match self {
+            Self::FixedIpv4 => {
+                asm.load(HALF, ETHERNET + 2);
+                asm.op(SUB, IPV4_HEADER);
+            }
+            Self::FixedIpv6 => asm.load(HALF, ETHERNET + 4),
+            Self::Anywhere => asm.op(LD_MEM, LENGTH),
+        }
+    }
+
+    fn keep_ports(self, asm: &mut Assembler) {
+        for (port, offset) in PORTS.into_iter().zip([0, 2]) {
+            self.load_tcp(asm, HALF, offset);
+            asm.op(ST, port);
+        }
+    }
+
+    /// Keeps the addresses and goes on to hash them.
+    fn keep_addresses(self, asm: &mut Assembler) {
+        use Label::{AddressesOfIpv6, HashIpv4, HashIpv6, Next};
+
+        if self == Self::Anywhere {
+            self.load_ip(asm, BYTE, 0);
+            asm.op(AND, 0xf0);
+            asm.jump_if_equal(0x60, AddressesOfIpv6, Next);
+        }
+        if self != Self::FixedIpv6 {
+            for (address, offset) in ADDRESSES.into_iter().zip([12, 16]) {
+                self.load_ip(asm, WORD, offset);
+                asm.op(ST, address + 3);
+            }
+            asm.jump(HashIpv4);
+        }
+        if self == Self::Anywhere {
+            asm.label(AddressesOfIpv6);
+        }
+        if self != Self::FixedIpv4 {
+            for (address, offset) in ADDRESSES.into_iter().zip([8, 24]) {
+                for word in 0..4 {
+                    self.load_ip(asm, WORD, offset + 4 * word);
+                    asm.op(ST, address + word);
+                }
+            }
+            asm.jump(HashIpv6);
+        }
+    }
+}
+
+/// Computes [`Ranks::end`] of both ends.
+fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
+    use Label::{HashIpv4, HashIpv6, LastWord, Next, NotMapped, Wanted};
+
+    asm.label(HashIpv4);
+    for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
+        asm.op(LDX_IMM, ranks.seed);
+        hash_word(asm, ranks, address + 3);
+        hash_port(asm, ranks, port, end);
+    }
+    asm.jump(Wanted);
+
+    asm.label(HashIpv6);
+    for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
+        asm.op(LDX_IMM, ranks.seed);
+        // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an
+        // attacker, who would be glad to get by unsampled.
+        for (word, mapped) in (address..).zip([0, 0, 0xffff]) {
+            asm.op(LD_MEM, word);
+            asm.jump_if_equal(mapped, Next, NotMapped(end));
+        }
+        asm.jump(LastWord(end));
+        asm.label(NotMapped(end));
+        for word in address..address + 3 {
+            hash_word(asm, ranks, word);
+        }
+        asm.label(LastWord(end));
+        hash_word(asm, ranks, address + 3);
+        hash_port(asm, ranks, port, end);
+    }
+}
+
+/// Takes a word into the hash in X.
+fn hash_word(asm: &mut Assembler, ranks: &Ranks, word: u32) {
+    asm.op(LD_MEM, word);
+    asm.op(XOR_X, 0);
+    asm.op(MUL, ranks.odd[0]);
+    fold(asm, 16);
+    asm.op(TAX, 0);
+}
+
+/// Takes a port into the hash in X, which then is that of an end.
+fn hash_port(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
+    asm.op(LD_MEM, port);
+    asm.op(ADD_X, 0);
+    asm.op(MUL, ranks.odd[1]);
+    fold(asm, 15);
+    asm.op(ST, end);
+}
+
+/// A: A ^ A >> shift.
+fn fold(asm: &mut Assembler, shift: u32) {
+    asm.op(TAX, 0);
+    asm.op(RSH, shift);
+    asm.op(XOR_X, 0);
+}
+
+/// Drops flows by their rank ([`Ranks::of`]) at the level that [`Sampling::level`] gives them.
+fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
+    use Label::{Accept, Drop, Next, Sampled};
+
+    asm.op(LD_MEM, ENDS[0]);
+    asm.op(LDX_MEM, ENDS[1]);
+    asm.op(ADD_X, 0);
+    asm.op(MUL, ranks.odd[2]);
+    fold(asm, 16);
+    asm.op(MUL, ranks.odd[3]);
+    asm.op(ST, RANK);
+    for (heavy, level) in &sampling.heavy {
+        for end in ENDS {
+            asm.op(LD_MEM, end);
+            asm.jump_if_equal(*heavy, Sampled(*level), Next);
+        }
+    }
+    let mut levels: BTreeSet<_> = sampling.heavy.iter().map(|(_, level)| *level).collect();
+    levels.remove(&sampling.general);
+    for level in std::iter::once(sampling.general).chain(levels) {
+        asm.label(Sampled(level));
+        asm.op(LD_MEM, RANK);
+        asm.jump_if_set(level.mask(), Drop, Accept);
+    }
+}
+
+/// Octets of the headers, those of IPv4 without options.
+const ETHERNET: u32 = 14;
+const IPV4_HEADER: u32 = 20;
+const IPV6_HEADER: u32 = 40;
 
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
 /// IEEE 802.1Q and 802.1ad tags.
 const ETHERTYPES_VLAN: [u32; 2] = [0x8100, 0x88a8];
+/// Version 4, and a header of five words.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 const TCP: u32 = 6;
 /// Hop-by-hop options, routing, fragment, destination options (RFC 8200, section 4.1).
 const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
-/// Scratch memory: the offset at which the IP packet ends.
-const PACKET_END: u32 = 0;
 
-/// Where a load finds what the kernel knows of a frame beside its octets.
-const fn ancillary(what: i32) -> u32 {
-    (libc::SKF_AD_OFF + what).cast_unsigned()
-}
-
-const fn code(bits: u32) -> u16 {
-    // Every classic BPF operation code fits in 8 bits.
-    (bits & 0xff) as u16
-}
-
-const LD_ABS_W: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
-const LD_ABS_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
-const LD_IND_H: u16 = code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND);
-const LD_IND_B: u16 = code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND);
-const LDX_IMM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM);
-const LDX_MEM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_MEM);
-const ST: u16 = code(libc::BPF_ST);
-const ADD: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K);
-const ADD_X: u16 = code(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X);
-const AND: u16 = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
-const LSH: u16 = code(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K);
-const RSH: u16 = code(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K);
-const JA: u16 = code(libc::BPF_JMP | libc::BPF_JA);
-const JEQ: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-const JEQ_X: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_X);
-const JSET: u16 = code(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K);
-const RET: u16 = code(libc::BPF_RET | libc::BPF_K);
-const TAX: u16 = code(libc::BPF_MISC | libc::BPF_TAX);
-const TXA: u16 = code(libc::BPF_MISC | libc::BPF_TXA);
-
-/// Places in the program that jumps name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Label {
-    Loopback,
-    Ethernet,
-    Tagged,
-    TaggedTwice,
-    Network,
-    Ipv4,
-    Ipv6,
-    TcpOverIpv6,
-    Tcp,
-    Accept,
-    Drop,
-    /// The instruction that follows.
-    Next,
-}
-
-/// Collects instructions and resolves labels, which must lie ahead of the jumps to them.
-#[derive(Default)]
-struct Assembler {
-    program: Vec<sock_filter>,
-    jumps: Vec<Jump>,
-    labels: Vec<(Label, usize)>,
-}
-
-/// A jump whose targets are not known yet.
-struct Jump {
-    at: usize,
-    if_true: Label,
-    if_false: Label,
-}
-
-impl Assembler {
-    fn op(&mut self, code: u16, k: u32) {
-        self.program.push(sock_filter { code, jt: 0, jf: 0, k });
-    }
-
-    fn label(&mut self, label: Label) {
-        self.labels.push((label, self.program.len()));
-    }
-
-    fn branch(&mut self, code: u16, k: u32, if_true: Label, if_false: Label) {
-        self.jumps.push(Jump { at: self.program.len(), if_true, if_false });
-        self.op(code, k);
-    }
-
-    fn jump(&mut self, to: Label) {
-        self.branch(JA, 0, to, Label::Next);
-    }
-
-    fn jump_if_equal(&mut self, k: u32, if_true: Label, if_false: Label) {
-        self.branch(JEQ, k, if_true, if_false);
-    }
-
-    fn jump_if_equal_to_x(&mut self, if_true: Label, if_false: Label) {
-        self.branch(JEQ_X, 0, if_true, if_false);
-    }
-
-    fn jump_if_set(&mut self, bits: u32, if_true: Label, if_false: Label) {
-        self.branch(JSET, bits, if_true, if_false);
-    }
-
-    fn jump_if_vlan(&mut self, to: Label) {
-        for ethertype in ETHERTYPES_VLAN {
-            self.jump_if_equal(ethertype, to, Label::Next);
-        }
-    }
-
-    /// Instructions to leave out between a jump and `label`.
-    fn distance(&self, at: usize, label: Label) -> u8 {
-        self.labels
-            .iter()
-            .find(|(name, _)| *name == label)
-            .and_then(|(_, target)| target.checked_sub(at + 1))
-            // No label, or the next instruction: fall through. The program is far below 255 long.
-            .and_then(|distance| u8::try_from(distance).ok())
-            .unwrap_or(0)
-    }
-
-    fn finish(mut self) -> Vec<sock_filter> {
-        for Jump { at, if_true, if_false } in std::mem::take(&mut self.jumps) {
-            let (jt, jf) = (self.distance(at, if_true), self.distance(at, if_false));
-            let instruction = &mut self.program[at];
-            if instruction.code == JA {
-                instruction.k = jt.into();
-            } else {
-                (instruction.jt, instruction.jf) = (jt, jf);
-            }
-        }
-        self.program
-    }
-}
+// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the headers
+// are, if that is anywhere.
+const IP_HEADER: u32 = 0;
+const TCP_HEADER: u32 = 1;
+/// Octets of the TCP segment.
+const LENGTH: u32 = 2;
+/// The ports of both ends, the sender's first.
+const PORTS: [u32; 2] = [3, 4];
+/// The addresses of both ends, four words each; of IPv4 the last of them.
+const ADDRESSES: [u32; 2] = [5, 9];
+/// The hashes of both ends.
+const ENDS: [u32; 2] = [13, 14];
+const RANK: u32 = 15;
 
 #[cfg(test)]
 mod tests;

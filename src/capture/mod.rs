@@ -23,6 +23,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::filter::Filter;
+use crate::flow::{Ranks, Sampling};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
 use crate::wire::{LinkType, Skip};
@@ -89,14 +91,25 @@ pub trait Source: Send {
     /// Frames received and dropped since the source was opened.
     fn stats(&mut self) -> CaptureStats;
 
-    /// Passes segments that carry data too, or no longer: where only one direction is seen, data may
-    /// be the only sign that a handshake completed. Files always have all.
+    /// Passes what `selection` asks for, from now on; frames that wait to be read were passed by the
+    /// selection before. So to look at fewer flows, begin with that and then select them; to look at more,
+    /// the other way around. It costs nothing where nothing has changed. Files always have all.
     ///
     /// # Errors
     /// The kernel does not take the other filter.
-    fn pass_data(&mut self, _data: bool) -> Result<(), Error> {
+    fn select(&mut self, _selection: &Selection) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// What of the traffic is wanted; it may change with every moment. A source may pass more.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Selection {
+    /// Also segments that carry data: where only one direction is seen, data may be the only sign that a
+    /// handshake completed.
+    pub data: bool,
+    /// Only the flows of this sample, each of them whole; all where there is none.
+    pub flows: Option<(Ranks, Sampling)>,
 }
 
 /// How a live source is opened.
@@ -106,14 +119,24 @@ pub struct Settings {
     pub interfaces: Interfaces,
     /// Memory for frames that wait to be read, in octets, over all interfaces. Only the ring uses it.
     pub ring_bytes: usize,
-    /// Also pass segments that carry data: needed where only one direction is seen and data is the
-    /// only sign that a handshake completed.
-    pub data: bool,
+    /// Pass only flows with one of these TCP ports at an end; all where there is none.
+    pub ports: Vec<u16>,
+}
+
+impl Settings {
+    /// The filter to begin with.
+    fn filter(&self) -> Filter {
+        Filter {
+            loopback: self.interfaces.include_loopback(),
+            ports: self.ports.clone(),
+            selection: Selection::default(),
+        }
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { interfaces: Interfaces::default(), ring_bytes: 8 << 20, data: false }
+        Self { interfaces: Interfaces::default(), ring_bytes: 8 << 20, ports: Vec::new() }
     }
 }
 

@@ -10,7 +10,7 @@ use pnet_datalink::{Channel, Config, DataLinkReceiver, NetworkInterface};
 
 use crate::capture::filter::Filter;
 use crate::capture::ring::{PacketSocket, wait};
-use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Settings, Source};
+use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
 use crate::wire::{LinkType, Skip};
@@ -37,10 +37,9 @@ impl Pnet {
     /// An unknown interface, or no CAP_NET_RAW.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         settings.interfaces.check()?;
-        let filter =
-            Filter { data: settings.data, loopback: settings.interfaces.include_loopback() };
+        let filter = settings.filter();
         // Without an interface that is up nothing else would tell that capture is not permitted.
-        PacketSocket::open(filter)?;
+        PacketSocket::open(&filter)?;
         let mut pnet = Self {
             interfaces: settings.interfaces.clone(),
             filter,
@@ -64,7 +63,7 @@ impl Pnet {
         self.taps.retain(|tap| present.iter().any(|interface| interface.index == tap.index));
         for interface in &present {
             if !self.taps.iter().any(|tap| tap.index == interface.index) {
-                match Tap::open(interface, self.filter) {
+                match Tap::open(interface, &self.filter) {
                     // Deleted since it was listed.
                     Err(Error::Interface { source, .. }) if is_absence(&source) => {}
                     // The capability was there when the source was opened, and has been given up
@@ -122,9 +121,13 @@ impl Source for Pnet {
         self.stats
     }
 
-    fn pass_data(&mut self, data: bool) -> Result<(), Error> {
-        self.filter.data = data;
-        self.taps.iter().try_for_each(|tap| tap.socket.attach(self.filter))
+    fn select(&mut self, selection: &Selection) -> Result<(), Error> {
+        if self.filter.selection != *selection {
+            let filter = Filter { selection: selection.clone(), ..self.filter.clone() };
+            self.taps.iter().try_for_each(|tap| tap.socket.attach(&filter))?;
+            self.filter = filter;
+        }
+        Ok(())
     }
 }
 
@@ -139,7 +142,7 @@ struct Tap {
 }
 
 impl Tap {
-    fn open(interface: &NetworkInterface, filter: Filter) -> Result<Self, Error> {
+    fn open(interface: &NetworkInterface, filter: &Filter) -> Result<Self, Error> {
         let failed = |source| Error::Interface { interface: interface.name.clone(), source };
         let channel = PacketSocket::open(filter)?;
         let socket = channel.try_clone()?;

@@ -6,6 +6,7 @@
 //! (module `value`). `config/synwatch.toml` is the reference for users and is tested against this module.
 
 mod overrides;
+mod ports;
 mod service;
 mod value;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use overrides::Overrides;
+pub use ports::Ports;
 pub use service::{Mute, Service};
 pub use value::{
     Backend, Backlog, Bounded, BoundedSpan, FilePath, Interface, KernelInterval, ListenAddress,
@@ -63,6 +65,8 @@ pub struct Capture {
     pub backend: Backend,
     /// Memory of the packet ring in bytes.
     pub ring_size: RingSize,
+    /// Only flows with one of these ports at an end are captured; empty for all.
+    pub ports: Ports,
 }
 
 impl Default for Capture {
@@ -71,6 +75,7 @@ impl Default for Capture {
             interfaces: Vec::new(),
             backend: Backend::default(),
             ring_size: const { RingSize::new(8 << 20) },
+            ports: Ports::default(),
         }
     }
 }

@@ -74,7 +74,7 @@ fn an_empty_file_is_the_default() {
 #[test]
 fn what_is_printed_reads_back() {
     let config = Config::parse(
-        "[capture]\ninterfaces = ['eth0', 'any']\nbackend = 'pnet'\n\
+        "[capture]\ninterfaces = ['eth0', 'any']\nbackend = 'pnet'\nports = [80, 443]\n\
          [watch]\nnetworks = ['2001:db8::/32', '192.0.2.1']\nbacklog = 511\nnetns = '4711'\n\
          [kernel]\nenabled = false\ninterval = '1m'\n\
          [web]\nlisten_address = ':80'\n[events]\npath = '/tmp/a \"b\".json'\n\
@@ -83,6 +83,7 @@ fn what_is_printed_reads_back() {
     )
     .unwrap();
     assert_eq!(config.kernel.interval.get(), Duration::from_mins(1));
+    assert_eq!(config.capture.ports.iter().collect::<Vec<_>>(), [80, 443]);
     assert_eq!(Config::parse(&config.to_toml().unwrap()), Ok(config));
 }
 
@@ -113,12 +114,15 @@ fn wrong_values_are_refused_with_key_value_and_range() {
         ("[kernel]\ninterval = '1ms'", "`1ms` is not from 100ms to 1m"),
         ("[kernel]\nenabled = 1", "expected a boolean in `kernel.enabled`"),
         ("[capture]\nbackend = 'xdp'", "unknown variant `xdp`, expected `ring` or `pnet`"),
+        ("[capture]\nports = [80, 65536]", "`65536` is not a whole number from 1 to 65535"),
         ("[log]\nlevel = 'loud'", "in `log.level`"),
     ] {
         let (line, message) = error(document);
         assert_eq!(line, 1 + document.matches('\n').count(), "{document}");
         assert!(message.contains(part), "{message}");
     }
+    let (_, message) = error(&format!("[capture]\nports = [{}]", "80, ".repeat(65)));
+    assert_eq!(message, "65 ports, more than 64 in `capture.ports`");
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub enum ValueError {
     /// Not a network namespace.
     #[error("a network namespace is a name, a process id or a path, not an empty text")]
     Netns,
+    /// More ports than a packet filter should compare.
+    #[error("{0} ports, more than {max}", max = super::Ports::MAX)]
+    Ports(usize),
     /// Not a number of failures per second.
     #[error("`{0}` is not a rate per second above 0 and up to 1000000000")]
     Rate(String),

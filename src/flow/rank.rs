@@ -58,7 +58,7 @@ impl Level {
 /// Each end of a flow is hashed for itself, and the sum of both, which is the same in either direction, once
 /// more: multiplications by secret odd numbers, and shifts that bring high bits to where the next one
 /// spreads them. Who does not know the numbers cannot choose addresses that are, or are not, looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ranks {
     /// What the hash of an end begins with.
     pub seed: u32,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use synwatch::capture::pnet::Pnet;
 use synwatch::capture::ring::Ring;
-use synwatch::capture::{Batch, Direction, Error, Interfaces, Settings, Source};
+use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings, Source};
 use synwatch::observe::CaptureStats;
 use synwatch::wire::{Flags, Segment, Skip, decode};
 
@@ -22,12 +22,12 @@ const TIMEOUT: Duration = Duration::from_millis(50);
 /// Connections of one test.
 const COUNT: usize = 5;
 
-type Open = fn(&Settings) -> Result<Box<dyn Source>, Error>;
+pub type Open = fn(&Settings) -> Result<Box<dyn Source>, Error>;
 
-const RING: Open = |settings| Ring::open(settings).map(|ring| Box::new(ring) as _);
-const PNET: Open = |settings| Pnet::open(settings).map(|pnet| Box::new(pnet) as _);
+pub const RING: Open = |settings| Ring::open(settings).map(|ring| Box::new(ring) as _);
+pub const PNET: Open = |settings| Pnet::open(settings).map(|pnet| Box::new(pnet) as _);
 
-fn named(names: &[&str]) -> Settings {
+pub fn named(names: &[&str]) -> Settings {
     let names = names.iter().map(|name| (*name).to_owned());
     Settings { interfaces: Interfaces::from_names(names), ..Settings::default() }
 }
@@ -174,8 +174,12 @@ fn pnet_sees_each_packet_once() {
 #[test]
 fn data_is_seen_where_it_is_asked_for() {
     let Some(lab) = Lab::new() else { return };
-    let settings = Settings { data: true, ..named(&["veth0"]) };
-    let capture = Capture::start(RING, &lab.server, settings);
+    let open: Open = |settings| {
+        let mut ring = Ring::open(settings)?;
+        ring.select(&Selection { data: true, flows: None })?;
+        Ok(Box::new(ring))
+    };
+    let capture = Capture::start(open, &lab.server, named(&["veth0"]));
     Lab::talk(&lab.client, &lab.server, Lab::SERVER[0], COUNT);
     let seen = capture.stop();
     for direction in [Incoming, Outgoing] {
@@ -255,7 +259,7 @@ impl Seen {
 }
 
 /// A tun device `tun0`; `None`, with the reason printed, where there is none to be had.
-fn tun() -> Option<File> {
+pub fn tun() -> Option<File> {
     let Ok(file) = File::options().read(true).write(true).open("/dev/net/tun") else {
         eprintln!("skipped: no /dev/net/tun");
         return None;

@@ -1,8 +1,12 @@
 //! The program is run by a small interpreter over frames as they cross the wire.
 
+use super::assembler::{JA, JEQ, JEQ_X, JSET};
 use super::*;
 
+mod sampling;
+
 /// A frame and what the kernel knows of it.
+#[derive(Clone, Debug)]
 struct Packet {
     hardware_type: u16,
     packet_type: u8,
@@ -13,38 +17,45 @@ struct Packet {
     data: Vec<u8>,
 }
 
-/// Octets kept by `filter`, 0 for a frame that is dropped: classic BPF as in
-/// Documentation/networking/filter.rst of Linux.
-fn run(filter: Filter, packet: &Packet) -> u32 {
-    let program = filter.program();
-    let (mut a, mut x, mut memory, mut pc) = (0u32, 0u32, [0u32; 16], 0);
+/// Octets kept by `filter`, 0 for a frame that is dropped.
+fn run(filter: &Filter, packet: &Packet) -> u32 {
+    execute(&filter.program(), packet)
+}
+
+/// Classic BPF as in Documentation/networking/filter.rst of Linux.
+fn execute(program: &[sock_filter], packet: &Packet) -> u32 {
+    // The kernel takes no program that reads scratch memory before it wrote there.
+    let (mut a, mut x, mut memory, mut pc) = (0u32, 0u32, [None; 16], 0);
     loop {
         let sock_filter { code, jt, jf, k } = program[pc];
         pc += 1;
         let mut branch = |taken: bool| pc += usize::from(if taken { jt } else { jf });
+        let mode = u32::from(code) & !(libc::BPF_H | libc::BPF_B);
         match code {
-            LD_ABS_W => match load(packet, k, 4) {
-                Some(value) => a = value,
-                None => return 0,
-            },
-            LD_ABS_H => match load(packet, k, 2) {
-                Some(value) => a = value,
-                None => return 0,
-            },
-            LD_IND_H => match load(packet, x.wrapping_add(k), 2) {
-                Some(value) => a = value,
-                None => return 0,
-            },
-            LD_IND_B => match load(packet, x.wrapping_add(k), 1) {
-                Some(value) => a = value,
-                None => return 0,
-            },
+            _ if mode == libc::BPF_LD | libc::BPF_ABS || mode == libc::BPF_LD | libc::BPF_IND => {
+                let base = if mode == libc::BPF_LD | libc::BPF_IND { x } else { 0 };
+                let size = match u32::from(code) & (libc::BPF_H | libc::BPF_B) {
+                    libc::BPF_W => 4,
+                    libc::BPF_H => 2,
+                    _ => 1,
+                };
+                match load(packet, base.wrapping_add(k), size) {
+                    Some(value) => a = value,
+                    None => return 0,
+                }
+            }
+            LD_MEM => a = memory[k as usize].unwrap(),
             LDX_IMM => x = k,
-            LDX_MEM => x = memory[k as usize],
-            ST => memory[k as usize] = a,
+            LDX_MEM => x = memory[k as usize].unwrap(),
+            ST => memory[k as usize] = Some(a),
+            STX => memory[k as usize] = Some(x),
             ADD => a = a.wrapping_add(k),
             ADD_X => a = a.wrapping_add(x),
+            SUB => a = a.wrapping_sub(k),
+            SUB_X => a = a.wrapping_sub(x),
+            MUL => a = a.wrapping_mul(k),
             AND => a &= k,
+            XOR_X => a ^= x,
             LSH => a <<= k,
             RSH => a >>= k,
             JA => pc += k as usize,
@@ -149,11 +160,15 @@ const ACK: u8 = 0x10;
 const PUSH_ACK: u8 = 0x18;
 
 fn passes(packet: &Packet) -> bool {
-    match run(Filter::default(), packet) {
+    match run(&Filter::default(), packet) {
         0 => false,
         SNAP_LENGTH => true,
         other => panic!("returned {other}"),
     }
+}
+
+fn wanting(selection: Selection) -> Filter {
+    Filter { selection, ..Filter::default() }
 }
 
 #[test]
@@ -184,11 +199,11 @@ fn segments_of_a_handshake_pass_and_data_does_not() {
 
 #[test]
 fn data_passes_where_it_is_asked_for() {
-    let filter = Filter { data: true, ..Filter::default() };
+    let filter = wanting(Selection { data: true, flows: None });
     let segment = tcp(PUSH_ACK, 12, 1000);
-    assert_eq!(run(filter, &ethernet(0x0800, &ipv4(6, 0, &segment))), SNAP_LENGTH);
-    assert_eq!(run(filter, &ethernet(0x86dd, &ipv6(6, &segment))), SNAP_LENGTH);
-    assert_eq!(run(filter, &ethernet(0x0800, &ipv4(17, 0, &segment))), 0);
+    assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(6, 0, &segment))), SNAP_LENGTH);
+    assert_eq!(run(&filter, &ethernet(0x86dd, &ipv6(6, &segment))), SNAP_LENGTH);
+    assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(17, 0, &segment))), 0);
 }
 
 #[test]
@@ -254,23 +269,57 @@ fn loopback_passes_once_and_only_where_it_is_asked_for() {
     packet.hardware_type = libc::ARPHRD_LOOPBACK;
     let with_loopback = Filter { loopback: true, ..Filter::default() };
     assert!(!passes(&packet));
-    assert_eq!(run(with_loopback, &packet), SNAP_LENGTH);
+    assert_eq!(run(&with_loopback, &packet), SNAP_LENGTH);
     packet.packet_type = libc::PACKET_OUTGOING;
-    assert_eq!(run(with_loopback, &packet), 0);
+    assert_eq!(run(&with_loopback, &packet), 0);
     packet.hardware_type = libc::ARPHRD_ETHER;
     assert!(passes(&packet));
 }
 
 #[test]
-fn every_jump_lands_in_the_program() {
-    for data in [false, true] {
-        for loopback in [false, true] {
-            let program = Filter { data, loopback }.program();
-            assert!(program.len() < usize::from(u8::MAX));
-            for (at, instruction) in program.iter().enumerate() {
-                let (jt, jf) = (usize::from(instruction.jt), usize::from(instruction.jf));
-                assert!(at + 1 + jt.max(jf) < program.len() || instruction.code == RET);
-            }
+fn only_flows_with_a_wanted_port_pass() {
+    let filter = Filter { ports: vec![80, 443], ..Filter::default() };
+    for (source, destination, wanted) in
+        [(443, 50_000, true), (50_000, 443, true), (80, 443, true), (50_000, 444, false)]
+    {
+        for flags in [SYN, ACK] {
+            let mut segment = tcp(flags, 0, 0);
+            segment[..2].copy_from_slice(&u16::to_be_bytes(source));
+            segment[2..4].copy_from_slice(&u16::to_be_bytes(destination));
+            let expected = if wanted { SNAP_LENGTH } else { 0 };
+            assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(6, 8, &segment))), expected);
+            assert_eq!(run(&filter, &ethernet(0x86dd, &ipv6(6, &segment))), expected);
         }
     }
+    assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(6, 0, &tcp(PUSH_ACK, 0, 9)))), 0);
+}
+
+#[test]
+fn jumps_may_be_long() {
+    for (length, condition) in (240..270).flat_map(|length| [(length, true), (length, false)]) {
+        let mut asm = Assembler::default();
+        asm.op(LDX_IMM, condition.into());
+        asm.op(TXA, 0);
+        asm.jump_if_equal(1, Label::Accept, Label::Drop);
+        for _ in 0..length {
+            asm.op(RET, 1);
+        }
+        asm.label(Label::Accept);
+        asm.op(RET, 2);
+        asm.label(Label::Drop);
+        asm.op(RET, 3);
+        let packet = raw(0, 0, &[]);
+        let expected = if condition { 2 } else { 3 };
+        assert_eq!(execute(&asm.finish(), &packet), expected, "{length}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "no Drop ahead of a jump")]
+fn a_jump_to_nowhere_is_no_program() {
+    let mut asm = Assembler::default();
+    asm.label(Label::Drop);
+    asm.op(TXA, 0);
+    asm.jump_if_equal(0, Label::Drop, Label::Next);
+    asm.finish();
 }

@@ -16,7 +16,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::capture::filter::Filter;
-use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Settings, Source};
+use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
 use crate::wire::{LinkType, Skip};
@@ -43,6 +43,7 @@ const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames from `AF_PACKET` rings.
 pub struct Ring {
     interfaces: Interfaces,
+    filter: Filter,
     taps: Vec<Tap>,
     /// The tap whose turn it is: none can starve the others.
     turn: usize,
@@ -56,19 +57,19 @@ impl Ring {
     /// An unknown interface, no CAP_NET_RAW, or not enough memory for the ring.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
         settings.interfaces.check()?;
-        let filter =
-            Filter { data: settings.data, loopback: settings.interfaces.include_loopback() };
+        let filter = settings.filter();
         let taps = match &settings.interfaces {
             Interfaces::Up | Interfaces::Any => {
-                vec![Tap::open(filter, settings.ring_bytes, None)?]
+                vec![Tap::open(&filter, settings.ring_bytes, None)?]
             }
             Interfaces::Named(names) => names
                 .iter()
-                .map(|name| Tap::open(filter, settings.ring_bytes / names.len(), Some(name)))
+                .map(|name| Tap::open(&filter, settings.ring_bytes / names.len(), Some(name)))
                 .collect::<Result<_, _>>()?,
         };
         Ok(Self {
             interfaces: settings.interfaces.clone(),
+            filter,
             taps,
             turn: 0,
             next_lookup: Instant::now() + LOOKUP_INTERVAL,
@@ -133,9 +134,13 @@ impl Source for Ring {
         total
     }
 
-    fn pass_data(&mut self, data: bool) -> Result<(), Error> {
-        let filter = Filter { data, loopback: self.interfaces.include_loopback() };
-        self.taps.iter().try_for_each(|tap| tap.socket.attach(filter))
+    fn select(&mut self, selection: &Selection) -> Result<(), Error> {
+        if self.filter.selection != *selection {
+            let filter = Filter { selection: selection.clone(), ..self.filter.clone() };
+            self.taps.iter().try_for_each(|tap| tap.socket.attach(&filter))?;
+            self.filter = filter;
+        }
+        Ok(())
     }
 }
 
@@ -151,7 +156,7 @@ struct Tap {
 }
 
 impl Tap {
-    fn open(filter: Filter, bytes: usize, interface: Option<&String>) -> Result<Self, Error> {
+    fn open(filter: &Filter, bytes: usize, interface: Option<&String>) -> Result<Self, Error> {
         let socket = PacketSocket::open(filter)?;
         let blocks = (bytes / BLOCK_SIZE).max(MIN_BLOCKS);
         let map = Map::new(&socket, BLOCK_SIZE, blocks, RETIRE_TIMEOUT)?;

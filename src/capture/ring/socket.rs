@@ -17,7 +17,7 @@ pub(in crate::capture) struct PacketSocket(OwnedFd);
 impl PacketSocket {
     /// Opens a socket in the network namespace of the calling thread. Protocol 0: no frame gets in
     /// before there is a filter.
-    pub(in crate::capture) fn open(filter: Filter) -> Result<Self, Error> {
+    pub(in crate::capture) fn open(filter: &Filter) -> Result<Self, Error> {
         const KIND: c_int = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, KIND, 0) };
@@ -44,7 +44,8 @@ impl PacketSocket {
         self.0.into_raw_fd()
     }
 
-    pub(in crate::capture) fn attach(&self, filter: Filter) -> Result<(), Error> {
+    /// Replaces the filter: between two frames, none is judged by neither or both.
+    pub(in crate::capture) fn attach(&self, filter: &Filter) -> Result<(), Error> {
         let mut program = filter.program();
         let program = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),
