@@ -1,5 +1,6 @@
 //! The operating system around the program: everything that changes the process itself.
 
+pub mod map;
 pub mod memory;
 pub mod netns;
 pub mod privileges;

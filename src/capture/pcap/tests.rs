@@ -4,8 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::ng::{
-    BLOCK_FRAME, ByteOrder, ENHANCED_PACKET, INTERFACE_DESCRIPTION, PACKET, SECTION_HEADER,
-    SIMPLE_PACKET,
+    BLOCK_FRAME, ENHANCED_PACKET, INTERFACE_DESCRIPTION, PACKET, SECTION_HEADER, SIMPLE_PACKET,
 };
 use super::*;
 
