@@ -68,8 +68,7 @@ impl Pcap {
         self.files.iter().map(|file| file.length).sum()
     }
 
-    /// How many of them have been read. Of files that have ended, all; costs a system call for each file
-    /// that is compressed.
+    /// How many of them have been read. Costs a system call for each file that is not mapped.
     pub fn position(&self) -> u64 {
         self.files.iter().map(|file| file.input.position()).sum()
     }
