@@ -93,7 +93,9 @@ fn a_file_that_grows_is_a_file() {
     let mut file = fs::File::options().append(true).open(&path).unwrap();
     let report = thread::scope(|scope| {
         scope.spawn(|| {
-            whole[begun..].chunks(1_000).for_each(|piece| file.write_all(piece).unwrap())
+            for piece in whole[begun..].chunks(1_000) {
+                file.write_all(piece).unwrap();
+            }
         });
         replay(&[&path]).report()
     });
