@@ -25,11 +25,11 @@
 //! | `http` | metrics, health, status page, JSON |
 //! | `state` | the file that keeps what was learned over a restart |
 //! | `config` | the TOML file and the options above it |
-//! | `sys` | privileges, sandbox, service manager, network namespaces |
+//! | `sys` | privileges, sandbox, service manager, network namespaces, mapped files |
 //! | `app` | the daemon, `--once`, `replay`, `check-config`: the only place where parts are wired together |
 //! | `cli` | the command line |
 //!
-//! Adapters do not import each other, and the core imports no adapter.
+//! Adapters do not import each other, but for `sys`, and the core imports no adapter.
 //!
 //! # The life of a packet
 //!

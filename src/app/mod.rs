@@ -9,6 +9,7 @@ mod feed;
 mod live;
 pub mod logging;
 pub mod once;
+mod progress;
 pub mod range;
 pub mod render;
 pub mod replay;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::app::feed::feed;
 use crate::app::once::{Error, limits, print};
+use crate::app::progress::Progress;
 use crate::app::render;
 use crate::app::{Correction, Host};
 use crate::capture::pcap::Pcap;
@@ -42,9 +43,12 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
     };
     let mut engine = Engine::idle(settings);
     use_huge_pages(&engine.memory());
+    let mut progress = Progress::new(&source);
     while feed(&mut engine, &mut source, Duration::ZERO, || Correction::NONE, &Host::default())?
         != Batch::End
-    {}
+    {
+        progress.show(&source);
+    }
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
     engine.finish();

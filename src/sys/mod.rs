@@ -1,5 +1,7 @@
-//! The operating system around the program: everything that changes the process itself.
+//! The operating system around the program: what changes the process itself, and what safe
+//! Rust has no words for.
 
+pub mod map;
 pub mod memory;
 pub mod netns;
 pub mod privileges;

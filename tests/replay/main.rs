@@ -8,8 +8,11 @@
 
 mod broken;
 mod counts;
+mod files;
 mod labels;
 mod program;
+mod progress;
 mod reference;
 mod segments;
 mod verdicts;
+mod ways;

@@ -1,23 +1,25 @@
 //! The pcap format (draft-ietf-opsawg-pcap).
+//!
+//! The records' headers are read here, since a call of the parser library for each takes longer than all else.
 
 use std::io;
 
-use pcap_parser::nom;
-use pcap_parser::{
-    LegacyPcapBlock, PcapError, PcapHeader, parse_pcap_frame, parse_pcap_frame_be,
-    parse_pcap_frame_modified, parse_pcap_header,
-};
+use pcap_parser::{PcapHeader, parse_pcap_header};
+use prefetch_index::prefetch_index;
 
 use super::input::Input;
-use super::{MAX_RECORD, Record, Step, Unknown};
+use super::{AHEAD, ByteOrder, MAX_RECORD, Record, Step, Unknown};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
-type ParseRecord = fn(&[u8]) -> nom::IResult<&[u8], LegacyPcapBlock<'_>, PcapError<&[u8]>>;
+/// Time and lengths before a record's octets; the modified format of 1999 adds eight octets.
+const RECORD_HEADER: usize = 16;
+const MODIFIED_RECORD_HEADER: usize = 24;
 
 /// A pcap file past its header.
 pub(super) struct Classic {
-    parse: ParseRecord,
+    order: ByteOrder,
+    record_header: usize,
     link: LinkType,
     nanos_per_unit: u64,
 }
@@ -40,51 +42,56 @@ impl Classic {
             return Err(Unknown::NotACapture);
         }
         Ok(Self {
-            parse: match (header.is_modified_format(), header.is_bigendian()) {
-                (true, _) => parse_pcap_frame_modified,
-                (false, true) => parse_pcap_frame_be,
-                (false, false) => parse_pcap_frame,
+            order: if header.is_bigendian() { ByteOrder::Big } else { ByteOrder::Little },
+            record_header: if header.is_modified_format() {
+                MODIFIED_RECORD_HEADER
+            } else {
+                RECORD_HEADER
             },
             link: LinkType::from_dlt(network & 0xffff),
             nanos_per_unit: if header.is_nanosecond_precision() { 1 } else { 1000 },
         })
     }
 
-    pub(super) fn advance(&self, input: &mut Input) -> io::Result<Step> {
-        loop {
-            let available = input.available();
-            let needed = match (self.parse)(available) {
-                Ok((rest, block)) => {
-                    let length = available.len() - rest.len();
-                    let mut record = self.record(&block);
-                    // The octets stand at the record's end.
-                    record.start = input.consume(length) + length - record.captured_len;
-                    return Ok(Step::Record(record));
-                }
-                Err(nom::Err::Incomplete(nom::Needed::Size(more))) => {
-                    available.len().saturating_add(more.get())
-                }
-                Err(_) => usize::MAX,
-            };
-            if needed > MAX_RECORD || !input.fill(needed)? {
-                if input.is_at_end() {
-                    return Ok(Step::End);
-                }
-                // Without a length to trust there is no way to find the next record.
-                input.close();
-                return Ok(Step::Bad);
-            }
+    /// The record at `position`, where all of it lies in the window.
+    #[inline]
+    pub(super) fn record(&self, window: &[u8], position: usize) -> Option<Record> {
+        let octets = window.get(position..)?;
+        let [seconds, fraction, captured_len, original_len] = self.order.words(octets)?;
+        let length = self.record_header.checked_add(captured_len as usize)?;
+        if length > octets.len().min(MAX_RECORD) {
+            return None;
         }
+        prefetch_index(octets, AHEAD * length);
+        let nanos = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.nanos_per_unit;
+        Some(Record {
+            at: Timestamp::from_nanos(nanos),
+            link: self.link,
+            start: position + self.record_header,
+            captured_len: captured_len as usize,
+            original_len: original_len.max(captured_len),
+            end: position + length,
+        })
     }
 
-    fn record(&self, block: &LegacyPcapBlock<'_>) -> Record {
-        let seconds = u64::from(block.ts_sec) * 1_000_000_000;
-        Record {
-            at: Timestamp::from_nanos(seconds + u64::from(block.ts_usec) * self.nanos_per_unit),
-            link: self.link,
-            start: 0,
-            captured_len: block.data.len(),
-            original_len: block.origlen.max(block.caplen),
+    /// Goes on to the next record.
+    pub(super) fn advance(&self, input: &mut Input) -> io::Result<Step> {
+        input.fill(self.record_header)?;
+        if let Some([_, _, captured_len]) = self.order.words(input.available()) {
+            let length = self.record_header.saturating_add(captured_len as usize);
+            if length <= MAX_RECORD {
+                input.fill(length)?;
+            }
         }
+        let (window, position) = input.window();
+        if let Some(record) = self.record(window, position) {
+            return Ok(Step::Record(record));
+        }
+        if input.is_at_end() {
+            return Ok(Step::End);
+        }
+        // Without a length to trust there is no way to find the next record.
+        input.close();
+        Ok(Step::Bad)
     }
 }

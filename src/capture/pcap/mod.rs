@@ -6,10 +6,11 @@
 mod classic;
 mod input;
 mod ng;
+mod order;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::wire::{LinkType, Skip};
 use classic::Classic;
 use input::Input;
 use ng::Ng;
+use order::ByteOrder;
 
 /// Records visited in one batch: often enough for a prompt stop.
 const BATCH: usize = 4096;
@@ -30,17 +32,23 @@ const BATCH: usize = 4096;
 /// of 512 KiB). A length beyond it is damage.
 const MAX_RECORD: usize = 1 << 20;
 
+/// How many records ahead of the one at hand the CPU is told to load, on the guess that they are as long
+/// as it. By itself it loads up to the end of a page of 4 KiB only.
+const AHEAD: usize = 64;
+
 /// Frames from capture files. Of several files always the one with the oldest next frame goes on; within
 /// a file the order is the file's own.
 pub struct Pcap {
     files: Vec<File>,
-    /// The files that have not ended, by the time of their next frame.
-    queue: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    /// The file whose turn it is; none where all have ended.
+    current: Option<usize>,
+    /// The others that have not ended, by the time of their next frame.
+    waiting: BinaryHeap<Reverse<(Timestamp, usize)>>,
     received: u64,
 }
 
 impl Pcap {
-    /// Opens all `paths`; `-` is standard input.
+    /// Opens all `paths`; `-` is standard input. Plain files are mapped into memory.
     ///
     /// # Errors
     /// A file that does not exist, may not be read, is empty, or is not a capture file.
@@ -48,8 +56,21 @@ impl Pcap {
         let files: Vec<File> =
             paths.iter().map(|path| File::open(path.as_ref())).collect::<Result<_, _>>()?;
         // The first read of a file finds the time of its first frame.
-        let queue = (0..files.len()).map(|index| Reverse((Timestamp::EPOCH, index))).collect();
-        Ok(Self { files, queue, received: 0 })
+        let mut waiting: BinaryHeap<_> =
+            (0..files.len()).map(|index| Reverse((Timestamp::EPOCH, index))).collect();
+        let current = waiting.pop().map(|Reverse((_, index))| index);
+        Ok(Self { files, current, waiting, received: 0 })
+    }
+
+    /// Octets of all files together as they lie on disk; none where one of them has no end that is known,
+    /// as standard input and pipes.
+    pub fn length(&self) -> Option<u64> {
+        self.files.iter().map(|file| file.length).sum()
+    }
+
+    /// How many of them have been read. Costs a system call for each file that is not mapped.
+    pub fn position(&self) -> u64 {
+        self.files.iter().map(|file| file.input.position()).sum()
     }
 }
 
@@ -68,21 +89,38 @@ impl Source for Pcap {
         _timeout: Duration,
         visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
     ) -> Result<Batch, Error> {
-        for visited in 0..BATCH {
-            let Some(mut oldest) = self.queue.peek_mut() else {
+        let mut visited = 0;
+        while visited < BATCH {
+            let Some(index) = self.current else {
                 return Ok(if visited == 0 { Batch::End } else { Batch::Frames });
             };
-            let Reverse((time, index)) = &mut *oldest;
-            let file = &mut self.files[*index];
-            if let Some(frame) = file.frame() {
-                self.received += 1;
-                visit(Ok(frame));
-            }
-            match file.advance()? {
-                Step::Record(record) => *time = record.at,
-                Step::Bad => visit(Err(Skip::BadCaptureRecord)),
-                Step::End => {
-                    PeekMut::pop(oldest);
+            let file = &mut self.files[index];
+            let Some(next) = &file.next else {
+                match file.advance()? {
+                    Step::Record(_) => {}
+                    Step::Bad => {
+                        visit(Err(Skip::BadCaptureRecord));
+                        visited += 1;
+                    }
+                    Step::End => self.current = self.waiting.pop().map(|Reverse((_, index))| index),
+                }
+                continue;
+            };
+            let turn = (next.at, index);
+            match self.waiting.peek_mut() {
+                Some(mut other) if other.0 < turn => {
+                    self.current = Some(other.0.1);
+                    other.0 = turn;
+                }
+                other => {
+                    let until = other.map(|other| other.0);
+                    let run = file.run(
+                        |at| until.is_none_or(|until| (at, index) < until),
+                        BATCH - visited,
+                        visit,
+                    );
+                    visited += run;
+                    self.received += run as u64;
                 }
             }
         }
@@ -103,15 +141,30 @@ enum Step {
     End,
 }
 
-/// A frame whose octets lie in its file's buffer, until the file is read on.
+/// A frame whose octets lie in its file's window, until that moves on.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     at: Timestamp,
     link: LinkType,
-    /// Where its octets begin in the buffer.
+    /// Where its octets begin in the window.
     start: usize,
     captured_len: usize,
     original_len: u32,
+    /// Where the next record begins in the window.
+    end: usize,
+}
+
+impl Record {
+    fn frame<'a>(&self, window: &'a [u8]) -> Frame<'a> {
+        Frame {
+            at: self.at,
+            link: self.link,
+            data: &window[self.start..self.start + self.captured_len],
+            original_len: self.original_len,
+            interface: 0,
+            direction: Direction::Unknown,
+        }
+    }
 }
 
 enum Format {
@@ -124,49 +177,71 @@ struct File {
     path: PathBuf,
     input: Input,
     format: Format,
+    /// Octets in it when it was opened; none where that is not known.
+    length: Option<u64>,
     /// The frame to deliver next.
     next: Option<Record>,
 }
 
 impl File {
     fn open(path: &Path) -> Result<Self, Error> {
-        let (path, input) = if path == Path::new("-") {
-            (PathBuf::from("standard input"), Input::new(io::stdin()))
+        let (path, input, length) = if path == Path::new("-") {
+            (PathBuf::from("standard input"), Input::read(io::stdin()), None)
         } else {
-            let file = std::fs::File::open(path)
-                .map_err(|source| Error::Open { path: path.into(), source })?;
-            (path.to_path_buf(), Input::new(file))
+            let file =
+                fs::File::open(path).map_err(|source| Error::Open { path: path.into(), source })?;
+            let length = file.metadata().ok().filter(Metadata::is_file).map(|file| file.len());
+            (path.to_path_buf(), Input::open(file), length)
         };
         let mut input = input.map_err(|source| Error::Read { path: path.clone(), source })?;
         let format = match Format::detect(&mut input) {
             Ok(format) => format,
             Err(unknown) => return Err(unknown.into_error(path)),
         };
-        Ok(Self { path, input, format, next: None })
+        Ok(Self { path, input, format, length, next: None })
     }
 
-    fn frame(&self) -> Option<Frame<'_>> {
-        let record = self.next.as_ref()?;
-        Some(Frame {
-            at: record.at,
-            link: record.link,
-            data: self.input.slice(record.start, record.captured_len),
-            original_len: record.original_len,
-            interface: 0,
-            direction: Direction::Unknown,
-        })
+    /// Visits the next frame and those after it, as long as they are `due` and lie in the window, but
+    /// no more than `limit`; says how many.
+    fn run(
+        &mut self,
+        due: impl Fn(Timestamp) -> bool,
+        limit: usize,
+        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+    ) -> usize {
+        let (window, _) = self.input.window();
+        let (mut next, mut visited) = (self.next, 0);
+        let mut end = None;
+        while visited < limit
+            && let Some(record) = next
+            && due(record.at)
+        {
+            visit(Ok(record.frame(window)));
+            visited += 1;
+            next = match &mut self.format {
+                Format::Classic(classic) => classic.record(window, record.end),
+                Format::Ng(ng) => ng.record(window, record.end),
+            };
+            end = Some(next.map_or(record.end, |next| next.end));
+        }
+        self.next = next;
+        if let Some(end) = end {
+            self.input.move_to(end);
+        }
+        visited
     }
 
+    /// Goes on to the next record, in the next window where need be.
     fn advance(&mut self) -> Result<Step, Error> {
         let step = match &mut self.format {
             Format::Classic(classic) => classic.advance(&mut self.input),
             Format::Ng(ng) => ng.advance(&mut self.input),
         };
         let step = step.map_err(|source| Error::Read { path: self.path.clone(), source })?;
-        self.next = match step {
-            Step::Record(record) => Some(record),
-            Step::Bad | Step::End => None,
-        };
+        if let Step::Record(record) = step {
+            self.next = Some(record);
+            self.input.move_to(record.end);
+        }
         Ok(step)
     }
 }

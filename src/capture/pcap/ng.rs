@@ -8,9 +8,10 @@ use std::io;
 use pcap_parser::{
     OptionCode, parse_interfacedescriptionblock_be, parse_interfacedescriptionblock_le,
 };
+use prefetch_index::prefetch_index;
 
 use super::input::Input;
-use super::{MAX_RECORD, Record, Step, Unknown};
+use super::{AHEAD, ByteOrder, MAX_RECORD, Record, Step, Unknown};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -52,6 +53,20 @@ impl Ng {
         Ok(Some(Self { order: section.order, interfaces: Vec::new(), last: Timestamp::EPOCH }))
     }
 
+    /// The packet block at `position`, where all of it lies in the window, and it is of the kind that
+    /// all of today's programs write.
+    #[inline]
+    pub(super) fn record(&mut self, window: &[u8], position: usize) -> Option<Record> {
+        let octets = window.get(position..)?;
+        let [kind] = self.order.words(octets)?;
+        if kind != ENHANCED_PACKET {
+            return None;
+        }
+        let block = self.block(octets)?;
+        prefetch_index(octets, AHEAD * block.len());
+        self.packet(kind, block, position)
+    }
+
     /// Goes on to the next packet block.
     pub(super) fn advance(&mut self, input: &mut Input) -> io::Result<Step> {
         loop {
@@ -79,9 +94,7 @@ impl Ng {
         {
             return Ok(Block::Lost);
         }
-        let (Some(kind), Some(length)) =
-            (self.order.u32(input.available(), 0), self.order.u32(input.available(), 4))
-        else {
+        let Some([kind, length]) = self.order.words(input.available()) else {
             return Ok(Block::Lost);
         };
         if length % 4 != 0 || (length as usize) < BLOCK_FRAME {
@@ -95,22 +108,28 @@ impl Ng {
         if length > MAX_RECORD || !input.fill(length)? {
             return Ok(Block::Lost);
         }
-        let block = &input.available()[..length];
-        if self.order.u32(block, length - 4) != self.order.u32(block, 4) {
-            return Ok(Block::Lost);
-        }
-        let result = match kind {
-            INTERFACE_DESCRIPTION => self.describe_interface(block),
-            SIMPLE_PACKET => self.simple_packet(block).map_or(Block::BadPacket, Block::Packet),
-            _ => self.packet(kind, block).map_or(Block::BadPacket, Block::Packet),
-        };
-        let start = input.consume(length);
-        Ok(match result {
-            Block::Packet(record) => {
-                Block::Packet(Record { start: start + record.start, ..record })
+        let (window, position) = input.window();
+        let Some(block) = self.block(&window[position..]) else { return Ok(Block::Lost) };
+        let record = match kind {
+            INTERFACE_DESCRIPTION => {
+                let described = self.describe_interface(block);
+                input.consume(length);
+                return Ok(described);
             }
-            other => other,
-        })
+            SIMPLE_PACKET => self.simple_packet(block, position),
+            _ => self.packet(kind, block, position),
+        };
+        input.consume(length);
+        Ok(record.map_or(Block::BadPacket, Block::Packet))
+    }
+
+    /// The block at the beginning of `octets`, where all of it is there and its lengths agree.
+    #[inline]
+    fn block<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
+        let [_, length] = self.order.words(octets)?;
+        let block = octets.get(..length as usize)?;
+        let agree = self.order.u32(block, block.len().checked_sub(4)?)? == length;
+        (agree && length % 4 == 0 && block.len() <= MAX_RECORD).then_some(block)
     }
 
     /// Interfaces are numbered within their section; false where it cannot be read.
@@ -145,18 +164,18 @@ impl Ng {
         Block::Other
     }
 
-    /// Reads a packet block; the record's start is relative to the block.
-    fn packet(&mut self, kind: u32, block: &[u8]) -> Option<Record> {
+    /// Reads a packet block, which lies at `position` in the window.
+    #[inline]
+    fn packet(&mut self, kind: u32, block: &[u8], position: usize) -> Option<Record> {
         const DATA: usize = 28;
-        let order = self.order;
-        let header: &[u8; DATA] = block.first_chunk()?;
+        let [_, _, interface, high, low, captured_len, original_len] = self.order.words(block)?;
         let interface = match kind {
-            PACKET => order.u16(header, 8)?.into(),
-            _ => order.u32(header, 8)?,
+            // Behind it in the same word: packets dropped.
+            PACKET => self.order.u16(block, 8)?.into(),
+            _ => interface,
         };
         let interface = self.interfaces.get(interface as usize)?;
-        let time = u64::from(order.u32(header, 12)?) << 32 | u64::from(order.u32(header, 16)?);
-        let captured_len = order.u32(header, 20)?;
+        let time = u64::from(high) << 32 | u64::from(low);
         if captured_len as usize > block.len().checked_sub(DATA + 4)? {
             return None;
         }
@@ -164,15 +183,16 @@ impl Ng {
         Some(Record {
             at: self.last,
             link: interface.link,
-            start: DATA,
+            start: position + DATA,
+            end: position + block.len(),
             captured_len: captured_len as usize,
-            original_len: order.u32(header, 24)?.max(captured_len),
+            original_len: original_len.max(captured_len),
         })
     }
 
     /// The same for a block that leaves out all it can: it is of the first interface, captured at
     /// nobody knows what time.
-    fn simple_packet(&self, block: &[u8]) -> Option<Record> {
+    fn simple_packet(&self, block: &[u8], position: usize) -> Option<Record> {
         const DATA: usize = 12;
         let room = block.len().checked_sub(DATA + 4)?;
         let interface = self.interfaces.first()?;
@@ -184,7 +204,8 @@ impl Ng {
         Some(Record {
             at: self.last,
             link: interface.link,
-            start: DATA,
+            start: position + DATA,
+            end: position + block.len(),
             captured_len: room.min(original_len as usize).min(snap_length),
             original_len,
         })
@@ -264,6 +285,12 @@ impl Clock {
 
     /// Times before the epoch, and beyond the year 2554, become the epoch and 2554.
     fn timestamp(&self, time: u64) -> Timestamp {
+        // What all but every interface has.
+        if let (Unit::Multiply(factor), 0) = (&self.unit, self.offset)
+            && let Some(nanos) = time.checked_mul(*factor)
+        {
+            return Timestamp::from_nanos(nanos);
+        }
         let nanos = match self.unit {
             Unit::Multiply(factor) => u128::from(time) * u128::from(factor),
             Unit::Divide(divisor) => u128::from(time) / divisor,
@@ -272,30 +299,5 @@ impl Clock {
         // At most 2^64 * 10^9, far below 2^127.
         let nanos = (nanos.cast_signed() + self.offset).clamp(0, u64::MAX.into());
         Timestamp::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ByteOrder {
-    Little,
-    Big,
-}
-
-impl ByteOrder {
-    #[inline]
-    fn u16(self, bytes: &[u8], offset: usize) -> Option<u16> {
-        let bytes = *bytes.get(offset..)?.first_chunk()?;
-        Some(if self == Self::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
-    }
-
-    #[inline]
-    fn u32(self, bytes: &[u8], offset: usize) -> Option<u32> {
-        let bytes = *bytes.get(offset..)?.first_chunk()?;
-        Some(if self == Self::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
-    }
-
-    fn i64(self, bytes: &[u8], offset: usize) -> Option<i64> {
-        let bytes = *bytes.get(offset..)?.first_chunk()?;
-        Some(if self == Self::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
     }
 }

@@ -4,8 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::ng::{
-    BLOCK_FRAME, ByteOrder, ENHANCED_PACKET, INTERFACE_DESCRIPTION, PACKET, SECTION_HEADER,
-    SIMPLE_PACKET,
+    BLOCK_FRAME, ENHANCED_PACKET, INTERFACE_DESCRIPTION, PACKET, SECTION_HEADER, SIMPLE_PACKET,
 };
 use super::*;
 
@@ -32,8 +31,18 @@ fn read_all(source: &mut Pcap) -> Read {
     }
 }
 
+/// Reads a file, mapped and decompressed.
 fn read(content: &[u8]) -> Read {
-    read_all(&mut Pcap::open(&[file(content).path()]).unwrap())
+    let mapped = read_all(&mut Pcap::open(&[file(content).path()]).unwrap());
+    let zipped = file(&gzip(content));
+    assert_eq!(read_all(&mut Pcap::open(&[zipped.path()]).unwrap()), mapped);
+    mapped
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
+    zipped.write_all(content).unwrap();
+    zipped.finish().unwrap()
 }
 
 fn refusal(content: &[u8]) -> String {
@@ -89,17 +98,14 @@ fn a_header_without_records_is_a_file() {
 #[test]
 fn a_cut_file_gives_what_comes_before_the_cut() {
     let whole = little(&[(1, 0, &[1; 60]), (2, 0, &[2; 60])]);
-    let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
-    zipped.write_all(&whole).unwrap();
-    let zipped = zipped.finish().unwrap();
-    assert_eq!(read(&zipped), read(&whole));
+    let zipped = gzip(&whole);
     for length in 24..whole.len() {
         let read = read(&whole[..length]);
         let (records, rest) = ((length - 24) / 76, (length - 24) % 76);
         assert_eq!(read.iter().flatten().count(), records, "{length}");
         assert_eq!(read.len(), records + usize::from(rest != 0), "{length}");
     }
-    let cut = read(&zipped[..zipped.len() - 4]);
+    let cut = read_all(&mut Pcap::open(&[file(&zipped[..zipped.len() - 4]).path()]).unwrap());
     assert_eq!(cut.last(), Some(&None));
     assert_eq!(cut.iter().filter(|record| record.is_none()).count(), 1);
 }
@@ -146,6 +152,60 @@ fn of_several_files_the_oldest_packet_comes_first() {
     let order: Vec<u8> = read_all(&mut source).into_iter().flatten().map(|r| r.1[0]).collect();
     assert_eq!(order, b"abcdef");
     assert_eq!(source.stats(), CaptureStats { received: 6, dropped: 0 });
+}
+
+/// A file larger than what is mapped at once, of records of 1,000 octets.
+fn large() -> Vec<u8> {
+    let records: Vec<(u32, u32, &[u8])> = (0..6_000).map(|n| (n, 0, &[7; 984][..])).collect();
+    little(&records)
+}
+
+#[test]
+fn a_file_that_grows_is_followed_to_its_end() {
+    let whole = large();
+    for begun in [24, 30, 1_024, 1_500, 4 << 20, 5_000_000] {
+        let mut file = file(&whole[..begun]);
+        let mut source = Pcap::open(&[file.path()]).unwrap();
+        file.write_all(&whole[begun..]).unwrap();
+        assert_eq!(read_all(&mut source), read(&whole), "{begun}");
+        assert_eq!(source.position(), whole.len() as u64);
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_read_ends_there() {
+    let whole = large();
+    // Behind what is mapped at the beginning, which ends within a record.
+    for (length, cut) in [(5_000_024, false), (5_000_030, true), (4 << 20, true)] {
+        let file = file(&whole);
+        let mut source = Pcap::open(&[file.path()]).unwrap();
+        file.as_file().set_len(length).unwrap();
+        let read = read_all(&mut source);
+        let records = usize::try_from(length - 24).unwrap() / 1_000;
+        assert_eq!(read.iter().flatten().count(), records, "{length}");
+        assert_eq!(read.len(), records + usize::from(cut), "{length}");
+    }
+}
+
+#[test]
+fn the_position_goes_from_the_beginning_to_the_length() {
+    let whole = large();
+    for content in [gzip(&whole), whole] {
+        let file = file(&content);
+        let mut source = Pcap::open(&[file.path(), file.path()]).unwrap();
+        let length = 2 * content.len() as u64;
+        assert_eq!(source.length(), Some(length));
+        let mut last = 0;
+        while source.read_batch(Duration::ZERO, &mut |_| {}).unwrap() != Batch::End {
+            assert!((last..=length).contains(&source.position()));
+            last = source.position();
+        }
+        assert_eq!(source.position(), length);
+    }
+    assert_eq!(
+        Pcap::open(&["/dev/null"]).err().map(|error| error.to_string()).as_deref(),
+        Some("/dev/null: the file is empty")
+    );
 }
 
 /// A pcapng file in the making.
