@@ -36,6 +36,8 @@ const ESTABLISHED: u16 = 19_000;
 const BACKLOG: u32 = 4 * HALF_OPEN;
 /// Until the SYN-ACKs of the flood have been sent four times; from then on they come seldom.
 const SETTLING: Duration = Duration::from_secs(8);
+/// No command takes longer, unless it hangs.
+const LIMIT: Duration = Duration::from_secs(60);
 /// The first client's port.
 const FIRST_CLIENT: u16 = 20_000;
 /// What makes this program the service.
@@ -111,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let index = (round + turn) % looks.len();
             half_open.push(truth.count(PORT).half_open as f64);
             // In the namespace by this thread: no other program stands between.
-            runs[index].push(lab.victim.run(|| measure::run(&mut shell(looks[index])))?);
+            runs[index].push(lab.victim.run(|| measure::run(&mut shell(looks[index]), LIMIT))?);
         }
     }
     half_open.push(truth.count(PORT).half_open as f64);

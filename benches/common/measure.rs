@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A program that was run to its end.
@@ -20,19 +22,31 @@ pub struct Run {
     pub output: String,
 }
 
-/// Runs `command` to its end. Standard error is dropped, unless the caller set it.
+/// Runs `command` to its end, and kills it if it takes longer than `limit`. Standard error is as the
+/// caller set it.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn run(command: &mut Command) -> io::Result<Run> {
+pub fn run(command: &mut Command, limit: Duration) -> io::Result<Run> {
     let started = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut output = Vec::new();
-    if let Some(mut pipe) = child.stdout.take() {
-        pipe.read_to_end(&mut output)?;
-    }
-    let (status, usage) = wait(child.id())?;
-    let wall = started.elapsed();
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    let pipe = child.stdout.take();
+    let (wall, output) = thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                // SAFETY: takes numbers only. Nobody has taken the child's status yet, so the number is its.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        });
+        let mut output = Vec::new();
+        pipe.map(|mut pipe| pipe.read_to_end(&mut output)).transpose()?;
+        wait_for_end(child.id())?;
+        drop(ended);
+        Ok::<_, io::Error>((started.elapsed(), output))
+    })?;
+    let (status, usage) = take_status(pid)?;
     Ok(Run {
         wall,
         cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
@@ -43,9 +57,19 @@ pub fn run(command: &mut Command) -> io::Result<Run> {
     })
 }
 
-/// Waits for a child, and asks what it used.
-fn wait(child: u32) -> io::Result<(i32, libc::rusage)> {
-    let pid = i32::try_from(child).map_err(io::Error::other)?;
+/// Waits for a child, and leaves its status where it is.
+fn wait_for_end(child: u32) -> io::Result<()> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let what = libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: the pointer is to memory of the right type that outlives the call.
+    match unsafe { libc::waitid(libc::P_PID, child, info.as_mut_ptr(), what) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The status of a child that has ended, and what it used.
+fn take_status(pid: i32) -> io::Result<(i32, libc::rusage)> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers are to memory of the right type that outlives the call.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::measure::is_installed;
+use crate::common::measure::{Run, is_installed};
 use crate::support::program::SYNWATCH;
 
 /// A program and its arguments.
@@ -49,10 +49,16 @@ impl Program {
         words.collect()
     }
 
-    /// The command for a table.
-    pub fn shown(&self, completed: bool) -> String {
-        let failed = if completed { "" } else { ", did not end well" };
-        format!("`{}`{failed}", self.command.replace('|', "\\|"))
+    /// The command for a table, and how its runs ended where that was not well.
+    pub fn shown(&self, runs: &[Run]) -> String {
+        let command = self.command.replace('|', "\\|");
+        // synwatch exits as a Nagios plugin: up to 2 is an answer.
+        let failed = runs.iter().find(|run| run.code.is_none_or(|code| code > 2));
+        match failed.map(|run| run.code) {
+            None => format!("`{command}`"),
+            Some(Some(code)) => format!("`{command}` (failed: {code})"),
+            Some(None) => format!("`{command}` (killed)"),
+        }
     }
 
     fn name(&self) -> &'static str {
