@@ -2,15 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NlasIterator, Parseable, parse_u8, parse_u64,
+    DecodeError, NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NlasIterator, parse_u8, parse_u64,
 };
-use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
-use netlink_packet_sock_diag::constants::{INET_DIAG_SKV6ONLY, TCP_LISTEN, TCP_SYN_RECV};
-use netlink_packet_sock_diag::inet::{InetResponseHeader, Timer};
 
 use super::Error;
 use crate::observe::KernelHalfOpen;
@@ -20,6 +17,16 @@ use crate::observe::KernelHalfOpen;
 /// good a sample as any.
 const MAX_SOURCES: usize = 512;
 
+/// Type of the request and of each row of the answer (`linux/inet_diag.h`).
+pub(super) const TCPDIAG_GETSOCK: u16 = 18;
+
+/// `TCP_SYN_RECV` of `net/tcp_states.h`.
+pub(super) const SYN_RECV: u8 = 3;
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+pub(super) const LISTEN: u8 = 10;
+
+/// Attribute with the value of IPV6_V6ONLY (`linux/inet_diag.h`).
+const INET_DIAG_SKV6ONLY: u16 = 11;
 /// Attribute with the id of the cgroup that created the socket (Linux 5.7; `linux/inet_diag.h`).
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
@@ -77,7 +84,7 @@ impl Dump {
             }
             self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
             match message.message_type() {
-                SOCK_DIAG_BY_FAMILY => self.read_socket(message.payload())?,
+                TCPDIAG_GETSOCK => self.read_socket(message.payload())?,
                 NLMSG_DONE | NLMSG_ERROR => {
                     check_status(message.payload())?;
                     return Ok(Progress::Done);
@@ -89,22 +96,25 @@ impl Dump {
     }
 
     fn read_socket(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
-        let header = InetResponseHeader::parse(payload)?;
-        let attributes = Attributes::parse(payload.get(header.buffer_len()..).unwrap_or_default());
-        match header.state {
-            TCP_LISTEN => self.sockets.push(listen_socket(&header, attributes)),
+        let Some((row, attributes)) = payload.split_first_chunk() else {
+            return Err("a row is shorter than struct inet_diag_msg".into());
+        };
+        let row = Row(row);
+        match row.state() {
+            LISTEN => self.sockets.push(row.listen_socket(Attributes::parse(attributes))),
             // The kernel shows a request as SYN_RECV, but also sockets that have left the SYN queue
             // or never were in it: children of a Fast Open request (RFC 7413), both ends of a
             // simultaneous open. Only those are sockets, with a cgroup and, accepted, an inode.
-            TCP_SYN_RECV if header.inode == 0 && attributes.cgroup.is_none() => self.count(&header),
+            SYN_RECV if row.inode() == 0 && Attributes::parse(attributes).cgroup.is_none() => {
+                self.count(row);
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn count(&mut self, header: &InetResponseHeader) {
-        let address = header.socket_id.source_address.to_canonical();
-        let port = header.socket_id.source_port;
+    fn count(&mut self, row: Row<'_>) {
+        let (address, port) = row.local();
         let entry = self.half_open.entry((address, port)).or_insert_with(|| KernelHalfOpen {
             address,
             port,
@@ -113,29 +123,73 @@ impl Dump {
             sources: Vec::new(),
         });
         entry.count += 1;
-        // `num_retrans` of the request: the SYN-ACKs sent again (`inet_req_diag_fill`).
-        if matches!(header.timer, Some(Timer::Retransmit(_, retransmitted)) if retransmitted > 0) {
+        if row.retransmitted() > 0 {
             entry.retransmitted += 1;
             if entry.sources.len() < MAX_SOURCES {
-                entry.sources.push(header.socket_id.destination_address.to_canonical());
+                entry.sources.push(row.peer());
             }
         }
     }
 }
 
-fn listen_socket(header: &InetResponseHeader, attributes: Attributes) -> ListenSocket {
-    let id = &header.socket_id;
-    ListenSocket {
-        address: id.source_address.to_canonical(),
-        port: id.source_port,
-        dual_stack: id.source_address.is_ipv6()
-            && id.source_address.is_unspecified()
-            && attributes.v6_only == Some(false),
-        accept_queue: header.recv_queue,
-        backlog: header.send_queue,
-        cookie: u64::from_ne_bytes(id.cookie),
-        inode: header.inode,
-        cgroup: attributes.cgroup,
+/// A row: `struct inet_diag_msg` of `linux/inet_diag.h`. There are tens of thousands of them in a
+/// flood, and of most only a few octets count.
+#[derive(Clone, Copy)]
+struct Row<'a>(&'a [u8; 72]);
+
+impl Row<'_> {
+    const fn state(self) -> u8 {
+        self.0[1]
+    }
+
+    /// The SYN-ACKs of a request that were sent again (`num_retrans`, `inet_req_diag_fill`).
+    const fn retransmitted(self) -> u8 {
+        self.0[3]
+    }
+
+    fn local(self) -> (IpAddr, u16) {
+        (self.address(8), u16::from_be_bytes([self.0[4], self.0[5]]))
+    }
+
+    fn peer(self) -> IpAddr {
+        self.address(24)
+    }
+
+    const fn inode(self) -> u32 {
+        self.u32(68)
+    }
+
+    /// An address; IPv4 where it is IPv4-mapped.
+    fn address(self, offset: usize) -> IpAddr {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&self.0[offset..offset + 16]);
+        if i32::from(self.0[0]) == libc::AF_INET {
+            let [a, b, c, d, ..] = octets;
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        } else {
+            IpAddr::V6(Ipv6Addr::from_octets(octets)).to_canonical()
+        }
+    }
+
+    const fn u32(self, offset: usize) -> u32 {
+        let bytes = self.0;
+        u32::from_ne_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+    }
+
+    fn listen_socket(self, attributes: Attributes) -> ListenSocket {
+        let (address, port) = self.local();
+        let cookie = [44, 48].map(|offset| u64::from(self.u32(offset)));
+        ListenSocket {
+            address,
+            port,
+            // Told of IPv6 sockets only.
+            dual_stack: address.is_unspecified() && attributes.v6_only == Some(false),
+            accept_queue: self.u32(56),
+            backlog: self.u32(60),
+            cookie: cookie[1] << 32 | cookie[0],
+            inode: self.inode(),
+            cgroup: attributes.cgroup,
+        }
     }
 }
 
@@ -181,19 +235,19 @@ mod tests {
     // and [::]:8002 (dual stack, 64), each with one SYN from 198.18.0.x that was 1.5 s old. Rows
     // are 72 octets behind a header of 16, then attributes.
     const V4_LISTEN: &str = "\
-        7c00000014000200070000001a180000020a00001f410000c000020100000000000000000000000000000000\
+        7c00000012000200070000001a180000020a00001f410000c000020100000000000000000000000000000000\
         0000000000000000000000000000000082280100000000000000000000000000800000000000000081290100\
         050008000000000008000f00000000000c00150001000000000000000600160052000000";
     const V4_SYN_RECV: &str = "\
-        6000000014000200070000001a180000020301011f410401c0000201000000000000000000000000c6120001\
+        6000000012000200070000001a180000020301011f410401c0000201000000000000000000000000c6120001\
         000000000000000000000000000000008328010000000000c805000000000000000000000000000000000000\
         08000f0000000000";
     const V6_LISTEN: &str = "\
-        8400000014000200070000001a1800000a0a00001f4200000000000000000000000000000000000000000000\
+        8400000012000200070000001a1800000a0a00001f4200000000000000000000000000000000000000000000\
         0000000000000000000000000000000084280100000000000000000000000000400000000000000082290100\
         050008000000000005000b000000000008000f00000000000c00150001000000000000000600160012000000";
     const V6_SYN_RECV_MAPPED: &str = "\
-        6000000014000200070000001a1800000a0301011f42040200000000000000000000ffffc000020100000000\
+        6000000012000200070000001a1800000a0301011f42040200000000000000000000ffffc000020100000000\
         000000000000ffffc6120002000000008528010000000000c005000000000000000000000000000000000000\
         08000f0000000000";
     const DONE: &str = "1400000003000200070000001a18000000000000";
@@ -315,6 +369,6 @@ mod tests {
             assert_eq!(dump.read(&whole[..length], 7).is_ok(), at_boundary, "{length} octets");
         }
         // A row shorter than its fixed part.
-        assert!(read("1400000014000200070000001a180000020a0000").1.is_err());
+        assert!(read("1400000012000200070000001a180000020a0000").1.is_err());
     }
 }

@@ -6,20 +6,20 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
-use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 
 use super::Error;
-use super::dump::{Dump, Progress};
+use super::dump::{Dump, LISTEN, Progress, SYN_RECV, TCPDIAG_GETSOCK};
 
 /// The kernel fills a datagram of a dump up to 32 KiB where the reader offers that much room
 /// (`netlink_recvmsg`).
 const DATAGRAM: usize = 32 * 1024;
+
+/// Octets of a request.
+const REQUEST: usize = 76;
 
 /// How long the kernel may take for one datagram. To fill one it may have to walk the whole table
 /// of connections: tens of milliseconds with a million of them.
@@ -45,7 +45,7 @@ impl SockDiag {
         Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
-    /// All sockets in LISTEN and all requests in SYN_RECV, IPv4 and IPv6.
+    /// All sockets in LISTEN and all requests in SYN_RECV, of IPv4 and IPv6.
     ///
     /// The kernel walks its tables between one datagram and the next, so a busy table is seen over
     /// a span of time: a request that comes or goes meanwhile may be missed.
@@ -67,20 +67,15 @@ impl SockDiag {
 
     fn attempt(&mut self) -> Result<Dump, Error> {
         let mut dump = Dump::default();
-        for family in [AF_INET, AF_INET6] {
-            self.sequence = self.sequence.wrapping_add(1);
-            let request = request(family, self.sequence);
-            self.socket.send(&request, 0).map_err(Error::Send)?;
-            loop {
-                let length = self.receive()?;
-                let datagram = self.buffer.get(..length).unwrap_or(&self.buffer);
-                match dump.read(datagram, self.sequence)? {
-                    Progress::More => {}
-                    Progress::Done => break,
-                }
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(&request(self.sequence), 0).map_err(Error::Send)?;
+        loop {
+            let length = self.receive()?;
+            let datagram = self.buffer.get(..length).unwrap_or(&self.buffer);
+            if dump.read(datagram, self.sequence)? == Progress::Done {
+                return Ok(dump);
             }
         }
-        Ok(dump)
     }
 
     fn receive(&mut self) -> Result<usize, Error> {
@@ -100,45 +95,44 @@ impl SockDiag {
     }
 }
 
-/// The request for all LISTEN and SYN_RECV sockets of one address family.
+/// The request for all LISTEN and SYN_RECV sockets.
+///
+/// `TCPDIAG_GETSOCK` with a `struct inet_diag_req` is the older form of `SOCK_DIAG_BY_FAMILY`, and the
+/// only one that asks for IPv4 and IPv6 at once (`inet_diag_dump_compat`, which ignores the family).
+/// It halves the time: the kernel goes through all its connections for each request.
 ///
 /// With the bit of SYN_RECV the kernel also shows its request sockets (TCP_NEW_SYN_RECV, state 12;
 /// `inet_diag_dump_icsk`, since Linux 6.14 `tcp_diag_dump`), which are the half-open connections; a
 /// bit of their own is not accepted from user space. Extensions are not asked for: what is needed
 /// comes without.
-fn request(family: u8, sequence: u32) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = sequence;
-    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN | StateFlags::SYN_RECV,
-        socket_id,
-    };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
+fn request(sequence: u32) -> [u8; REQUEST] {
+    let mut bytes = [0; REQUEST];
+    // struct nlmsghdr: length, type, flags, sequence number, sender.
+    bytes[..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
+    bytes[4..6].copy_from_slice(&TCPDIAG_GETSOCK.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    // struct inet_diag_req: family, lengths and extensions, the socket's id, states, database.
+    bytes[16] = libc::AF_INET as u8;
+    bytes[68..72].copy_from_slice(&(1_u32 << LISTEN | 1 << SYN_RECV).to_ne_bytes());
     bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::dump::ListenSocket;
 
     #[test]
     fn the_request_asks_for_listen_and_syn_recv() {
-        let bytes = request(AF_INET6, 7);
-        assert_eq!(bytes.len(), 72);
-        assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
-        assert_eq!(bytes[4..6], 20_u16.to_ne_bytes(), "SOCK_DIAG_BY_FAMILY");
+        let bytes = request(7);
+        assert_eq!(bytes[..4], 76_u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 18_u16.to_ne_bytes(), "TCPDIAG_GETSOCK");
         assert_eq!(bytes[6..8], 0x301_u16.to_ne_bytes(), "NLM_F_REQUEST | NLM_F_DUMP");
         assert_eq!(bytes[8..12], 7_u32.to_ne_bytes());
-        assert_eq!(bytes[16..20], [10, 6, 0, 0], "AF_INET6, TCP, no extensions");
-        assert_eq!(bytes[20..24], 0x408_u32.to_ne_bytes(), "LISTEN (10) and SYN_RECV (3)");
+        assert_eq!(bytes[16..20], [2, 0, 0, 0], "AF_INET, no extensions");
+        assert_eq!(bytes[20..68], [0; 48], "any socket");
+        assert_eq!(bytes[68..72], 0x408_u32.to_ne_bytes(), "LISTEN (10) and SYN_RECV (3)");
     }
 
     #[test]
@@ -150,5 +144,20 @@ mod tests {
         let found = dump.sockets.iter().find(|s| s.port == local.port()).unwrap();
         assert_eq!(found.address, local.ip());
         assert_ne!(found.inode, 0);
+    }
+
+    #[test]
+    fn one_answer_holds_both_ip_versions() {
+        let mut sockets = SockDiag::open().unwrap();
+        let v4 = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let Ok(v6) = std::net::TcpListener::bind("[::1]:0") else {
+            eprintln!("skipped: no IPv6");
+            return;
+        };
+        let dump = sockets.dump().unwrap();
+        for local in [v4, v6].map(|listener| listener.local_addr().unwrap()) {
+            let is_it = |s: &ListenSocket| (s.address, s.port) == (local.ip(), local.port());
+            assert!(dump.sockets.iter().any(is_it), "{local}");
+        }
     }
 }

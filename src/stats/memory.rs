@@ -20,8 +20,9 @@ impl Recent {
     /// An empty set of two filters of `2^lg_bits` bits that remembers for `period`, from `now` on.
     #[must_use]
     pub fn new(lg_bits: u32, period: Duration, now: Timestamp) -> Self {
-        let empty = vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
-        Self { current: empty.clone(), previous: empty, period, since: now }
+        // Zeros of its own for each: memory that nobody has written to yet costs nothing, a copy does.
+        let empty = || vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
+        Self { current: empty(), previous: empty(), period, since: now }
     }
 
     /// Lets time pass.

@@ -174,7 +174,7 @@ impl Sources {
 }
 
 /// Whether an address is one that routers carry, and none of the lab's own.
-fn is_public(address: Ipv4Addr) -> bool {
+pub fn is_public(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     let lab = address.to_bits() >> 8 == Ipv4Addr::new(192, 0, 2, 0).to_bits() >> 8;
     first != 0
@@ -230,11 +230,12 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// xorshift64: even enough for addresses, and the same in every run.
-struct Random(u64);
+/// xorshift64: even enough for addresses, and the same in every run. The seed must not be 0.
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
