@@ -131,12 +131,12 @@ impl Filter {
             asm.jump_if_equal_to_x(Candidate(headers), Drop);
         }
         asm.label(Candidate(headers));
-        if self.sampling().is_some() {
+        let sampled = self.sampling().is_some();
+        if sampled || !self.ports.is_empty() {
             headers.keep_ports(asm);
+        }
+        if sampled {
             headers.keep_addresses(asm);
-        } else if !self.ports.is_empty() {
-            headers.keep_ports(asm);
-            asm.jump(Wanted);
         } else {
             asm.jump(Wanted);
         }
