@@ -12,7 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     Backend, Backlog, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network,
-    OnceDuration, Overrides, TelemetryPath,
+    OnceDuration, Overrides, PacketBudget, TelemetryPath,
 };
 use crate::observe::Status;
 
@@ -203,6 +203,10 @@ struct SettingArguments {
     #[arg(long, global = true, value_enum, value_name = "BACKEND")]
     capture: Option<Backend>,
 
+    /// Sample flows beyond so many packets per second [default: 100000; no limit in replay]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
+    packet_budget: Option<PacketBudget>,
+
     /// Watch the services of this network; repeatable [default: this host's own addresses]
     #[arg(long = "network", global = true, value_name = "CIDR")]
     networks: Vec<Network>,
@@ -274,6 +278,7 @@ impl Arguments {
         let overrides = Overrides {
             interfaces: settings.interfaces,
             backend: settings.capture,
+            packet_budget: settings.packet_budget,
             networks: settings.networks,
             backlog: settings.backlog,
             netns: settings.netns,
@@ -354,7 +359,7 @@ mod tests {
     fn every_setting_is_handed_over() {
         let cli = parse(
             "--config a.toml -i eth0 --interface lo --capture pnet --network 192.0.2.0/24 \
-             --network 2001:db8::1 --backlog 128 --netns web --web.listen-address :9000 \
+             --network 2001:db8::1 --packet-budget 2000 --backlog 128 --netns web --web.listen-address :9000 \
              --web.telemetry-path /m --state-file /a.json --log.level debug --log.format json",
         )
         .unwrap();
@@ -365,6 +370,7 @@ mod tests {
                 interfaces: vec!["eth0".parse().unwrap(), "lo".parse().unwrap()],
                 backend: Some(Backend::Pnet),
                 networks: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                packet_budget: "2000".parse().ok(),
                 backlog: "128".parse().ok(),
                 netns: "web".parse().ok(),
                 listen_address: "[::]:9000".parse().ok(),

@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
 use crate::app::feed::feed;
-use crate::app::{self, Clock, Host, LiveError, open_source, render, settings, take_sample};
+use crate::app::{self, Clock, Host, LiveError, Load, open_source, render, settings, take_sample};
 use crate::capture::{self, Selection, Source};
 use crate::config::{Backend, Config, LogFormat};
 use crate::engine::{Action, Engine, SavedBaseline};
@@ -166,6 +166,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         alerts: alerts.clone(),
         baselines,
         clock,
+        load: Load::start(),
         config: config.clone(),
         host,
         shared: Arc::clone(&shared),
@@ -313,6 +314,7 @@ struct Capture {
     alerts: Alerts,
     baselines: Option<state::Baselines>,
     clock: Clock,
+    load: Load,
     config: Config,
     host: Host,
     shared: Arc<Shared>,
@@ -385,6 +387,7 @@ impl Capture {
         if let Some(source) = &mut self.source {
             self.engine.handle_capture(source.stats());
         }
+        self.engine.handle_load(self.load.share());
         for action in self.engine.tick(self.clock.settled()) {
             let (change, detection) = match action {
                 Action::Raised(detection) => (Change::Raised, detection),
@@ -397,7 +400,9 @@ impl Capture {
         if let Some(source) = &mut self.source {
             report.capture.source = source.name();
             report.capture.interfaces = source.interfaces();
-            source.select(&Selection { data: report.capture.is_one_way(), flows: None })?;
+            let (sampling, ranks) = self.engine.sampling();
+            let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
+            source.select(&Selection { data: report.capture.is_one_way(), flows })?;
         }
         self.reports.send_replace(Arc::new(report));
         Ok(())

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
+use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
 use crate::capture::{self, Direction, Frame, Interfaces, Source, pnet::Pnet, ring::Ring};
@@ -30,6 +31,10 @@ pub enum LiveError {
 /// Frames wait in the ring's open block for up to 64 ms; the engine's time stays so far behind the
 /// clock, so that it does not run ahead of them.
 const SETTLE: Duration = Duration::from_millis(80);
+
+/// Packets per second that may come up where nothing else is set: a few percent of a processor's time, and some
+/// 10,000 connections a second.
+const PACKET_BUDGET: u32 = 100_000;
 
 /// The engine's time: the time of day at the start, going on evenly, whatever becomes of the
 /// system's clock afterwards. A step of that clock is no silence of an hour, and no hour twice.
@@ -66,6 +71,37 @@ impl Clock {
         let (add, take) = if step { (own - system, system - own) } else { Default::default() };
         Correction { add, take, latest: own }
     }
+}
+
+/// What part of a processor's time the calling thread takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    at: Instant,
+    used: Duration,
+}
+
+impl Load {
+    /// Begins to measure.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { at: Instant::now(), used: thread_time() }
+    }
+
+    /// The part since the last call.
+    pub fn share(&mut self) -> f64 {
+        let before = std::mem::replace(self, Self::start());
+        let passed = (self.at - before.at).as_secs_f64();
+        let used = self.used.saturating_sub(before.used).as_secs_f64();
+        if passed > 0.0 { used / passed } else { 0.0 }
+    }
+}
+
+/// Time that the calling thread has had a processor, in user mode and in the kernel.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither is negative, of a clock that begins with the thread.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// The difference between two clocks.
@@ -169,11 +205,13 @@ pub fn settings(config: &Config, host: &Host, kernel_only: bool) -> Result<Setti
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(LiveError::Random)?;
     let own: Vec<IpAddr> = host.addresses.iter().copied().map(IpAddr::from).collect();
+    let fixed = fixed_settings(config);
     Ok(Settings {
         networks: networks(config, &own),
+        packet_budget: Some(fixed.packet_budget.unwrap_or(PACKET_BUDGET)),
         kernel_only,
         key: HashKey(key),
-        ..fixed_settings(config)
+        ..fixed
     })
 }
 
@@ -185,9 +223,19 @@ pub fn fixed_settings(config: &Config) -> Settings {
         services: u16::try_from(config.watch.max_services.get()).unwrap_or(u16::MAX),
         backlog: u32::try_from(config.watch.backlog.get()).unwrap_or(u32::MAX),
         kernel_interval: config.kernel.interval.get(),
+        packet_budget: config
+            .capture
+            .packet_budget
+            .map(|budget| u32::try_from(budget.get()).unwrap_or(u32::MAX)),
+        cpu_share: percent(config.capture.cpu_percent),
         each: config.services.iter().map(service_settings).collect(),
         ..Settings::default()
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most 100")]
+fn percent(percent: config::CpuPercent) -> f64 {
+    percent.get() as f64 / 100.0
 }
 
 fn service_settings(service: &config::Service) -> ServiceSettings {

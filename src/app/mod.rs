@@ -15,6 +15,6 @@ pub mod render;
 pub mod replay;
 
 pub use live::{
-    Clock, Correction, Host, LiveError, enter_namespace, fixed_settings, open_source, settings,
-    take_sample,
+    Clock, Correction, Host, LiveError, Load, enter_namespace, fixed_settings, open_source,
+    settings, take_sample,
 };

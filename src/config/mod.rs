@@ -22,9 +22,9 @@ pub use overrides::Overrides;
 pub use ports::Ports;
 pub use service::{Mute, Service};
 pub use value::{
-    Backend, Backlog, Bounded, BoundedSpan, FilePath, Interface, KernelInterval, ListenAddress,
-    LogFormat, LogLevel, MaxConnections, MaxServices, Netns, Network, OnceDuration, Port, Rate,
-    RingSize, Span, TelemetryPath, TrackerCapacity, ValueError,
+    Backend, Backlog, Bounded, BoundedSpan, CpuPercent, FilePath, Interface, KernelInterval,
+    ListenAddress, LogFormat, LogLevel, MaxConnections, MaxServices, Netns, Network, OnceDuration,
+    PacketBudget, Port, Rate, RingSize, Span, TelemetryPath, TrackerCapacity, ValueError,
 };
 
 /// The file that is read where none is named and this one exists.
@@ -65,6 +65,11 @@ pub struct Capture {
     pub backend: Backend,
     /// Memory of the packet ring in bytes.
     pub ring_size: RingSize,
+    /// Packets per second beyond which flows are sampled; `None` is 100,000 live, and no limit in `replay`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_budget: Option<PacketBudget>,
+    /// The part of a processor's time beyond which they are, in percent.
+    pub cpu_percent: CpuPercent,
     /// Only flows with one of these ports at an end are captured; empty for all.
     pub ports: Ports,
 }
@@ -75,6 +80,8 @@ impl Default for Capture {
             interfaces: Vec::new(),
             backend: Backend::default(),
             ring_size: const { RingSize::new(8 << 20) },
+            packet_budget: None,
+            cpu_percent: const { CpuPercent::new(25) },
             ports: Ports::default(),
         }
     }

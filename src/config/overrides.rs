@@ -2,7 +2,7 @@
 
 use super::{
     Backend, Backlog, Config, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns,
-    Network, TelemetryPath,
+    Network, PacketBudget, TelemetryPath,
 };
 
 /// Settings that stand above the file's; kept by the daemon, as they still hold after a reload.
@@ -12,6 +12,8 @@ pub struct Overrides {
     pub interfaces: Vec<Interface>,
     /// `--capture`
     pub backend: Option<Backend>,
+    /// `--packet-budget`
+    pub packet_budget: Option<PacketBudget>,
     /// `--network`; empty where not given.
     pub networks: Vec<Network>,
     /// `--backlog`
@@ -35,6 +37,9 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) {
         replace_list(&mut config.capture.interfaces, &self.interfaces);
         replace(&mut config.capture.backend, self.backend.as_ref());
+        if self.packet_budget.is_some() {
+            config.capture.packet_budget = self.packet_budget;
+        }
         replace_list(&mut config.watch.networks, &self.networks);
         replace(&mut config.watch.backlog, self.backlog.as_ref());
         if self.netns.is_some() {

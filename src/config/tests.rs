@@ -11,6 +11,7 @@ const SHIPPED: &str = include_str!("../../config/synwatch.toml");
 /// A configuration in which every optional key is set, so that it shows the whole schema.
 fn everything() -> Config {
     let mut config = Config::default();
+    config.capture.packet_budget = "100000".parse().ok();
     config.watch.netns = Some("web".parse().unwrap());
     config.events.path = Some("/var/log/synwatch/events.json".parse().unwrap());
     config.state.path = Some("/var/lib/synwatch/baselines.json".parse().unwrap());

@@ -79,6 +79,10 @@ pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 pub type Backlog = Bounded<1, 0xffff_ffff>;
 /// Memory of a packet ring, in bytes: 256 KiB to 1 GiB.
 pub type RingSize = Bounded<0x4_0000, 0x4000_0000>;
+/// Packets per second.
+pub type PacketBudget = Bounded<100, 1_000_000_000>;
+/// A part of one processor's time, in percent.
+pub type CpuPercent = Bounded<1, 100>;
 /// Services that are followed one by one.
 pub type MaxServices = Bounded<2, 16_384>;
 /// Entries of the flow table.

@@ -491,7 +491,7 @@ impl Engine {
 
     /// Takes in what part of a processor's time was spent since the last step.
     pub fn handle_load(&mut self, share: f64) {
-        self.sampler.afford(share, self.settings.cpu_share, self.services.packets());
+        self.sampler.afford(share, self.settings.cpu_share);
     }
 
     /// The totals, over all services.

@@ -91,6 +91,8 @@ impl Heavy {
 
 /// Keeps the budget.
 pub struct Sampler {
+    /// Packets that were handled in the last step.
+    packets: f64,
     /// Packets that may be handled in a step.
     budget: f64,
     /// The same as far as the processor's time allows.
@@ -119,6 +121,7 @@ impl Sampler {
         let budget = packets_per_second
             .map_or(f64::INFINITY, |packets| f64::from(packets.max(1)) * STEP.as_secs_f64());
         Self {
+            packets: 0.0,
             budget,
             affordable: f64::INFINITY,
             heavy: Vec::new(),
@@ -171,11 +174,10 @@ impl Sampler {
         self.heavy.iter().map(|heavy| heavy.level).max().unwrap_or_default().max(self.general.level)
     }
 
-    /// Takes in what part of a processor's time the handling of `packets` took, of which no more than `limit` may
-    /// be taken.
-    pub fn afford(&mut self, share: f64, limit: f64, packets: u32) {
+    /// Takes in what part of a processor's time the last step took, of which no more than `limit` may be taken.
+    pub fn afford(&mut self, share: f64, limit: f64) {
         self.affordable = if share > limit {
-            (f64::from(packets) * limit / share).max(1.0)
+            (self.packets * limit / share).max(1.0)
         } else {
             self.affordable * 1.1
         };
@@ -183,10 +185,11 @@ impl Sampler {
 
     /// Ends a step; whether a level rose.
     pub fn end_step(&mut self, services: &Services, hasher: &Hasher, fill: Fill) -> bool {
+        self.packets = f64::from(services.packets());
         let budget = self.budget.min(self.affordable);
         let too_full = fill.handshakes > HANDSHAKES || fill.flows > FLOWS;
         self.patience = self.patience.saturating_sub(1);
-        if self.is_exact() && !too_full && f64::from(services.packets()) <= budget {
+        if self.is_exact() && !too_full && self.packets <= budget {
             return false;
         }
         let mut loads = self.loads(services);

@@ -184,7 +184,7 @@ mod tests {
                 (Address::v4((0x0a00_0000 + n).to_be_bytes()), (1_024 + n % 60_000) as u16)
             }),
             ("ports", |n| (Address::v4((0xc633_6400 + n / 65_536).to_be_bytes()), n as u16)),
-            ("high octet", |n| (Address::v4((n << 14 | n >> 18).to_be_bytes()), 80)),
+            ("high octet", |n| (Address::v4(n.rotate_left(14).to_be_bytes()), 80)),
             ("by 256", |n| (Address::v4((n << 8).to_be_bytes()), 2_000)),
             ("random", |n| (Address::v4(n.wrapping_mul(0x9e37_79b9).to_be_bytes()), 4_444)),
             ("IPv6, low", |n| (Address::from_bits(0x2001_0db8 << 96 | u128::from(n)), 1_024)),

@@ -170,6 +170,7 @@ impl Service {
                 && backlog <= self.listener.backlog / 2,
             queue_full: overflowed && half_open * 2 >= u64::from(backlog),
             limits: RateLimits::default(),
+            weight: 1,
         }
     }
 
