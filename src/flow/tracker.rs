@@ -234,8 +234,13 @@ impl Tracker {
         }
     }
 
-    /// What fills the table, by a sample of it that changes with time.
+    /// The shares of the table that handshakes take, and these and open connections together: nothing as long as
+    /// that is little, else by a sample that changes with time.
     pub fn fill(&self) -> (f64, f64) {
+        let live: u64 = self.books.flows().by_state().iter().map(|(_, count)| count).sum();
+        if live < self.capacity() as u64 / 4 {
+            return (0.0, 0.0);
+        }
         self.table.fill(self.books.bin())
     }
 
