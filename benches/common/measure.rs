@@ -28,8 +28,20 @@ pub struct Run {
 /// # Errors
 /// It cannot be started.
 pub fn run(command: &mut Command, limit: Duration) -> io::Result<Run> {
+    run_as_set(command.stdout(Stdio::piped()), limit)
+}
+
+/// The same without its output. (What a child has resident is at least what its parent had.)
+///
+/// # Errors
+/// It cannot be started.
+pub fn run_silently(command: &mut Command, limit: Duration) -> io::Result<Run> {
+    run_as_set(command.stdout(Stdio::null()), limit)
+}
+
+fn run_as_set(command: &mut Command, limit: Duration) -> io::Result<Run> {
     let started = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     let pipe = child.stdout.take();
     let (wall, output) = thread::scope(|scope| {

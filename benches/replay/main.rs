@@ -136,7 +136,7 @@ fn run(program: &Program, capture: &Capture, core: usize) -> io::Result<Run> {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]).stderr(Stdio::null());
     command.args(program.command(&capture.path, scratch.path()));
-    measure::run(command.current_dir(scratch.path()), LIMIT)
+    measure::run_silently(command.current_dir(scratch.path()), LIMIT)
 }
 
 fn print(
