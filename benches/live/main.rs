@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::measure::is_installed;
-use common::table::{self, figure, median, thousands};
+use common::table::{self, figure, mebibytes, median, thousands};
 use generator::{Flood, Sent};
 use monitor::Monitor;
 use support::lab::{Family, Lab, Settings, VICTIM_MAC, VICTIM_V4, service};
@@ -60,6 +60,8 @@ enum Site {
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
     sent: Sent,
+    /// Packets on the victim's interface, in either direction.
+    passed: u64,
     /// CPU time of the monitor.
     cpu: Duration,
     lost: Option<u64>,
@@ -139,7 +141,8 @@ fn run(
     let memory = running.memory();
     // Counters are shown once a second.
     thread::sleep(Duration::from_millis(1_500));
-    Ok(Outcome { sent, cpu, memory, lost: running.lost(sent.count) })
+    let passed = monitor::passed(&lab)?;
+    Ok(Outcome { sent, passed, cpu, memory, lost: running.lost(passed) })
 }
 
 /// A lab in which answers to forged addresses cost next to nothing once they are sent.
@@ -167,7 +170,7 @@ fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {
         let sent = of_monitor.iter().map(|outcome| outcome.sent);
         let offered = median(sent.map(|sent| sent.count as f64 / sent.took.as_secs_f64()));
         let lost = of_monitor.iter().filter_map(|outcome| {
-            Some(100.0 * outcome.lost? as f64 / outcome.sent.count.max(1) as f64)
+            Some(100.0 * outcome.lost? as f64 / outcome.passed.max(1) as f64)
         });
         let share = of_monitor
             .iter()
@@ -189,7 +192,7 @@ fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {
         let (times, memory) = if *monitor == Monitor::Nothing {
             (String::new(), String::new())
         } else {
-            let mib = median(memory.map(|octets| octets as f64 / f64::from(1 << 20)));
+            let mib = median(memory.map(mebibytes));
             (figure(own(of_monitor) / synwatch), figure(mib))
         };
         let offered = thousands(offered.round() as i64);

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::fastnetmon::FastNetMon;
@@ -137,14 +138,15 @@ impl Running<'_> {
         }
     }
 
-    /// Ends it, and tells the packets that it lost of a flood of `sent`, as it says itself.
-    pub fn lost(self, sent: u64) -> Option<u64> {
+    /// Ends it, and tells how many it lost of the packets that have passed its interface, as it says
+    /// itself.
+    pub fn lost(self, passed: u64) -> Option<u64> {
         match self.inner {
             Inner::Nothing => None,
             Inner::Synwatch(daemon) => daemon.status()["capture"]["dropped"].as_u64(),
             Inner::Tcpdump(tcpdump) => tcpdump.dropped(),
             // It does not know of drops, but counts what it sees.
-            Inner::FastNetMon(_, lab) => Some(sent.saturating_sub(seen_by_fastnetmon(lab)?)),
+            Inner::FastNetMon(_, lab) => Some(passed.saturating_sub(seen_by_fastnetmon(lab)?)),
         }
     }
 }
@@ -192,6 +194,15 @@ impl Drop for Tcpdump {
     }
 }
 
+/// Packets that have passed the victim's interface, in either direction.
+pub fn passed(lab: &Lab) -> io::Result<u64> {
+    let show = ["-n", lab.victim.name(), "-j", "-s", "link", "show", "dev", VICTIM_LINK];
+    let output = Command::new("ip").args(show).output()?;
+    let links: Value = serde_json::from_slice(&output.stdout)?;
+    let count = |way: &str| links[0]["stats64"][way]["packets"].as_u64().unwrap_or_default();
+    Ok(count("rx") + count("tx"))
+}
+
 /// CPU time of a process: the time that its threads ran, to the nanosecond.
 fn process_cpu(pid: u32) -> io::Result<Duration> {
     let mut nanos = 0;
@@ -202,10 +213,9 @@ fn process_cpu(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// IPv4 packets towards the victim's address, by FastNetMon's metrics.
+/// IPv4 packets so far, by FastNetMon's metrics.
 fn seen_by_fastnetmon(lab: &Lab) -> Option<u64> {
-    const SERIES: &str = "fastnetmon_total_traffic_packets{traffic_direction=\"incoming\",\
-                          protocol_version=\"ipv4\"}";
+    const SERIES: &str = "fastnetmon_total_ipv4_packets ";
     let text = lab.victim.run(|| {
         let mut stream = TcpStream::connect(("127.0.0.1", 9209)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use common::frames::{BARE, Segment};
 use common::measure::{self, Run};
-use common::table::{self, figure, median, range, thousands};
+use common::table::{self, figure, mebibytes, median, range, thousands};
 use common::traffic::{Flood, Mixed, Time};
 use programs::{PROGRAMS, Program};
 use serde_json::Value;
@@ -178,7 +178,7 @@ fn print(
             figure(high),
             figure(cpu(of_program)),
             thousands((capture.packets as f64 / wall(of_program)) as i64),
-            figure(median(of_program.iter().map(|run| run.memory as f64 / (1 << 20) as f64))),
+            figure(median(of_program.iter().map(|run| mebibytes(run.memory)))),
             figure(wall(of_program) / wall(&runs[0])),
             figure(cpu(of_program) / cpu(&runs[0])),
             of_program.len().to_string(),
