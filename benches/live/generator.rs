@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::frames::{BARE, Segment};
+use crate::common::measure::thread_cpu;
 use crate::support::flood::{Random, packet_socket, refuse_outside_tests};
 use crate::support::lab::{ATTACKER_LINK, Lab};
 
@@ -128,13 +129,4 @@ fn pin(core: usize) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// CPU time of the calling thread.
-fn thread_cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a valid structure that outlives the call, which cannot fail for
-    // this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }

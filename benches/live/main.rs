@@ -178,7 +178,8 @@ fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {
         let memory = of_monitor.iter().filter_map(|outcome| outcome.memory);
         let flat_out = |value: f64| if rate.is_none() { figure(value) } else { String::new() };
         let cells = if *monitor == Monitor::Nothing {
-            [String::new(), String::new(), String::new(), flat_out(0.0), String::new()]
+            let all = rate.is_none().then(|| format!("({})", figure(without)));
+            [String::new(), String::new(), String::new(), all.unwrap_or_default(), String::new()]
         } else {
             [
                 figure(median(lost)),
@@ -207,9 +208,6 @@ fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {
             times,
             memory,
         ]);
-    }
-    if rate.is_none() {
-        eprintln!("sender and kernel without a monitor: {} ns/SYN", figure(without));
     }
 }
 
