@@ -29,7 +29,7 @@ use serde_json::Value;
 use support::program::SYNWATCH;
 
 /// Packets of the flood.
-const FLOOD_PACKETS: usize = 4_000_000;
+const FLOOD_PACKETS: usize = 2_000_000;
 /// Its SYNs per second.
 const FLOOD_RATE: u32 = 100_000;
 /// Connections of the mixed traffic.
@@ -40,6 +40,8 @@ const CONNECTION_RATE: u32 = 50_000;
 const SNAP_LENGTH: usize = 96;
 /// No program may take longer for a file.
 const LIMIT: Duration = Duration::from_secs(120);
+/// No program may take more memory, in octets.
+const MEMORY: u64 = 16 << 30;
 /// A program that has taken so long for a file in all its rounds does no more of them.
 const ENOUGH: Duration = Duration::from_secs(30);
 
@@ -133,8 +135,9 @@ fn warm(path: &Path) -> io::Result<()> {
 /// One run on one core.
 fn run(program: &Program, capture: &Capture, core: usize) -> io::Result<Run> {
     let scratch = tempfile::tempdir()?;
-    let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string()]).stderr(Stdio::null());
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--as={MEMORY}")).stderr(Stdio::null());
+    command.args(["taskset", "-c", &core.to_string()]);
     command.args(program.command(&capture.path, scratch.path()));
     measure::run_silently(command.current_dir(scratch.path()), LIMIT)
 }
