@@ -147,6 +147,7 @@ fn shell(look: &Look) -> Command {
 fn print(looks: &[&Look], runs: &[Vec<Run>], half_open: (f64, f64), established: u64) {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     let wall = |runs: &[Run]| median(runs.iter().map(|run| milliseconds(run.wall)));
+    let cpu = |runs: &[Run]| median(runs.iter().map(|run| milliseconds(run.cpu)));
     println!(
         "{} to {} half-open and {} established connections; {}; median of {} rounds\n",
         thousands(half_open.0 as i64),
@@ -155,7 +156,16 @@ fn print(looks: &[&Look], runs: &[Vec<Run>], half_open: (f64, f64), established:
         table::machine(),
         runs[0].len(),
     );
-    table::head(&["command", "ms", "from", "to", "CPU, ms", "counted", "times synwatch"]);
+    table::head(&[
+        "command",
+        "ms",
+        "from",
+        "to",
+        "CPU, ms",
+        "counted",
+        "times synwatch",
+        "times its CPU",
+    ]);
     for (look, of_look) in looks.iter().zip(runs) {
         let (low, high) = range(of_look.iter().map(|run| milliseconds(run.wall)));
         let counts = of_look.iter().filter_map(|run| (look.count)(&run.output));
@@ -164,9 +174,10 @@ fn print(looks: &[&Look], runs: &[Vec<Run>], half_open: (f64, f64), established:
             figure(wall(of_look)),
             figure(low),
             figure(high),
-            figure(median(of_look.iter().map(|run| milliseconds(run.cpu)))),
+            figure(cpu(of_look)),
             thousands(median(counts.map(|count| count as f64)) as i64),
             figure(wall(of_look) / wall(&runs[0])),
+            figure(cpu(of_look) / cpu(&runs[0])),
         ]);
     }
 }

@@ -28,8 +28,20 @@ pub struct Run {
 /// # Errors
 /// It cannot be started.
 pub fn run(command: &mut Command, limit: Duration) -> io::Result<Run> {
+    run_as_set(command.stdout(Stdio::piped()), limit)
+}
+
+/// The same without its output. (What a child has resident is at least what its parent had.)
+///
+/// # Errors
+/// It cannot be started.
+pub fn run_silently(command: &mut Command, limit: Duration) -> io::Result<Run> {
+    run_as_set(command.stdout(Stdio::null()), limit)
+}
+
+fn run_as_set(command: &mut Command, limit: Duration) -> io::Result<Run> {
     let started = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     let pipe = child.stdout.take();
     let (wall, output) = thread::scope(|scope| {
@@ -84,6 +96,15 @@ fn take_status(pid: i32) -> io::Result<(i32, libc::rusage)> {
 fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(time.tv_sec.unsigned_abs())
         + Duration::from_micros(time.tv_usec.unsigned_abs())
+}
+
+/// CPU time of the calling thread.
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a valid structure that outlives the call, which cannot fail for
+    // this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Whether a program is installed.

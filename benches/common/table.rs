@@ -45,12 +45,17 @@ pub fn figure(value: f64) -> String {
     }
 }
 
+/// Octets in MiB.
+pub fn mebibytes(octets: u64) -> f64 {
+    octets as f64 / f64::from(1 << 20)
+}
+
 /// A whole number, its thousands set apart.
 pub fn thousands(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = String::new();
     for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

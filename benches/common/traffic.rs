@@ -48,7 +48,7 @@ impl Iterator for Flood {
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.index * self.period;
         self.index += 1;
-        if self.index % 2 == 0
+        if self.index.is_multiple_of(2)
             && self.open.len() >= Self::DELAY
             && let Some(syn) = self.open.pop_front()
         {

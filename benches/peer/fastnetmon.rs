@@ -69,6 +69,12 @@ impl FastNetMon {
         Self { child, files }
     }
 
+    /// Its process.
+    #[allow(dead_code, reason = "one of the two benchmarks that use this asks for it")]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has called its notify script for a ban.
     pub fn has_banned(&self) -> bool {
         self.read("bans").lines().any(|line| line.starts_with("ban "))

@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use common::frames::{BARE, Segment};
 use common::measure::{self, Run};
-use common::table::{self, figure, median, range, thousands};
+use common::table::{self, figure, mebibytes, median, range, thousands};
 use common::traffic::{Flood, Mixed, Time};
 use programs::{PROGRAMS, Program};
 use serde_json::Value;
 use support::program::SYNWATCH;
 
 /// Packets of the flood.
-const FLOOD_PACKETS: usize = 4_000_000;
+const FLOOD_PACKETS: usize = 2_000_000;
 /// Its SYNs per second.
 const FLOOD_RATE: u32 = 100_000;
 /// Connections of the mixed traffic.
@@ -40,6 +40,8 @@ const CONNECTION_RATE: u32 = 50_000;
 const SNAP_LENGTH: usize = 96;
 /// No program may take longer for a file.
 const LIMIT: Duration = Duration::from_secs(120);
+/// No program may take more memory, in octets.
+const MEMORY: u64 = 16 << 30;
 /// A program that has taken so long for a file in all its rounds does no more of them.
 const ENOUGH: Duration = Duration::from_secs(30);
 
@@ -133,10 +135,11 @@ fn warm(path: &Path) -> io::Result<()> {
 /// One run on one core.
 fn run(program: &Program, capture: &Capture, core: usize) -> io::Result<Run> {
     let scratch = tempfile::tempdir()?;
-    let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string()]).stderr(Stdio::null());
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--as={MEMORY}")).stderr(Stdio::null());
+    command.args(["taskset", "-c", &core.to_string()]);
     command.args(program.command(&capture.path, scratch.path()));
-    measure::run(command.current_dir(scratch.path()), LIMIT)
+    measure::run_silently(command.current_dir(scratch.path()), LIMIT)
 }
 
 fn print(
@@ -178,7 +181,7 @@ fn print(
             figure(high),
             figure(cpu(of_program)),
             thousands((capture.packets as f64 / wall(of_program)) as i64),
-            figure(median(of_program.iter().map(|run| run.memory as f64 / (1 << 20) as f64))),
+            figure(median(of_program.iter().map(|run| mebibytes(run.memory)))),
             figure(wall(of_program) / wall(&runs[0])),
             figure(cpu(of_program) / cpu(&runs[0])),
             of_program.len().to_string(),

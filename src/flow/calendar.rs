@@ -36,7 +36,8 @@ impl Bin {
 /// Counts by deadline, for deadlines less than `2^shift * LENGTH` bins ahead.
 #[derive(Clone, Debug)]
 pub struct Calendar<const LENGTH: usize> {
-    counts: Box<[u64]>,
+    /// Nothing before the first count: most of a thousand services never come.
+    counts: Option<Box<[u64; LENGTH]>>,
     /// One count covers `2^shift` bins.
     shift: u32,
     total: u64,
@@ -45,7 +46,7 @@ pub struct Calendar<const LENGTH: usize> {
 impl<const LENGTH: usize> Calendar<LENGTH> {
     /// An empty calendar whose counts cover `2^shift` bins each.
     pub fn new(shift: u32) -> Self {
-        Self { counts: vec![0; LENGTH].into_boxed_slice(), shift, total: 0 }
+        Self { counts: None, shift, total: 0 }
     }
 
     /// How many are not yet due.
@@ -66,7 +67,8 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
     }
 
     fn slot(&mut self, deadline: Bin) -> &mut u64 {
-        &mut self.counts[(deadline.0 >> self.shift) as usize % LENGTH]
+        let counts = self.counts.get_or_insert_with(|| Box::new([0; LENGTH]));
+        &mut counts[(deadline.0 >> self.shift) as usize % LENGTH]
     }
 
     /// Counts `weight` more that are due at `deadline`, or as near to that as can be held at `now`; returns

@@ -245,7 +245,7 @@ impl Random {
 
 /// Panics unless the calling thread is in a namespace that this process made, and that holds
 /// nothing but test interfaces.
-fn refuse_outside_tests() {
+pub fn refuse_outside_tests() {
     assert!(netns::is_ours(), "refusing to flood a network namespace that is not the tests' own");
     let output = Command::new("ip").args(["-j", "-d", "link"]).output().expect("ip link");
     let links: serde_json::Value = serde_json::from_slice(&output.stdout).expect("ip -j link");
@@ -257,7 +257,7 @@ fn refuse_outside_tests() {
 }
 
 /// A raw socket that sends whole frames out of `interface`.
-fn packet_socket(interface: &str) -> io::Result<Socket> {
+pub fn packet_socket(interface: &str) -> io::Result<Socket> {
     let index = interface_index(interface)?;
     let fill = |storage: *mut libc::sockaddr_storage, length: *mut libc::socklen_t| {
         let address = storage.cast::<libc::sockaddr_ll>();

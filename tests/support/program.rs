@@ -59,6 +59,11 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells it to end, as a service manager does; its exit code and what it logged.
     pub fn stop(mut self) -> (Option<i32>, String) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
