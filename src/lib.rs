@@ -19,7 +19,7 @@
 //!
 //! | adapters (`host`) | |
 //! |---|---|
-//! | `capture` | frames from a `TPACKET_V3` ring, from `pnet`, or from pcap and pcapng files |
+//! | `capture` | frames from a `TPACKET_V3` ring, from `pnet`, from an XDP program, or from pcap and pcapng files |
 //! | `kernel` | SYN_RECV, listeners and their owners, counters, sysctls, conntrack |
 //! | `alert` | a bounded queue, and behind it the log and the events file |
 //! | `http` | metrics, health, status page, JSON |

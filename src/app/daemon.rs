@@ -262,16 +262,18 @@ fn hand_over(sender: &SyncSender<KernelSample>, sample: KernelSample) -> bool {
 
 /// Gives up privileges and the view of the file system.
 fn confine(config: &Config, state: Option<&StateFile>) -> Result<(), Error> {
-    // pnet opens a socket for every interface that comes up; the ring needs nothing any more.
-    let keep: &[Capability] = match config.capture.backend {
-        Backend::Pnet => &[Capability::CAP_NET_RAW],
-        Backend::Ring => &[],
+    // pnet opens a socket for every interface that comes up. XDP's counters are read for each processor
+    // that there may be.
+    let (keep, readable): (&[Capability], &[&Path]) = match config.capture.backend {
+        Backend::Ring => (&[], &[]),
+        Backend::Pnet => (&[Capability::CAP_NET_RAW], &[]),
+        Backend::Xdp => (&[], &[Path::new("/sys/devices/system/cpu")]),
     };
     privileges::drop_except(keep)?;
     let directory = config.events.path.as_ref().and_then(|path| path.as_path().parent());
     let writable: Vec<&Path> = directory.into_iter().collect();
     let replaceable: Vec<&Path> = state.map(StateFile::directory).into_iter().collect();
-    tracing::debug!("{}", sandbox::confine(&[], &writable, &replaceable));
+    tracing::debug!("{}", sandbox::confine(readable, &writable, &replaceable));
     Ok(())
 }
 

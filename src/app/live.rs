@@ -194,6 +194,10 @@ pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
     Ok(match config.capture.backend {
         Backend::Ring => Box::new(Ring::open(&settings)?),
         Backend::Pnet => Box::new(Pnet::open(&settings)?),
+        #[cfg(feature = "ebpf")]
+        Backend::Xdp => Box::new(capture::xdp::Xdp::open(&settings)?),
+        #[cfg(not(feature = "ebpf"))]
+        Backend::Xdp => return Err(capture::Error::NoXdp),
     })
 }
 

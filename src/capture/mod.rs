@@ -1,7 +1,8 @@
 //! Frames from the wire or from files, in batches, with what was lost on the way.
 //!
 //! Three sources: [`ring::Ring`] (TPACKET_V3, the default), [`pnet::Pnet`] (portable, slow) and
-//! [`pcap::Pcap`] (files). None of them decodes: a frame is a link type and bytes.
+//! [`pcap::Pcap`] (files); with the feature `ebpf` also `xdp::Xdp` (mirror ports). None of them decodes: a
+//! frame is a link type and bytes.
 //!
 //! # Who drops copies of a packet
 //! A packet that crosses several interfaces (bridge and port, bond and member, VLAN on top of
@@ -18,6 +19,8 @@ pub mod filter;
 pub mod pcap;
 pub mod pnet;
 pub mod ring;
+#[cfg(feature = "ebpf")]
+pub mod xdp;
 
 use std::io;
 use std::path::PathBuf;
@@ -70,7 +73,7 @@ pub enum Batch {
 
 /// Where frames come from.
 pub trait Source: Send {
-    /// `afpacket`, `pnet` or `pcap`.
+    /// `afpacket`, `pnet`, `xdp` or `pcap`.
     fn name(&self) -> &'static str;
 
     /// The interfaces listened on now, or the files read. A live source looks them up in the
@@ -117,7 +120,7 @@ pub struct Selection {
 pub struct Settings {
     /// What to listen on.
     pub interfaces: Interfaces,
-    /// Memory for frames that wait to be read, in octets, over all interfaces. Only the ring uses it.
+    /// Memory for frames that wait to be read, in octets, over all interfaces. Not for pnet.
     pub ring_bytes: usize,
     /// Pass only flows with one of these TCP ports at an end; all where there is none.
     pub ports: Vec<u16>,
@@ -237,6 +240,13 @@ pub enum Error {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// The XDP program cannot be used.
+    #[cfg(feature = "ebpf")]
+    #[error(transparent)]
+    Xdp(#[from] xdp::Error),
+    /// XDP is asked for, but not built in.
+    #[error("this program was built without XDP: cargo build --features ebpf")]
+    NoXdp,
     /// A capture file cannot be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {

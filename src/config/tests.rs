@@ -114,7 +114,10 @@ fn wrong_values_are_refused_with_key_value_and_range() {
         ("[watch]\nnetworks = ['10.0.0.0/8', '10.0.0.0/99']", "10.0.0.0/99"),
         ("[kernel]\ninterval = '1ms'", "`1ms` is not from 100ms to 1m"),
         ("[kernel]\nenabled = 1", "expected a boolean in `kernel.enabled`"),
-        ("[capture]\nbackend = 'xdp'", "unknown variant `xdp`, expected `ring` or `pnet`"),
+        (
+            "[capture]\nbackend = 'xsk'",
+            "unknown variant `xsk`, expected one of `ring`, `pnet`, `xdp`",
+        ),
         ("[capture]\nports = [80, 65536]", "`65536` is not a whole number from 1 to 65535"),
         ("[log]\nlevel = 'loud'", "in `log.level`"),
     ] {

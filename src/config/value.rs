@@ -474,6 +474,8 @@ pub enum Backend {
     Ring,
     /// The portable fall-back, one system call a packet
     Pnet,
+    /// For mirror ports: before the kernel makes a socket buffer (builds with the feature `ebpf`)
+    Xdp,
 }
 
 /// The least important messages to log.
