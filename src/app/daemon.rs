@@ -38,7 +38,6 @@ use crate::metrics::Exporter;
 use crate::observe::{KernelSample, Report};
 use crate::state::{self, StateFile};
 use crate::stats::STEP;
-use crate::sys::memory::use_huge_pages;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
 
@@ -144,7 +143,6 @@ pub fn run(config: &Config) -> Result<(), Error> {
     announce(config, source.as_deref(), no_wire.as_deref(), no_kernel.as_deref());
 
     let mut engine = Engine::new(engine_settings, clock.now());
-    use_huge_pages(&engine.memory());
     let (baselines, keeper) = match state_file {
         Some(file) => {
             let path = file.path().display().to_string();

@@ -13,6 +13,7 @@ use crate::detect::RateLimits;
 use crate::engine::{Engine, Mute, ServiceSettings, Settings};
 use crate::flow::HashKey;
 use crate::observe::KernelSample;
+use crate::sys::memory::use_huge_pages;
 use crate::sys::netns;
 use crate::time::Timestamp;
 use crate::wire::{Address, Segment};
@@ -232,6 +233,7 @@ pub fn fixed_settings(config: &Config) -> Settings {
             .packet_budget
             .map(|budget| u32::try_from(budget.get()).unwrap_or(u32::MAX)),
         cpu_share: percent(config.capture.cpu_percent),
+        prepare: use_huge_pages,
         each: config.services.iter().map(service_settings).collect(),
         ..Settings::default()
     }

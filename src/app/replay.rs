@@ -15,7 +15,6 @@ use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
 use crate::observe::{Report, ServiceReport, Status};
-use crate::sys::memory::use_huge_pages;
 
 /// Replays `files` and prints the verdict.
 ///
@@ -42,7 +41,6 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::idle(settings);
-    use_huge_pages(&engine.memory());
     let mut progress = Progress::new(&source);
     while feed(&mut engine, &mut source, Duration::ZERO, || Correction::NONE, &Host::default())?
         != Batch::End

@@ -11,7 +11,6 @@ mod services;
 mod settings;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
@@ -180,7 +179,8 @@ impl Engine {
     /// An engine whose time begins at `start`.
     #[must_use]
     pub fn new(settings: Settings, start: Timestamp) -> Self {
-        let tracker = Tracker::new(settings.flows, settings.services, settings.key);
+        let tracker =
+            Tracker::new(settings.flows, settings.services, settings.key, settings.prepare);
         let hasher = *tracker.hasher();
         Self {
             services: Services::new(&settings, hasher, start),
@@ -255,12 +255,6 @@ impl Engine {
         self.capture.since = start;
         self.capture.looked_at = start;
         self.services.advance(start, self.step);
-    }
-
-    /// Where the flow table lies: by far the most memory, and looked into at random.
-    #[must_use]
-    pub fn memory(&self) -> Range<*const u8> {
-        self.tracker.memory()
     }
 
     /// The time that the engine has come to.

@@ -1,6 +1,7 @@
 //! What the engine is told at its start.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -32,6 +33,9 @@ pub struct Settings {
     pub cpu_share: f64,
     /// The secret of all hashes.
     pub key: HashKey,
+    /// Is told where the flow table will be, before anything is written there: by far the most of the memory, and
+    /// looked into at random.
+    pub prepare: fn(&Range<*const u8>),
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             packet_budget: None,
             cpu_share: 1.0,
             key: HashKey([0; 16]),
+            prepare: |_| {},
         }
     }
 }

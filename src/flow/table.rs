@@ -76,24 +76,19 @@ impl Table {
     pub const PARTS: usize = 16;
 
     /// A table for at least `capacity` flows (rounded up to a power of two); its memory is taken at
-    /// once and never grows.
-    pub fn new(capacity: usize) -> Self {
-        let sets = capacity.div_ceil(WAYS).next_power_of_two();
-        Self {
-            sets: vec![Set([const { None }; WAYS]); sets].into_boxed_slice(),
-            mask: sets as u64 - 1,
-        }
+    /// once and never grows. `prepare` is told where it is before anything is written there.
+    pub fn new(capacity: usize, prepare: impl FnOnce(&Range<*const u8>)) -> Self {
+        let count = capacity.div_ceil(WAYS).next_power_of_two();
+        let mut sets = Vec::with_capacity(count);
+        let start: *const Set = sets.as_ptr();
+        prepare(&(start.cast()..start.wrapping_add(count).cast()));
+        sets.resize(count, Set([const { None }; WAYS]));
+        Self { sets: sets.into_boxed_slice(), mask: count as u64 - 1 }
     }
 
     /// The most flows that it can hold.
     pub fn capacity(&self) -> usize {
         self.sets.len() * WAYS
-    }
-
-    /// Where the table lies.
-    pub fn memory(&self) -> Range<*const u8> {
-        let Range { start, end } = self.sets.as_ptr_range();
-        start.cast()..end.cast()
     }
 
     /// All entries with the numbers of their sets, expired ones too.
@@ -246,8 +241,8 @@ mod tests {
 
     #[test]
     fn capacity_is_a_power_of_two_of_sets() {
-        assert_eq!(Table::new(1).capacity(), 4);
-        assert_eq!(Table::new(1_000).capacity(), 1_024);
-        assert_eq!(Table::new(1 << 20).capacity(), 1 << 20);
+        assert_eq!(Table::new(1, |_| {}).capacity(), 4);
+        assert_eq!(Table::new(1_000, |_| {}).capacity(), 1_024);
+        assert_eq!(Table::new(1 << 20, |_| {}).capacity(), 1 << 20);
     }
 }

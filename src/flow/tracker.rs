@@ -142,9 +142,14 @@ impl Tracker {
     pub const PARTS: usize = Table::PARTS;
 
     /// A tracker of at most `capacity` flows towards at most `services` services.
-    pub fn new(capacity: usize, services: u16, key: HashKey) -> Self {
+    pub fn new(
+        capacity: usize,
+        services: u16,
+        key: HashKey,
+        prepare: impl FnOnce(&Range<*const u8>),
+    ) -> Self {
         Self {
-            table: Table::new(capacity),
+            table: Table::new(capacity, prepare),
             hasher: Hasher::new(key),
             books: Books::new(services),
             evicted: 0,
@@ -154,11 +159,6 @@ impl Tracker {
     /// The keyed hasher.
     pub const fn hasher(&self) -> &Hasher {
         &self.hasher
-    }
-
-    /// Where the flow table lies.
-    pub fn memory(&self) -> Range<*const u8> {
-        self.table.memory()
     }
 
     /// The bin that time stands in.

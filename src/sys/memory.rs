@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// Asks the kernel to back memory with huge pages where it can, so that a look-up in a table of many
-/// megabytes does not also have to wait for the page tables. Whether it does makes no difference but in
-/// speed: on kernels before 6.1 (no `MADV_COLLAPSE`) it does not.
+/// Asks the kernel to back memory that nothing was written to so far with huge pages, so that a look-up in a table
+/// of many megabytes does not also have to wait for the page tables. Whether it does makes no difference but
+/// in speed.
 pub fn use_huge_pages(memory: &Range<*const u8>) {
     const HUGE: usize = 2 << 20;
     let start = (memory.start as usize).next_multiple_of(HUGE);
@@ -13,7 +13,7 @@ pub fn use_huge_pages(memory: &Range<*const u8>) {
         let address = memory.start.wrapping_add(start - memory.start as usize).cast_mut().cast();
         // SAFETY: the advice changes neither the contents nor the addresses of the memory, so it is harmless
         // whatever the range is.
-        unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
+        unsafe { libc::madvise(address, length, libc::MADV_HUGEPAGE) };
     }
 }
 

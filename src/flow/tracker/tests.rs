@@ -88,7 +88,7 @@ impl Scene {
 
     fn with_capacity(flows: usize) -> Self {
         Self {
-            tracker: Tracker::new(flows, 3, HashKey([9; 16])),
+            tracker: Tracker::new(flows, 3, HashKey([9; 16]), |_| {}),
             ports: Ports::default(),
             now: Duration::ZERO,
             interface: 0,
