@@ -69,8 +69,8 @@ impl Clock {
     pub fn correction(&self) -> Correction {
         let (own, system) = (self.now(), wall());
         let step = (own - system).max(system - own) > STEPPED;
-        let (add, take) = if step { (own - system, system - own) } else { Default::default() };
-        Correction { add, take, latest: own }
+        let ahead = if step { own.as_nanos().wrapping_sub(system.as_nanos()) } else { 0 };
+        Correction { ahead, latest: own }
     }
 }
 
@@ -108,21 +108,20 @@ fn thread_time() -> Duration {
 /// The difference between two clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Correction {
-    add: Duration,
-    take: Duration,
+    /// Nanoseconds to add, modulo 2^64.
+    ahead: u64,
     /// No time is later: whatever a clock was set to while frames waited.
     latest: Timestamp,
 }
 
 impl Correction {
     /// No difference.
-    pub const NONE: Self =
-        Self { add: Duration::ZERO, take: Duration::ZERO, latest: Timestamp::from_nanos(u64::MAX) };
+    pub const NONE: Self = Self { ahead: 0, latest: Timestamp::from_nanos(u64::MAX) };
 
     /// The time on the other clock.
     #[must_use]
     pub fn apply(self, at: Timestamp) -> Timestamp {
-        (at + self.add).before(self.take).min(self.latest)
+        Timestamp::from_nanos(at.as_nanos().wrapping_add(self.ahead)).min(self.latest)
     }
 }
 

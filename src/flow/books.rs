@@ -185,6 +185,27 @@ impl Books {
         }
     }
 
+    /// Moves a flow from one count and weight, where it stands until `deadline`, to another for so long. Returns when
+    /// that ends.
+    #[inline]
+    pub(super) fn shift(
+        &mut self,
+        (count, weight): (Count, u32),
+        deadline: Bin,
+        to: (Count, u32),
+        lifetime: Bins,
+    ) -> Bin {
+        if let (Count::State(name), true) = (count, to == (count, weight)) {
+            let due = self.bin.after(lifetime);
+            // Most segments of an open connection leave it where it is.
+            if self.states[name as usize].round(due, self.bin) == deadline {
+                return deadline;
+            }
+        }
+        self.strike(count, weight, deadline);
+        self.enter(to.0, to.1, lifetime)
+    }
+
     /// Takes a flow off its count, unless its deadline already did.
     #[inline]
     pub(super) fn strike(&mut self, count: Count, weight: u32, deadline: Bin) {

@@ -61,7 +61,8 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
 
     /// Rounds a deadline to what the calendar can hold at `now`: the last bin of its count, within
     /// the horizon and not before `now`.
-    fn round(&self, deadline: Bin, now: Bin) -> Bin {
+    #[inline]
+    pub fn round(&self, deadline: Bin, now: Bin) -> Bin {
         let deadline = deadline.clamp(now, self.horizon(now));
         Bin(deadline.0 | ((1 << self.shift) - 1))
     }

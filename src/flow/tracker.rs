@@ -367,10 +367,10 @@ impl Tracker {
             if expired {
                 self.books.revive(count, before.weight());
             }
-            self.books.strike(count, before.weight(), before.deadline);
             entry.connection.level = level;
-            let count = Count::of(&entry.connection, entry.service);
-            entry.deadline = self.books.enter(count, entry.weight(), lifetime);
+            let to = (Count::of(&entry.connection, entry.service), entry.weight());
+            let from = (count, before.weight());
+            entry.deadline = self.books.shift(from, before.deadline, to, lifetime);
         }
         Seen { event, service: before.service, flow: flow.hash, age, from_client, level }
     }

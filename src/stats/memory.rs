@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prefetch_index::prefetch_index;
+
 use crate::time::Timestamp;
 
 /// A set of keyed hashes that forgets: two Bloom filters, of which the older is dropped in turn.
@@ -13,6 +15,8 @@ use crate::time::Timestamp;
 pub struct Recent {
     current: Box<[u64]>,
     previous: Box<[u64]>,
+    /// Hashes whose places are being fetched.
+    fetching: Vec<u64>,
     period: Duration,
     since: Timestamp,
 }
@@ -23,11 +27,13 @@ impl Recent {
     pub fn new(lg_bits: u32, period: Duration, now: Timestamp) -> Self {
         // Zeros of its own for each: memory that nobody has written to yet costs nothing, a copy does.
         let empty = || vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
-        Self { current: empty(), previous: empty(), period, since: now }
+        let fetching = Vec::with_capacity(FETCHING);
+        Self { current: empty(), previous: empty(), fetching, period, since: now }
     }
 
     /// Lets time pass.
     pub fn advance(&mut self, now: Timestamp) {
+        self.enter();
         while now - self.since >= self.period {
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.fill(0);
@@ -42,8 +48,18 @@ impl Recent {
 
     /// Remembers a hash.
     pub fn insert(&mut self, hash: u64) {
-        for (word, bit) in bits(hash, &self.current) {
-            self.current[word] |= bit;
+        if self.fetching.len() == FETCHING {
+            self.enter();
+        }
+        prefetch_index(&self.current, bits(hash, &self.current)[0].0);
+        self.fetching.push(hash);
+    }
+
+    fn enter(&mut self) {
+        for hash in self.fetching.drain(..) {
+            for (word, bit) in bits(hash, &self.current) {
+                self.current[word] |= bit;
+            }
         }
     }
 
@@ -52,10 +68,12 @@ impl Recent {
     pub fn contains(&self, hash: u64) -> bool {
         let within =
             |filter: &[u64]| bits(hash, filter).iter().all(|(word, bit)| filter[*word] & bit != 0);
-        within(&self.current) || within(&self.previous)
+        within(&self.current) || within(&self.previous) || self.fetching.contains(&hash)
     }
 }
 
+/// Hashes that are fetched at once.
+const FETCHING: usize = 16;
 /// Words of a cache line.
 const LINE: usize = 8;
 
