@@ -1,5 +1,6 @@
 //! What it costs to run a program.
 
+use std::fs;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
@@ -105,6 +106,13 @@ pub fn thread_cpu() -> Duration {
     // this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Resident memory of this process, in octets.
+pub fn resident() -> io::Result<u64> {
+    let pages = fs::read_to_string("/proc/self/statm")?;
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    Ok(pages.unwrap_or_default() * 4_096)
 }
 
 /// Whether a program is installed.
