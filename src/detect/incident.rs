@@ -244,8 +244,11 @@ impl Active {
             detection.variant = onset.variant;
         }
         detection.confidence = detection.confidence.max(onset.confidence());
-        // The evidence is what the attack looked like at its height.
-        if onset.evidence.syn_rate >= 0.95 * detection.evidence.syn_rate || graver || revised {
+        // The evidence is what the attack looked like at its height. Of estimates that differ by no more than
+        // their errors the latest counts: the highest would be the luckiest.
+        let doubt = onset.evidence.stderr.map_or(0.0, |stderr| 3.0 * stderr.syn_rate_stderr);
+        let high = onset.evidence.syn_rate + doubt >= 0.95 * detection.evidence.syn_rate;
+        if high || graver || revised {
             tell(detection, onset);
         } else {
             let peak = &mut detection.evidence.half_open_peak;

@@ -124,6 +124,8 @@ pub struct Engine {
     /// Sources whose attempts failed in the last minute or two.
     failed_sources: Recent,
     incidents: Incidents,
+    /// How many of them were active at the end of the last step.
+    told: u32,
     actions: Vec<Action>,
     kernel: Option<KernelView>,
     capture: CaptureView,
@@ -193,6 +195,7 @@ impl Engine {
             completed_networks: Recent::new(22, Duration::from_secs(3_600), start),
             failed_sources: Recent::new(22, Duration::from_secs(60), start),
             incidents: Incidents::default(),
+            told: 0,
             actions: Vec::new(),
             kernel: None,
             capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
@@ -284,7 +287,7 @@ impl Engine {
         if !level.includes(flow.hash.rank()) {
             return self.handle_skip(Some(at), Skip::Unsampled);
         }
-        self.tracker.prefetch(&flow);
+        self.tracker.prefetch(flow.hash);
         self.queue.push(Queued { at, interface, level, settled, flow, segment: *segment });
         if self.queue.len() == QUEUE {
             self.handle_queue();

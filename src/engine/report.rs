@@ -3,11 +3,12 @@
 use crate::detect::Subject;
 use crate::engine::Engine;
 use crate::engine::judge::{completion_ratio, completion_stderr};
+use crate::engine::services::Service;
 use crate::flow::{HalfOpen, ServiceId};
 use crate::observe::{
     CaptureReport, Class, FlowCounts, FlowCountsStderr, Internals, KernelReport, Limit, Observed,
-    Report, SCHEMA_VERSION, ServiceReport, ServiceStderr, Status, Totals, TotalsStderr, rounded_up,
-    stderr,
+    Report, SCHEMA_VERSION, ServiceReport, ServiceStderr, Severity, Status, Totals, TotalsStderr,
+    Variant, rounded_up, stderr,
 };
 use crate::stats::{Step, Window, rounded, scaled_up};
 use crate::time::Timestamp;
@@ -122,20 +123,35 @@ impl Engine {
         }
     }
 
+    /// The busiest services, those with a verdict first. Only these are looked at closely.
     fn service_reports(&self) -> Vec<ServiceReport> {
-        let mut reports: Vec<_> = self
+        let mut ranked: Vec<_> = self
             .services
             .ids()
-            .map(|id| self.service_report(id))
-            .filter(|report| report.syn > 0 || report.backlog_known || report.half_open > 0)
+            .filter_map(|id| {
+                let service = self.services.get(id);
+                let wire = self.half_open(id).total;
+                let shown = service.syn > 0 || service.is_backlog_known() || wire > 0;
+                let severity = self.verdict(service).map(|(_, _, severity)| severity);
+                let kernel = service.kernel_half_open.filter(|_| self.fresh_kernel());
+                let half_open = wire.max(kernel.map_or(0, u64::from));
+                shown.then_some((std::cmp::Reverse((severity, half_open, service.syn)), id))
+            })
             .collect();
-        reports.sort_by_key(|report| {
-            let severity = report.verdict.map(|(_, _, severity)| severity);
-            let half_open = report.half_open.max(report.half_open_kernel.unwrap_or(0));
-            std::cmp::Reverse((severity, half_open, report.syn))
-        });
-        reports.truncate(SERVICES);
-        reports
+        ranked.sort();
+        ranked.into_iter().take(SERVICES).map(|(_, id)| self.service_report(id)).collect()
+    }
+
+    /// The gravest of what is told of a service now.
+    fn verdict(&self, service: &Service) -> Option<(Class, Option<Variant>, Severity)> {
+        let subject = Subject::Service(service.address, service.port);
+        [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd]
+            .iter()
+            .filter_map(|class| self.incidents.active(*class, subject))
+            .filter_map(|detection| {
+                Some((detection.class, detection.variant, detection.current_severity()?))
+            })
+            .max_by_key(|(_, _, severity)| *severity)
     }
 
     fn service_report(&self, id: ServiceId) -> ServiceReport {
@@ -151,14 +167,6 @@ impl Engine {
         let second = windows.sum(1, 4);
         // Attempts that have had half a second for it.
         let aged = windows.sum(2, Step::MATURE + 8);
-        let subject = Subject::Service(service.address, service.port);
-        let verdict = [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd]
-            .iter()
-            .filter_map(|class| self.incidents.active(*class, subject))
-            .filter_map(|detection| {
-                Some((detection.class, detection.variant, detection.current_severity()?))
-            })
-            .max_by_key(|(_, _, severity)| *severity);
         ServiceReport {
             address: service.address.into(),
             port: service.port,
@@ -173,12 +181,11 @@ impl Engine {
             syn_rate: f64::from(second.syn) / self.seconds_of(4),
             completion_ratio: completion_ratio(&aged),
             sources: service.sources(),
-            source_entropy_ratio: service.failures.entropy_ratio(),
+            source_entropy_ratio: service.entropy_ratio,
             stderr: self.service_stderr(id, &half_open, &second, &aged),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
-            backlog_known: service.listener.is_some()
-                || service.settings.as_ref().is_some_and(|set| set.backlog.is_some()),
-            verdict,
+            backlog_known: service.is_backlog_known(),
+            verdict: self.verdict(service),
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Service {
     pub windows: Windows,
     /// Who fails.
     pub failures: Failures,
+    /// Entropy of their sources over the highest that their number allows, as of the last second.
+    pub entropy_ratio: f64,
     /// SYNs since the start, repeats included.
     pub syn: u64,
     /// SYN-ACKs since the start.
@@ -71,6 +73,7 @@ impl Service {
             last_seen: now,
             windows,
             failures: Failures::default(),
+            entropy_ratio: 0.0,
             syn: 0,
             syn_ack: 0,
             syn_squares: 0,
@@ -115,6 +118,12 @@ impl Service {
     #[must_use]
     pub fn ignores(&self, client: Address) -> bool {
         self.settings.as_ref().is_some_and(|settings| settings.ignores(client))
+    }
+
+    /// Whether the limit of its queue is known, and not assumed.
+    #[must_use]
+    pub fn is_backlog_known(&self) -> bool {
+        self.listener.is_some() || self.settings.as_ref().is_some_and(|set| set.backlog.is_some())
     }
 
     /// Whether whatever happens to it is worth info at most.
@@ -189,10 +198,11 @@ impl Services {
     pub fn advance(&mut self, now: Timestamp, step: Step) {
         self.now = now;
         if step > self.step {
+            let size = Failures::size(self.list.iter().map(|service| &service.failures), self.step);
             self.step = step;
             for service in &mut self.list {
                 service.windows.begin(step);
-                service.failures.begin(step);
+                service.failures.begin(step, size);
                 service.packets = 0;
             }
         }

@@ -144,7 +144,7 @@ impl Table {
     /// The shares of the places that handshakes take, and these and open connections together, by a sample of
     /// the sets that changes with `now`.
     pub fn fill(&self, now: Bin) -> (f64, f64) {
-        const SAMPLE: usize = 1_024;
+        const SAMPLE: usize = 256;
         let start = (now.0 as usize).wrapping_mul(SAMPLE * 7);
         let sets =
             (0..SAMPLE.min(self.sets.len())).map(|n| &self.sets[(start + n) % self.sets.len()]);
@@ -158,7 +158,7 @@ impl Table {
                 _ => handshakes += 1.0,
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        #[expect(clippy::cast_precision_loss, reason = "a thousand")]
         let places = (WAYS * SAMPLE.min(self.sets.len())) as f64;
         (handshakes / places, (handshakes + open) / places)
     }

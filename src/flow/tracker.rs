@@ -245,10 +245,10 @@ impl Tracker {
     }
 
     /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead of
-    /// [`Self::handle`].
+    /// [`Self::handle`] or [`Self::fate`].
     #[inline]
-    pub fn prefetch(&self, flow: &FlowKey) {
-        self.table.prefetch(flow.hash);
+    pub fn prefetch(&self, flow: FlowHash) {
+        self.table.prefetch(flow);
     }
 
     /// Takes in a segment of `flow`; `lookup` knows the services.

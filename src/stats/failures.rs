@@ -18,8 +18,12 @@ use crate::stats::window::Step;
 use crate::time::Timestamp;
 use crate::wire::{Address, Segment, SeqNumber};
 
-/// Attempts that are drawn from a step.
+/// Attempts that are drawn from a step, where few services have any.
 const PER_STEP: usize = 64;
+/// The fewest, however many services have some.
+const LEAST: usize = 8;
+/// Attempts that are drawn from a step of all services together.
+const OF_ALL: usize = 2_048;
 /// Steps whose samples are kept until they are mature.
 const STEPS: usize = Step::MATURE as usize + 2;
 /// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
@@ -93,20 +97,62 @@ pub struct Failure {
 }
 
 /// The samples of one service.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Failures {
     drawn: [Vec<Attempt>; STEPS],
     offered: [u32; STEPS],
     kept: VecDeque<Failure>,
     completed: Completions,
+    /// Attempts to draw from the present step.
+    size: usize,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            drawn: Default::default(),
+            offered: Default::default(),
+            kept: VecDeque::new(),
+            completed: Completions::default(),
+            size: PER_STEP,
+        }
+    }
 }
 
 impl Failures {
-    /// Begins a step: what was drawn in the step that had its place before is gone.
-    pub fn begin(&mut self, step: Step) {
+    /// How many attempts of each service may be drawn in the next step, where `all` had their attempts in
+    /// `step`: the more of them, the fewer of each, so that neither memory nor the work at the end of a
+    /// step grows with them.
+    pub fn size<'a>(all: impl Iterator<Item = &'a Self> + Clone, step: Step) -> usize {
         let place = step.0 as usize % STEPS;
+        let offered = all.map(|failures| failures.offered[place] as usize);
+        let mut size = PER_STEP;
+        while size > LEAST
+            && offered.clone().map(|offered| offered.min(size)).sum::<usize>() > OF_ALL
+        {
+            size /= 2;
+        }
+        size
+    }
+
+    /// Begins a step with a sample of [`Self::size`]: what was drawn in the step that had its place before is
+    /// gone.
+    pub fn begin(&mut self, step: Step, size: usize) {
+        let place = step.0 as usize % STEPS;
+        self.size = size;
         self.drawn[place].clear();
+        self.drawn[place].shrink_to(self.size);
         self.offered[place] = 0;
+        let kept = self.limit();
+        if self.kept.len() > kept {
+            self.kept.drain(..self.kept.len() - kept);
+            self.kept.shrink_to(kept);
+        }
+    }
+
+    /// Failures that are kept: where samples are small, still enough to name a kind by.
+    fn limit(&self) -> usize {
+        (KEPT * self.size / PER_STEP).max(KEPT / 4)
     }
 
     /// Offers an attempt of the present step, of which the sample takes a uniform draw. `random` is
@@ -116,7 +162,10 @@ impl Failures {
         let offered = u64::from(self.offered[place]);
         self.offered[place] += 1;
         let drawn = &mut self.drawn[place];
-        if drawn.len() < PER_STEP {
+        if drawn.len() < self.size {
+            if drawn.capacity() == 0 {
+                drawn.reserve_exact(self.size);
+            }
             drawn.push(attempt());
         } else {
             // Reservoir sampling (Vitter 1985, algorithm R).
@@ -135,7 +184,7 @@ impl Failures {
 
     /// Keeps a failure, and forgets those that are too old or too many.
     pub fn keep(&mut self, failure: Failure) {
-        if self.kept.len() == KEPT {
+        if self.kept.len() >= self.limit() {
             self.kept.pop_front();
         }
         self.kept.push_back(failure);
@@ -556,7 +605,7 @@ mod tests {
         let mut failures = Failures::default();
         let mut drawn = [0_u32; 100];
         for round in 0..2_000_u64 {
-            failures.begin(Step(0));
+            failures.begin(Step(0), PER_STEP);
             for n in 0..100_u32 {
                 let mut syn = state_test_segment(Flags::SYN, n, 0);
                 syn.seq = SeqNumber(n);

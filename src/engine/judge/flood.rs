@@ -28,7 +28,7 @@ impl Engine {
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
         let telling = severity.is_some_and(|severity| flood || !self.is_covered(id, severity));
-        if telling || (flood && severity.is_none()) {
+        if (telling && self.is_due(id, subject, severity)) || (flood && severity.is_none()) {
             let onset = severity.map(|severity| self.flood(id, severity));
             self.tell(at, Class::SynFlood, subject, onset);
         }
@@ -40,6 +40,16 @@ impl Engine {
             let onset = self.overflow(id, at, detail);
             self.tell(at, Class::AcceptQueueOverflow, subject, Some(onset));
         }
+    }
+
+    /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and else once a
+    /// second; where there are many, as often as a few of them in every step allow.
+    fn is_due(&self, id: ServiceId, subject: Subject, severity: Option<Severity>) -> bool {
+        const STEPS: u32 = 4;
+        const AT_ONCE: u32 = 4;
+        let Some(told) = self.incidents.active(Class::SynFlood, subject) else { return true };
+        let turns = (self.told / AT_ONCE).max(STEPS);
+        severity > told.current_severity() || (self.step.0 + u32::from(id.0)) % turns == 0
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once is told

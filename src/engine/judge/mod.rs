@@ -73,6 +73,7 @@ impl Engine {
         self.lapse_accept_queues(at);
         // What is told of many services at once is not told of each.
         self.judge_groups(at);
+        self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
         for id in self.services.ids() {
             self.tell_service(id, at);
         }
@@ -82,6 +83,9 @@ impl Engine {
     fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
         let service = self.services.get(id);
         let mut judged = Judged::default();
+        for attempt in service.failures.drawn(step) {
+            self.tracker.prefetch(attempt.flow);
+        }
         for attempt in service.failures.drawn(step) {
             let (fate, retransmitted) = self.tracker.fate(attempt.flow, attempt.isn);
             let failure = |reset| self.failure(*attempt, retransmitted, reset);
@@ -164,6 +168,10 @@ impl Engine {
         }
         service.failures.contrast(&judged.completed);
         service.failures.forget(at);
+        // In turns, so that many services do not make one step long.
+        if (self.step.0 + u32::from(id.0)).is_multiple_of(4) {
+            service.entropy_ratio = service.failures.entropy_ratio();
+        }
         let idle = window == Window::default()
             && !service.detector.is_active()
             && service.windows.sum(0, 6) == Window::default();
