@@ -14,10 +14,12 @@ use crate::monitor::Monitor;
 use crate::support::lab::{Family, Lab, VICTIM_V4, service};
 use crate::support::program::{SYNWATCH, service_in};
 use crate::support::traffic::Service;
-use crate::{BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, quiet_lab};
+use crate::{BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, quiet_lab, sampling_ratio};
 
 /// The budget, in packets per second.
 const BUDGET: u32 = 2_000;
+/// What leaves the daemon unbounded, to know what it would say then.
+const UNBOUNDED: &str = "packet_budget = 1000000000\ncpu_percent = 100\n";
 /// The floods, in SYNs per second.
 const RATES: [u32; 4] = [2_000, 20_000, 200_000, 1_000_000];
 /// How long each lasts, and from when on the cost counts: until then the budget may be looked for.
@@ -52,27 +54,31 @@ pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
         "errors off",
         "half-open",
         "stderr",
+        "half-open, unbounded",
+        "CPU, %, unbounded",
     ]);
     let mut outcomes: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
+    let mut unbounded: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
     for round in 0..rounds {
         for turn in 0..RATES.len() {
             let index = (round + turn) % RATES.len();
             outcomes[index].push(run(RATES[index], &capture, round as u64)?);
+            unbounded[index].push(run(RATES[index], UNBOUNDED, round as u64)?);
         }
     }
     let share = |of: &[Outcome]| median(of.iter().map(|outcome| outcome.share));
-    for (rate, of_rate) in RATES.iter().zip(&outcomes) {
+    for ((rate, of_rate), of_unbounded) in RATES.iter().zip(&outcomes).zip(&unbounded) {
         let offered =
             |outcome: &Outcome| outcome.sent.count as f64 / outcome.sent.took.as_secs_f64();
-        let number =
-            |pointer: &str| median(of_rate.iter().filter_map(|outcome| outcome.number(pointer)));
+        let number_of = |outcomes: &[Outcome], key: &str| {
+            median(outcomes.iter().filter_map(|outcome| outcome.number(key)))
+        };
+        let number = |key: &str| number_of(of_rate, key);
         let errors = of_rate.iter().filter_map(|outcome| {
             let off = (outcome.number("syn_rate")? - offered(outcome)).abs();
             Some(off / outcome.number("syn_rate_stderr")?)
         });
-        let ratios = of_rate
-            .iter()
-            .filter_map(|outcome| outcome.report["capture"]["sampling_ratio"].as_f64());
+        let ratios = of_rate.iter().filter_map(|outcome| sampling_ratio(&outcome.report));
         table::row(&[
             thousands(i64::from(*rate)),
             thousands(median(of_rate.iter().map(offered)) as i64),
@@ -85,6 +91,8 @@ pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
             figure(median(errors)),
             figure(number("half_open")),
             figure(number("half_open_stderr")),
+            figure(number_of(of_unbounded, "half_open")),
+            figure(share(of_unbounded)),
         ]);
     }
     Ok(())
