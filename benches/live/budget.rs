@@ -4,29 +4,34 @@ use std::error::Error;
 use std::fs;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::common::table::{self, figure, median, thousands};
-use crate::generator::Sent;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, passed};
 use crate::support::lab::{Family, Lab, VICTIM_V4, service};
 use crate::support::program::{SYNWATCH, service_in};
 use crate::support::traffic::Service;
-use crate::{BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, quiet_lab};
+use crate::{BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, quiet_lab, sampling_ratio};
 
 /// The budget, in packets per second.
 const BUDGET: u32 = 2_000;
+/// What leaves the daemon unbounded, to know what it would say then.
+const UNBOUNDED: &str = "packet_budget = 1000000000\ncpu_percent = 100\n";
 /// The floods, in SYNs per second.
 const RATES: [u32; 4] = [2_000, 20_000, 200_000, 1_000_000];
-/// How long each lasts, and from when on the cost counts: until then the budget may be looked for.
+/// How long each lasts.
 const DURATION: Duration = Duration::from_secs(12);
+/// From when on the cost counts: until then the daemon may look for the right share of the flows.
 const SETTLED: Duration = Duration::from_secs(4);
+/// How long before the end the sender's rate is taken: what the daemon says is that of the last seconds.
+const LATELY: Duration = Duration::from_secs(4);
 
 /// A run under the budget.
 struct Outcome {
-    sent: Sent,
+    /// SYNs that arrived per second.
+    rate: f64,
     /// Share of a core.
     share: f64,
     report: Value,
@@ -52,30 +57,32 @@ pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
         "errors off",
         "half-open",
         "stderr",
+        "half-open, unbounded",
+        "CPU, %, unbounded",
     ]);
     let mut outcomes: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
+    let mut unbounded: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
     for round in 0..rounds {
         for turn in 0..RATES.len() {
             let index = (round + turn) % RATES.len();
             outcomes[index].push(run(RATES[index], &capture, round as u64)?);
+            unbounded[index].push(run(RATES[index], UNBOUNDED, round as u64)?);
         }
     }
     let share = |of: &[Outcome]| median(of.iter().map(|outcome| outcome.share));
-    for (rate, of_rate) in RATES.iter().zip(&outcomes) {
-        let offered =
-            |outcome: &Outcome| outcome.sent.count as f64 / outcome.sent.took.as_secs_f64();
-        let number =
-            |pointer: &str| median(of_rate.iter().filter_map(|outcome| outcome.number(pointer)));
+    for ((rate, of_rate), of_unbounded) in RATES.iter().zip(&outcomes).zip(&unbounded) {
+        let number_of = |outcomes: &[Outcome], key: &str| {
+            median(outcomes.iter().filter_map(|outcome| outcome.number(key)))
+        };
+        let number = |key: &str| number_of(of_rate, key);
         let errors = of_rate.iter().filter_map(|outcome| {
-            let off = (outcome.number("syn_rate")? - offered(outcome)).abs();
+            let off = (outcome.number("syn_rate")? - outcome.rate).abs();
             Some(off / outcome.number("syn_rate_stderr")?)
         });
-        let ratios = of_rate
-            .iter()
-            .filter_map(|outcome| outcome.report["capture"]["sampling_ratio"].as_f64());
+        let ratios = of_rate.iter().filter_map(|outcome| sampling_ratio(&outcome.report));
         table::row(&[
             thousands(i64::from(*rate)),
-            thousands(median(of_rate.iter().map(offered)) as i64),
+            thousands(median(of_rate.iter().map(|outcome| outcome.rate)).round() as i64),
             figure(share(of_rate)),
             figure(share(of_rate) / share(&outcomes[0])),
             format!("{:.4}", median(ratios)),
@@ -85,6 +92,8 @@ pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
             figure(median(errors)),
             figure(number("half_open")),
             figure(number("half_open_stderr")),
+            figure(number_of(of_unbounded, "half_open")),
+            figure(share(of_unbounded)),
         ]);
     }
     Ok(())
@@ -135,17 +144,21 @@ fn run(rate: u32, capture: &str, seed: u64) -> Result<Outcome, Box<dyn Error>> {
     let running = Monitor::Ring.start(&lab, capture, WATCHER)?;
     let flood =
         crate::generator::Flood { duration: DURATION, ..flood(Site::Victim, Some(rate), seed) };
-    let (sent, share, report) = thread::scope(|scope| {
+    let (rate, share, report) = thread::scope(|scope| {
         let sender = scope.spawn(|| flood.send(&lab, SENDER));
         thread::sleep(SETTLED);
-        let before = running.cpu();
-        let measured = DURATION - SETTLED - DRAIN;
-        thread::sleep(measured);
-        let share = 100.0 * (running.cpu() - before).as_secs_f64() / measured.as_secs_f64();
+        let (begun, before) = (Instant::now(), running.cpu());
+        thread::sleep(DURATION - SETTLED - LATELY - DRAIN);
+        let (middle, (received, _)) = (Instant::now(), passed(&lab)?);
+        thread::sleep(LATELY);
+        let used = running.cpu() - before;
+        let (end, (all_received, _)) = (Instant::now(), passed(&lab)?);
         // While the flood still runs.
         let report = running.daemon().map(|daemon| daemon.status()).unwrap_or_default();
-        let sent = sender.join().map_err(|_| "the sender has failed")??;
-        Ok::<_, Box<dyn Error>>((sent, share, report))
+        sender.join().map_err(|_| "the sender has failed")??;
+        let rate = (all_received - received) as f64 / (end - middle).as_secs_f64();
+        let share = 100.0 * used.as_secs_f64() / (end - begun).as_secs_f64();
+        Ok::<_, Box<dyn Error>>((rate, share, report))
     })?;
-    Ok(Outcome { sent, share, report })
+    Ok(Outcome { rate, share, report })
 }

@@ -27,6 +27,7 @@ use common::measure::is_installed;
 use common::table::{self, figure, mebibytes, median, thousands};
 use generator::{Flood, Sent};
 use monitor::Monitor;
+use serde_json::Value;
 use support::lab::{Family, Lab, Settings, VICTIM_MAC, VICTIM_V4, service};
 use support::traffic::Service;
 
@@ -65,6 +66,8 @@ struct Outcome {
     /// CPU time of the monitor.
     cpu: Duration,
     lost: Option<u64>,
+    /// The share of the flows that synwatch followed in the end.
+    ratio: Option<f64>,
     memory: Option<u64>,
 }
 
@@ -103,6 +106,7 @@ fn compare(site: Site, monitors: &[Monitor], rounds: usize) -> Result<(), Box<dy
         "monitor",
         "offered, SYN/s",
         "lost, %",
+        "sampling ratio",
         "own CPU, % of a core",
         "own CPU, ns/SYN",
         "kernel, ns/SYN more",
@@ -139,10 +143,17 @@ fn run(
     thread::sleep(DRAIN);
     let cpu = running.cpu() - before;
     let memory = running.memory();
+    let ratio = running.daemon().and_then(|daemon| sampling_ratio(&daemon.status()));
     // Counters are shown once a second.
     thread::sleep(Duration::from_millis(1_500));
-    let passed = monitor::passed(&lab)?;
-    Ok(Outcome { sent, passed, cpu, memory, lost: running.lost(passed) })
+    let (received, answered) = monitor::passed(&lab)?;
+    let passed = received + answered;
+    Ok(Outcome { sent, passed, cpu, memory, ratio, lost: running.lost(passed) })
+}
+
+/// The share of the flows that a report is made of.
+fn sampling_ratio(report: &Value) -> Option<f64> {
+    report["capture"]["sampling_ratio"].as_f64()
 }
 
 /// A lab in which answers to forged addresses cost next to nothing once they are sent.
@@ -196,11 +207,14 @@ fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {
             let mib = median(memory.map(mebibytes));
             (figure(own(of_monitor) / synwatch), figure(mib))
         };
+        let ratios: Vec<f64> = of_monitor.iter().filter_map(|outcome| outcome.ratio).collect();
+        let ratio = if ratios.is_empty() { String::new() } else { figure(median(ratios)) };
         let offered = thousands(offered.round() as i64);
         table::row(&[
             monitor.name().to_owned(),
             offered,
             lost,
+            ratio,
             share,
             of_own,
             more,

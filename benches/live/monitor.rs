@@ -194,13 +194,13 @@ impl Drop for Tcpdump {
     }
 }
 
-/// Packets that have passed the victim's interface, in either direction.
-pub fn passed(lab: &Lab) -> io::Result<u64> {
+/// Packets that have passed the victim's interface: received, and sent.
+pub fn passed(lab: &Lab) -> io::Result<(u64, u64)> {
     let show = ["-n", lab.victim.name(), "-j", "-s", "link", "show", "dev", VICTIM_LINK];
     let output = Command::new("ip").args(show).output()?;
     let links: Value = serde_json::from_slice(&output.stdout)?;
     let count = |way: &str| links[0]["stats64"][way]["packets"].as_u64().unwrap_or_default();
-    Ok(count("rx") + count("tx"))
+    Ok((count("rx"), count("tx")))
 }
 
 /// CPU time of a process: the time that its threads ran, to the nanosecond.
