@@ -34,15 +34,16 @@
 //! # The life of a packet
 //!
 //! A SYN reaches an interface. The kernel runs the classic BPF program of `capture::filter` on the frame,
-//! which passes TCP segments with SYN, FIN or RST and those without payload, and writes the first 160
+//! which passes TCP segments with SYN, FIN or RST and those without payload (beyond the packet budget only those
+//! of a sample of the flows), and writes the first 160
 //! octets of it into the ring. The capture thread finds it there when the block is full or 64 ms old,
 //! and hands it to [`wire::decode`], which takes off link, VLAN, tunnel and IP headers and gives a
 //! [`wire::Segment`]. Whatever is no TCP segment is one counted [`wire::Skip`].
 //!
 //! [`engine::Engine::handle_segment`] first lets time pass: every 62.5 ms that are over close a bin, in
 //! which the counting calendars of [`flow`] drop what was due, and every fourth of them ends a step of the
-//! detector. Then [`flow::Tracker::handle`] hashes both ends of the connection with a secret key, so
-//! that both directions find the same place. No such flow is there, so the SYN begins one in SYN_SENT,
+//! detector. Both ends of the connection were hashed with secret numbers when the segment was queued, so that
+//! both directions find the same place, and the processor has fetched it since. [`flow::Tracker::handle`] looks there. No such flow is there, so the SYN begins one in SYN_SENT,
 //! and the event is an *attempt*: it is counted in the window of the present step of its service, its
 //! source goes into the service's sketch, and it may be drawn into the sample of this step.
 //!

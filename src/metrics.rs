@@ -169,6 +169,29 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
     .with(&[("result", "presumed")], count(totals.handshakes_presumed))
     .with(&[("result", "unanswered")], count(totals.syn_unanswered))
     .push_to(out);
+    let errors = totals.stderr.unwrap_or_default();
+    Family::gauge(
+        "synwatch_syn_packets_stderr",
+        "Standard error of the SYNs, 0 where all were counted.",
+    )
+    .value(count(errors.syn_stderr))
+    .push_to(out);
+    Family::gauge(
+        "synwatch_syn_ack_packets_stderr",
+        "Standard error of the SYN-ACKs, 0 where all were counted.",
+    )
+    .value(count(errors.syn_ack_stderr))
+    .push_to(out);
+    Family::gauge(
+        "synwatch_handshakes_stderr",
+        "Standard error of the handshakes, 0 where all were counted.",
+    )
+    .with(&[("result", "completed")], count(errors.handshakes_completed_stderr))
+    .with(&[("result", "reset")], count(errors.handshakes_reset_stderr))
+    .with(&[("result", "timed_out")], count(errors.handshakes_timed_out_stderr))
+    .with(&[("result", "presumed")], count(errors.handshakes_presumed_stderr))
+    .with(&[("result", "unanswered")], count(errors.syn_unanswered_stderr))
+    .push_to(out);
     out.push(duration_family(&report.internals.handshake_durations));
 }
 
@@ -227,7 +250,12 @@ const SUMMABLE: [(&str, &str, Figure); 5] = [
 ];
 
 /// Ratios and counts of distinct things: they do not.
-const SINGULAR: [(&str, &str, Figure); 3] = [
+const SINGULAR: [(&str, &str, Figure); 4] = [
+    (
+        "synwatch_half_open_connections_stderr",
+        "Standard error of the half-open connections, where flows of the service are sampled.",
+        |service| Some(service.stderr.map_or(0.0, |stderr| count(stderr.half_open_stderr))),
+    ),
     (
         "synwatch_source_addresses",
         "Distinct source addresses of SYNs since the start (estimate).",
@@ -278,6 +306,14 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
         flows.add(&[("state", state)], count(connections));
     }
     flows.push_to(out);
+    let mut errors = Family::gauge(
+        "synwatch_flows_stderr",
+        "Standard error of the connections by state, 0 where all are tracked.",
+    );
+    for (state, error) in report.flows.stderr.unwrap_or_default().by_state() {
+        errors.add(&[("state", state)], count(error));
+    }
+    errors.push_to(out);
     let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } = report.internals;
     Family::gauge("synwatch_flow_table_entries", "Connections in the flow table.")
         .value(count(flow_table_entries))

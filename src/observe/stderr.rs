@@ -27,7 +27,6 @@ pub struct TotalsStderr {
 /// Standard errors of [`super::FlowCounts`], rounded up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the count of its name")]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub struct FlowCountsStderr {
     #[serde(rename = "SYN_SENT_stderr")]
     pub syn_sent: u64,
@@ -47,6 +46,24 @@ pub struct FlowCountsStderr {
     pub last_ack: u64,
     #[serde(rename = "TIME_WAIT_stderr")]
     pub time_wait: u64,
+}
+
+impl FlowCountsStderr {
+    /// The states' names and the errors of their counts, in the order of a connection's life.
+    #[must_use]
+    pub const fn by_state(&self) -> [(&'static str, u64); 9] {
+        [
+            ("SYN_SENT", self.syn_sent),
+            ("SYN_RECV", self.syn_recv),
+            ("ESTABLISHED", self.established),
+            ("FIN_WAIT_1", self.fin_wait_1),
+            ("FIN_WAIT_2", self.fin_wait_2),
+            ("CLOSING", self.closing),
+            ("CLOSE_WAIT", self.close_wait),
+            ("LAST_ACK", self.last_ack),
+            ("TIME_WAIT", self.time_wait),
+        ]
+    }
 }
 
 /// Standard errors of the sampled figures of a service.

@@ -49,7 +49,7 @@ impl Engine {
         const AT_ONCE: u32 = 4;
         let Some(told) = self.incidents.active(Class::SynFlood, subject) else { return true };
         let turns = (self.told / AT_ONCE).max(STEPS);
-        severity > told.current_severity() || (self.step.0 + u32::from(id.0)) % turns == 0
+        severity > told.current_severity() || (self.step.0 + u32::from(id.0)).is_multiple_of(turns)
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once is told
