@@ -192,7 +192,7 @@ impl Sampler {
         if self.is_exact() && !too_full && self.packets <= budget {
             return false;
         }
-        let mut loads = self.loads(services);
+        let mut loads = self.loads(services, hasher);
         let mut needed = assign(&mut loads, budget);
         let mut wanted = assign(&mut loads, budget * COMFORT);
         // Each level less lets twice as many flows in.
@@ -219,7 +219,7 @@ impl Sampler {
 
     /// What each service takes, that of the rest of the world last. More services than can have levels of their
     /// own are part of it.
-    fn loads(&self, services: &Services) -> Vec<Load> {
+    fn loads(&self, services: &Services, hasher: &Hasher) -> Vec<Load> {
         let load = |service: ServiceId, packets: u32| Load {
             service,
             packets: f64::from(packets) * f64::from(self.level_now(service).weight()),
@@ -232,7 +232,13 @@ impl Sampler {
             .collect();
         let is_heavy = |load: &Load| self.entry(load.service).is_some();
         loads.sort_by(|a, b| is_heavy(b).cmp(&is_heavy(a)).then(b.packets.total_cmp(&a.packets)));
-        let few = loads.split_off(loads.len().min(MOST));
+        // As many as the kernel's filter has room for.
+        let mut ends = 0;
+        let own = loads.iter().take(MOST).take_while(|load| {
+            ends += services.ends(load.service, hasher).count();
+            ends <= Sampling::HEAVY
+        });
+        let few = loads.split_off(own.count());
         let others = services.get(ServiceId::OTHER).packets
             + few.iter().map(|load| services.get(load.service).packets).sum::<u32>();
         loads.push(load(ServiceId::OTHER, others));
@@ -264,7 +270,10 @@ impl Sampler {
             rose |= heavy.adjust(*needed, *wanted);
         }
         let general = (self.general.level, self.general.settled);
-        self.heavy.retain(|heavy| (heavy.level, heavy.settled) > general);
+        self.heavy.retain(|heavy| {
+            (heavy.level, heavy.settled) > general
+                && loads.iter().any(|load| load.service == heavy.service)
+        });
         rose
     }
 
@@ -274,17 +283,15 @@ impl Sampler {
         self.settled = Sampling { general: self.general.settled, heavy: Vec::new() };
         for heavy in &self.heavy {
             for end in services.ends(heavy.service, hasher) {
-                if self.now.heavy.len() < Sampling::HEAVY {
-                    self.now.heavy.push((end, heavy.level));
-                    self.settled.heavy.push((end, heavy.settled));
-                }
+                self.now.heavy.push((end, heavy.level));
+                self.settled.heavy.push((end, heavy.settled));
             }
         }
     }
 }
 
-/// Services with levels of their own: half of the ends that can have one, since a service on a wildcard address
-/// has several.
+/// Services with levels of their own: half of the ends that can have one, since one on a wildcard address has
+/// several.
 const MOST: usize = Sampling::HEAVY / 2;
 
 impl Load {

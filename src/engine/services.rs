@@ -218,8 +218,9 @@ impl Services {
     pub fn ends(&self, id: ServiceId, hasher: &Hasher) -> impl Iterator<Item = End> {
         let service = self.get(id);
         let own = (service.address, service.port);
+        let own = (!IpAddr::from(own.0).is_unspecified()).then_some(own);
         let aliases = self.aliases.iter().filter(move |(_, of)| **of == id).map(|(at, _)| *at);
-        std::iter::once(own).chain(aliases).map(|(address, port)| hasher.ranks().end(address, port))
+        own.into_iter().chain(aliases).map(|(address, port)| hasher.ranks().end(address, port))
     }
 
     /// How many places are in use.
