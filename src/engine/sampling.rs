@@ -35,7 +35,7 @@ pub struct Fill {
 }
 
 /// A service that is sampled by itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Heavy {
     service: ServiceId,
     level: Level,
@@ -192,9 +192,9 @@ impl Sampler {
         if self.is_exact() && !too_full && self.packets <= budget {
             return false;
         }
-        let mut loads = self.loads(services, hasher);
-        let mut needed = assign(&mut loads, budget);
-        let mut wanted = assign(&mut loads, budget * COMFORT);
+        let loads = self.loads(services, hasher);
+        let mut needed = assign(&loads, budget);
+        let mut wanted = assign(&loads, budget * COMFORT);
         // Each level less lets twice as many flows in.
         let room = (COMFORT * HANDSHAKES / fill.handshakes).min(COMFORT * FLOWS / fill.flows);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
@@ -204,12 +204,13 @@ impl Sampler {
         }
         if too_full && self.patience == 0 {
             self.patience = PATIENCE;
-            needed = self.present(&loads);
-            let most = (0..loads.len()).max_by(|a, b| {
-                loads[*a].sampled(needed[*a]).total_cmp(&loads[*b].sampled(needed[*b]))
-            });
-            if let Some(most) = most {
-                needed[most] = Level::new(needed[most].exponent() + 1);
+            // Whoever takes most of what comes up gives half of it.
+            let most = loads
+                .iter()
+                .zip(&mut needed)
+                .max_by(|(a, _), (b, _)| a.sampled(a.level).total_cmp(&b.sampled(b.level)));
+            if let Some((load, needed)) = most {
+                *needed = (*needed).max(Level::new(load.level.exponent() + 1));
             }
         }
         let rose = self.apply(&loads, &needed, &wanted);
@@ -245,10 +246,6 @@ impl Sampler {
         loads
     }
 
-    fn present(&self, loads: &[Load]) -> Vec<Level> {
-        loads.iter().map(|load| load.level).collect()
-    }
-
     fn apply(&mut self, loads: &[Load], needed: &[Level], wanted: &[Level]) -> bool {
         let mut rose = false;
         for ((load, needed), wanted) in loads.iter().zip(needed).zip(wanted) {
@@ -256,18 +253,14 @@ impl Sampler {
                 rose |= self.general.adjust(*needed, *wanted);
                 continue;
             }
-            let place = self.heavy.iter().position(|heavy| heavy.service == load.service);
-            let heavy = match place {
-                Some(place) => &mut self.heavy[place],
-                None if *needed > self.general.level => {
-                    let mut heavy = Heavy::new(load.service);
-                    (heavy.level, heavy.settled) = (self.general.level, self.general.settled);
-                    self.heavy.push(heavy);
-                    self.heavy.last_mut().unwrap_or(&mut self.general)
-                }
-                None => continue,
-            };
-            rose |= heavy.adjust(*needed, *wanted);
+            let is_it = |heavy: &&mut Heavy| heavy.service == load.service;
+            if let Some(heavy) = self.heavy.iter_mut().find(is_it) {
+                rose |= heavy.adjust(*needed, *wanted);
+            } else if *needed > self.general.level {
+                let mut heavy = Heavy { service: load.service, ..self.general };
+                rose |= heavy.adjust(*needed, *wanted);
+                self.heavy.push(heavy);
+            }
         }
         let general = (self.general.level, self.general.settled);
         self.heavy.retain(|heavy| {
@@ -303,7 +296,7 @@ impl Load {
 
 /// The lowest levels that keep all loads together within a budget. Who takes most gives first; the rest of the
 /// world, the last of the loads, only where no service takes much.
-fn assign(loads: &mut [Load], budget: f64) -> Vec<Level> {
+fn assign(loads: &[Load], budget: f64) -> Vec<Level> {
     let mut levels = vec![Level::ALL; loads.len()];
     let Some(general) = loads.len().checked_sub(1) else { return levels };
     loop {
