@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use common::measure::{resident, thread_cpu};
 use common::table::{self, figure, mebibytes, median, range, thousands};
 use synwatch::engine::{Engine, Settings};
+use synwatch::sys::memory::use_huge_pages;
 use synwatch::time::Timestamp;
 use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
@@ -84,7 +85,7 @@ struct Soak {
 impl Soak {
     fn new() -> Self {
         let now = Timestamp::from_nanos(1_700_000_000_000_000_000);
-        let engine = Engine::new(Settings::default(), now);
+        let engine = Engine::new(Settings { prepare: use_huge_pages, ..Settings::default() }, now);
         Self { engine, now, next_tick: now + TICK, begun: 0, random: 1 }
     }
 

@@ -25,6 +25,7 @@ use support::flood::Random;
 use support::lab::VICTIM_V4;
 use synwatch::engine::{Engine, Settings};
 use synwatch::metrics::{self, Exporter};
+use synwatch::sys::memory::use_huge_pages;
 use synwatch::time::Timestamp;
 use synwatch::wire::{self, LinkType};
 
@@ -97,7 +98,7 @@ struct Pipeline(Engine);
 
 impl Pipeline {
     fn new(flows: usize) -> Self {
-        Self(Engine::idle(Settings { flows, ..Settings::default() }))
+        Self(Engine::idle(Settings { flows, prepare: use_huge_pages, ..Settings::default() }))
     }
 
     /// As `app::feed` does for what a capture gives at once.
