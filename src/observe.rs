@@ -4,6 +4,7 @@
 //! [`Report`] is the JSON document of `--once`, `replay` and `/api/v1/status`; its field names are a
 //! promise to users and change only with [`SCHEMA_VERSION`].
 
+mod internals;
 mod stderr;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+pub use internals::{Durations, Internals};
 pub use stderr::{
     EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr, rounded_up, stderr,
 };
@@ -671,42 +673,4 @@ pub struct Fingerprint {
 
 fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-/// Figures that are metrics only.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Internals {
-    /// Entries in the flow table.
-    pub flow_table_entries: u64,
-    /// Limit of the flow table.
-    pub flow_table_capacity: u64,
-    /// Live flows that had to leave the table for others, since the start.
-    pub flows_evicted: u64,
-    /// Durations of completed handshakes, from the SYN to the final ACK.
-    pub handshake_durations: Durations,
-    /// Detections raised since the start, by class and highest severity.
-    pub detections_total: BTreeMap<(Class, Severity), u64>,
-}
-
-/// A histogram of durations.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Durations {
-    /// Observations not above the bound of the same index in [`Durations::BOUNDS`] and above the
-    /// one before; the last are those above all bounds.
-    pub counts: [u64; Durations::BOUNDS.len() + 1],
-    /// Sum of the observations in seconds.
-    pub sum: f64,
-}
-
-impl Durations {
-    /// Upper bounds in seconds: from a local network to a client that retransmitted twice.
-    pub const BOUNDS: [f64; 12] =
-        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
-
-    /// Counts one observation, in seconds, that stands for `weight`.
-    pub fn observe(&mut self, seconds: f64, weight: u32) {
-        let bucket = Self::BOUNDS.partition_point(|bound| *bound < seconds);
-        self.counts[bucket] += u64::from(weight);
-        self.sum += seconds * f64::from(weight);
-    }
 }

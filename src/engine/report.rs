@@ -55,7 +55,7 @@ impl Engine {
             services: self.service_reports(),
             detections: self.incidents.list(),
             internals: Internals {
-                flow_table_entries: self.tracker.flows().by_state().iter().map(|(_, n)| n).sum(),
+                flow_table_entries: self.tracker.entries(!self.sampler.is_exact()),
                 flow_table_capacity: self.tracker.capacity() as u64,
                 flows_evicted: self.tracker.evicted(),
                 handshake_durations: self.durations,

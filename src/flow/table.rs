@@ -43,6 +43,8 @@ pub struct Entry {
 }
 
 const WAYS: usize = 4;
+/// Sets by which it is told how full the table is: to 2 % of its places.
+const SAMPLE: usize = 256;
 
 #[derive(Clone)]
 #[repr(align(64))]
@@ -144,23 +146,35 @@ impl Table {
     /// The shares of the places that handshakes take, and these and open connections together, by a sample of
     /// the sets that changes with `now`.
     pub fn fill(&self, now: Bin) -> (f64, f64) {
-        const SAMPLE: usize = 256;
-        let start = (now.0 as usize).wrapping_mul(SAMPLE * 7);
-        let sets =
-            (0..SAMPLE.min(self.sets.len())).map(|n| &self.sets[(start + n) % self.sets.len()]);
-        let live =
-            sets.flat_map(|set| set.0.iter().flatten()).filter(|entry| entry.deadline >= now);
         let (mut handshakes, mut open) = (0.0, 0.0);
-        for entry in live {
+        for entry in self.sample(now) {
             match entry.connection.state {
                 State::TimeWait(_) | State::Refused | State::Closed => {}
                 _ if entry.connection.is_past_handshake() => open += 1.0,
                 _ => handshakes += 1.0,
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a thousand")]
-        let places = (WAYS * SAMPLE.min(self.sets.len())) as f64;
+        let places = self.sampled_places();
         (handshakes / places, (handshakes + open) / places)
+    }
+
+    /// The share of the places that live flows take, by the same sample.
+    pub fn live_share(&self, now: Bin) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a thousand")]
+        let live = self.sample(now).count() as f64;
+        live / self.sampled_places()
+    }
+
+    fn sample(&self, now: Bin) -> impl Iterator<Item = &Entry> {
+        let start = (now.0 as usize).wrapping_mul(SAMPLE * 7);
+        let count = self.sets.len();
+        let sets = (0..SAMPLE.min(count)).map(move |n| &self.sets[start.wrapping_add(n) % count]);
+        sets.flat_map(|set| set.0.iter().flatten()).filter(move |entry| entry.deadline >= now)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a thousand")]
+    fn sampled_places(&self) -> f64 {
+        (WAYS * SAMPLE.min(self.sets.len())) as f64
     }
 
     /// What became of a flow whose SYN had the sequence number `isn`, and whether that SYN was

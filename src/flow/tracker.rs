@@ -234,6 +234,22 @@ impl Tracker {
         }
     }
 
+    /// Flows in the table; where some stand for others, by a sample of it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an estimate, never negative"
+    )]
+    pub fn entries(&self, sampled: bool) -> u64 {
+        if sampled {
+            let share = self.table.live_share(self.books.bin());
+            (share * self.capacity() as f64).round() as u64
+        } else {
+            self.books.flows().by_state().iter().map(|(_, count)| count).sum()
+        }
+    }
+
     /// The shares of the table that handshakes take, and these and open connections together: nothing as long as
     /// that is little, else by a sample that changes with time.
     pub fn fill(&self) -> (f64, f64) {
