@@ -163,11 +163,13 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
         "Handshakes that ended, by result; presumed ones completed as far as what was seen shows, \
          unanswered ones never got a SYN-ACK.",
     )
-    .with(&[("result", "completed")], count(totals.handshakes_completed))
-    .with(&[("result", "reset")], count(totals.handshakes_reset))
-    .with(&[("result", "timed_out")], count(totals.handshakes_timed_out))
-    .with(&[("result", "presumed")], count(totals.handshakes_presumed))
-    .with(&[("result", "unanswered")], count(totals.syn_unanswered))
+    .by_result([
+        totals.handshakes_completed,
+        totals.handshakes_reset,
+        totals.handshakes_timed_out,
+        totals.handshakes_presumed,
+        totals.syn_unanswered,
+    ])
     .push_to(out);
     let errors = totals.stderr.unwrap_or_default();
     Family::gauge(
@@ -186,11 +188,13 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
         "synwatch_handshakes_stderr",
         "Standard error of the handshakes, 0 where all were counted.",
     )
-    .with(&[("result", "completed")], count(errors.handshakes_completed_stderr))
-    .with(&[("result", "reset")], count(errors.handshakes_reset_stderr))
-    .with(&[("result", "timed_out")], count(errors.handshakes_timed_out_stderr))
-    .with(&[("result", "presumed")], count(errors.handshakes_presumed_stderr))
-    .with(&[("result", "unanswered")], count(errors.syn_unanswered_stderr))
+    .by_result([
+        errors.handshakes_completed_stderr,
+        errors.handshakes_reset_stderr,
+        errors.handshakes_timed_out_stderr,
+        errors.handshakes_presumed_stderr,
+        errors.syn_unanswered_stderr,
+    ])
     .push_to(out);
     out.push(duration_family(&report.internals.handshake_durations));
 }
@@ -310,7 +314,8 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
         "synwatch_flows_stderr",
         "Standard error of the connections by state, 0 where all are tracked.",
     );
-    for (state, error) in report.flows.stderr.unwrap_or_default().by_state() {
+    let exact = || report.flows.by_state().map(|(state, _)| (state, 0));
+    for (state, error) in report.flows.stderr.map_or_else(exact, |stderr| stderr.0) {
         errors.add(&[("state", state)], count(error));
     }
     errors.push_to(out);
@@ -419,6 +424,15 @@ impl Family {
             metric.set_gauge(gauge);
         }
         self.metrics.push(metric);
+    }
+
+    /// A series for each way that a handshake can end.
+    fn by_result(mut self, counts: [u64; 5]) -> Self {
+        let results = ["completed", "reset", "timed_out", "presumed", "unanswered"];
+        for (result, handshakes) in results.into_iter().zip(counts) {
+            self.add(&[("result", result)], count(handshakes));
+        }
+        self
     }
 
     fn with(mut self, labels: &[(&str, &str)], value: f64) -> Self {

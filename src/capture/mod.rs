@@ -188,6 +188,11 @@ impl Interfaces {
         all
     }
 
+    /// Their names.
+    fn names(&self) -> Vec<String> {
+        self.present().into_iter().map(|interface| interface.name).collect()
+    }
+
     /// Checks that every interface asked for by name exists.
     fn check(&self) -> Result<(), Error> {
         let Self::Named(names) = self else { return Ok(()) };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pnet_datalink::{Channel, Config, DataLinkReceiver, NetworkInterface};
 
 use crate::capture::filter::Filter;
-use crate::capture::ring::{PacketSocket, wait};
+use crate::capture::ring::{PacketSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
@@ -122,12 +122,8 @@ impl Source for Pnet {
     }
 
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
-        if self.filter.selection != *selection {
-            let filter = Filter { selection: selection.clone(), ..self.filter.clone() };
-            self.taps.iter().try_for_each(|tap| tap.socket.attach(&filter))?;
-            self.filter = filter;
-        }
-        Ok(())
+        let sockets = self.taps.iter().map(|tap| &tap.socket);
+        select(&mut self.filter, selection, sockets)
     }
 }
 

@@ -10,7 +10,6 @@ mod sampling;
 mod services;
 mod settings;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
@@ -21,7 +20,7 @@ pub use settings::{Mute, ServiceSettings, Settings};
 
 use crate::detect::{Incidents, Scanners};
 use crate::engine::judge::Groups;
-use crate::engine::sampling::{Fill, Sampler};
+use crate::engine::sampling::Sampler;
 use crate::engine::services::Services;
 use crate::flow::{
     Arrival, BIN, Event, FlowKey, Level, Lookup, Micros, Ranks, Role, Sampling, Seen, ServiceId,
@@ -143,7 +142,8 @@ pub struct Engine {
     durations: Durations,
     packets: u64,
     segments: u64,
-    skipped: BTreeMap<Skip, u64>,
+    /// By the numbers of the reasons.
+    skipped: [u64; Skip::COUNT],
     /// Segments that servers sent.
     from_servers: u64,
     start: Timestamp,
@@ -209,7 +209,7 @@ impl Engine {
             durations: Durations::default(),
             packets: 0,
             segments: 0,
-            skipped: BTreeMap::new(),
+            skipped: [0; Skip::COUNT],
             from_servers: 0,
             start,
             now: start,
@@ -335,7 +335,7 @@ impl Engine {
             self.reach(at);
         }
         self.packets += 1;
-        *self.skipped.entry(skip).or_default() += 1;
+        self.skipped[skip as usize] += 1;
     }
 
     /// Takes in what the capture says of itself.
@@ -480,8 +480,7 @@ impl Engine {
 
     /// Keeps the next step within the budget.
     fn sample(&mut self) {
-        let (handshakes, flows) = self.tracker.fill();
-        let fill = Fill { handshakes, flows };
+        let fill = self.tracker.fill();
         if self.sampler.end_step(&self.services, self.tracker.hasher(), fill) {
             self.thinning = Some(0);
             self.heaviest = self.heaviest.max(self.sampler.highest());

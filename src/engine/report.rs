@@ -74,7 +74,6 @@ impl Engine {
     }
 
     fn capture_report(&self, totals: &Totals) -> CaptureReport {
-        let skipped = |reason: Skip| self.skipped.get(&reason).copied().unwrap_or(0);
         let mut limits = Vec::new();
         let silent = self.from_servers == 0 && totals.syn >= ONE_WAY;
         if silent || (totals.syn_ack == 0 && totals.handshakes_presumed >= 3) {
@@ -92,7 +91,7 @@ impl Engine {
         if self.was_sampled() {
             limits.push(Limit::Sampled);
         }
-        if skipped(Skip::Truncated) > 0 {
+        if self.skipped[Skip::Truncated as usize] > 0 {
             limits.push(Limit::Truncated);
         }
         if !self.fresh_kernel() {
@@ -106,7 +105,11 @@ impl Engine {
             dropped: self.capture.stats.dropped,
             sampling_ratio: 1.0 / f64::from(self.sampler.highest().weight()),
             limits,
-            skipped: self.skipped.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
+            skipped: Skip::ALL
+                .iter()
+                .map(|reason| (reason.name(), self.skipped[*reason as usize]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         }
     }
 
@@ -225,17 +228,7 @@ impl Engine {
         let flows = self.tracker.flows();
         let weight = self.sampler.highest_settled().weight();
         let error = |count| rounded_up(stderr(count, weight));
-        let errors = FlowCountsStderr {
-            syn_sent: error(flows.syn_sent),
-            syn_recv: error(flows.syn_recv),
-            established: error(flows.established),
-            fin_wait_1: error(flows.fin_wait_1),
-            fin_wait_2: error(flows.fin_wait_2),
-            closing: error(flows.closing),
-            close_wait: error(flows.close_wait),
-            last_ack: error(flows.last_ack),
-            time_wait: error(flows.time_wait),
-        };
+        let errors = FlowCountsStderr(flows.by_state().map(|(state, count)| (state, error(count))));
         FlowCounts { stderr: (weight > 1).then_some(errors), ..flows }
     }
 

@@ -5,7 +5,7 @@
 //! are the flows of all sampled alike. Levels rise at once and fall after two seconds of calm.
 
 use crate::engine::services::Services;
-use crate::flow::{End, Hasher, Level, Sampling, ServiceId};
+use crate::flow::{End, Fill, Hasher, Level, Sampling, ServiceId};
 use crate::stats::STEP;
 
 /// Steps of calm before a level falls.
@@ -24,15 +24,6 @@ const HANDSHAKES: f64 = 0.5;
 const FLOWS: f64 = 0.9;
 /// Steps that the table is given to empty itself after a level rose.
 const PATIENCE: u32 = 8;
-
-/// What fills the flow table, as shares of its places.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Fill {
-    /// Flows in their handshake.
-    pub handshakes: f64,
-    /// These, and open connections.
-    pub flows: f64,
-}
 
 /// A service that is sampled by itself.
 #[derive(Clone, Copy, Debug)]
@@ -97,10 +88,11 @@ pub struct Sampler {
     budget: f64,
     /// The same as far as the processor's time allows.
     affordable: f64,
-    /// The services with levels of their own, and the rest of the world, which comes last.
+    /// The services with levels of their own.
     heavy: Vec<Heavy>,
+    /// The rest of the world.
     general: Heavy,
-    /// Steps since the table was last found too full.
+    /// Steps that the table has left to empty itself.
     patience: u32,
     now: Sampling,
     settled: Sampling,

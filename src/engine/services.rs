@@ -46,7 +46,7 @@ pub struct Service {
     pub syn_ack: u64,
     /// The variance of `syn`, as far as it comes from sampling.
     pub syn_squares: u64,
-    /// Attempts since the start that were looked at, and those that they stand for.
+    /// Attempts since the start that were looked at.
     pub attempts: u64,
     /// Those that they stand for.
     pub weighted_attempts: u64,
@@ -158,7 +158,7 @@ pub struct Services {
     each: Vec<ServiceSettings>,
     /// Baselines of services that have no place now.
     baselines: HashMap<(Address, u16), SavedBaseline, Keyed>,
-    recent: Box<Recent>,
+    asked: Box<Asked>,
     hand: usize,
     now: Timestamp,
     step: Step,
@@ -178,7 +178,7 @@ impl Services {
             networks: settings.networks.clone(),
             each: settings.each.clone(),
             baselines: HashMap::with_hasher(Keyed(hasher)),
-            recent: Box::new(Recent::empty()),
+            asked: Box::new(Asked::empty()),
             hand: 0,
             now,
             step: Step(0),
@@ -190,7 +190,7 @@ impl Services {
         if networks != self.networks {
             self.networks = networks;
             self.aliases.clear();
-            *self.recent = Recent::empty();
+            *self.asked = Asked::empty();
         }
     }
 
@@ -262,7 +262,7 @@ impl Services {
         self.listeners = listeners;
         if moved {
             self.aliases.clear();
-            *self.recent = Recent::empty();
+            *self.asked = Asked::empty();
             // What was seen before its wildcard listener was known belongs to that from now on.
             let (listeners, places) = (&self.listeners, &self.places);
             self.aliases.extend(places.keys().filter_map(|(address, port)| {
@@ -305,7 +305,7 @@ impl Services {
                 self.keep(baseline);
             }
             self.aliases.retain(|_, id| usize::from(id.0) != place);
-            *self.recent = Recent::empty();
+            *self.asked = Asked::empty();
             place
         };
         let id = u16::try_from(place).map_or(ServiceId::OTHER, ServiceId);
@@ -372,7 +372,7 @@ impl Services {
 impl Lookup for Services {
     #[inline]
     fn service(&mut self, at: Endpoint) -> ServiceId {
-        match self.recent.get(at) {
+        match self.asked.get(at) {
             Some(id) => id,
             None => self.look_up(at),
         }
@@ -380,10 +380,7 @@ impl Lookup for Services {
 
     #[inline]
     fn is_known(&self, at: Endpoint) -> bool {
-        let key = (at.address, at.port);
-        self.recent.get(at).is_some()
-            || self.places.contains_key(&key)
-            || self.aliases.contains_key(&key)
+        self.asked.get(at).is_some() || self.known(at.address, at.port).is_some()
     }
 
     #[inline]
@@ -397,15 +394,20 @@ impl Services {
         let id = self.find_or_place(at.address, at.port);
         // Whoever has no place may have one the next time.
         if id != ServiceId::OTHER {
-            self.recent.keep(at, id);
+            self.asked.keep(at, id);
         }
         id
     }
 
-    fn find_or_place(&mut self, address: Address, port: u16) -> ServiceId {
+    /// The service that has a place for an address and port.
+    fn known(&self, address: Address, port: u16) -> Option<ServiceId> {
         let key = (address, port);
-        if let Some(id) = self.aliases.get(&key).or_else(|| self.places.get(&key)) {
-            return *id;
+        self.aliases.get(&key).or_else(|| self.places.get(&key)).copied()
+    }
+
+    fn find_or_place(&mut self, address: Address, port: u16) -> ServiceId {
+        if let Some(id) = self.known(address, port) {
+            return id;
         }
         if !self.is_watched(address) {
             return ServiceId::OTHER;
@@ -417,7 +419,7 @@ impl Services {
         };
         let id = self.place(Address::from(bound), port, self.limit);
         if id != ServiceId::OTHER && self.aliases.len() < MAX_ALIASES {
-            self.aliases.insert(key, id);
+            self.aliases.insert((address, port), id);
         }
         id
     }
@@ -425,9 +427,9 @@ impl Services {
 
 /// The services that were asked for last, by the hash of their end: a cache in front of the maps, whose own
 /// hash costs more than all else that a segment of a known service needs.
-struct Recent([Option<(Address, u16, ServiceId)>; Self::PLACES]);
+struct Asked([Option<(Address, u16, ServiceId)>; Self::PLACES]);
 
-impl Recent {
+impl Asked {
     const PLACES: usize = 256;
 
     const fn empty() -> Self {

@@ -19,5 +19,5 @@ pub use rank::{End, Level, Rank, Ranks, Sampling};
 #[cfg(test)]
 pub(crate) use state::tests::segment as state_test_segment;
 pub use state::{Connection, Outcome, Role, State};
-pub use table::{Fate, ServiceId};
+pub use table::{Fate, Fill, ServiceId};
 pub use tracker::{Arrival, Event, Lookup, Micros, Seen, Tracker};

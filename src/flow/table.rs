@@ -67,6 +67,15 @@ pub enum Fate {
     Unknown,
 }
 
+/// What fills the flow table, as shares of its places.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Fill {
+    /// Flows in their handshake.
+    pub handshakes: f64,
+    /// These, and open connections.
+    pub flows: f64,
+}
+
 /// The table.
 pub struct Table {
     sets: Box<[Set]>,
@@ -143,9 +152,8 @@ impl Table {
         sets.iter_mut().flat_map(|set| &mut set.0)
     }
 
-    /// The shares of the places that handshakes take, and these and open connections together, by a sample of
-    /// the sets that changes with `now`.
-    pub fn fill(&self, now: Bin) -> (f64, f64) {
+    /// What fills it, by a sample of the sets that changes with `now`.
+    pub fn fill(&self, now: Bin) -> Fill {
         let (mut handshakes, mut open) = (0.0, 0.0);
         for entry in self.sample(now) {
             match entry.connection.state {
@@ -155,7 +163,7 @@ impl Table {
             }
         }
         let places = self.sampled_places();
-        (handshakes / places, (handshakes + open) / places)
+        Fill { handshakes: handshakes / places, flows: (handshakes + open) / places }
     }
 
     /// The share of the places that live flows take, by the same sample.

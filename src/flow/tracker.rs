@@ -11,7 +11,7 @@ use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::rank::Level;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
-use crate::flow::table::{Entry, Fate, ServiceId, Table};
+use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
 use crate::observe::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
@@ -226,10 +226,11 @@ impl Tracker {
                 self.books.close(entry);
                 *place = None;
             } else if entry.connection.level < level {
-                self.books.close(entry);
-                entry.connection.level = level;
                 let count = Count::of(&entry.connection, entry.service);
-                entry.deadline = self.books.enter(count, entry.weight(), entry.left(bin));
+                let from = (count, entry.weight());
+                entry.connection.level = level;
+                let to = (count, entry.weight());
+                entry.deadline = self.books.shift(from, entry.deadline, to, entry.left(bin));
             }
         }
     }
@@ -250,12 +251,11 @@ impl Tracker {
         }
     }
 
-    /// The shares of the table that handshakes take, and these and open connections together: nothing as long as
-    /// that is little, else by a sample that changes with time.
-    pub fn fill(&self) -> (f64, f64) {
+    /// What fills the table: nothing as long as that is little, else by a sample that changes with time.
+    pub fn fill(&self) -> Fill {
         let live: u64 = self.books.flows().by_state().iter().map(|(_, count)| count).sum();
         if live < self.capacity() as u64 / 4 {
-            return (0.0, 0.0);
+            return Fill::default();
         }
         self.table.fill(self.books.bin())
     }

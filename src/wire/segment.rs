@@ -259,6 +259,9 @@ pub enum Skip {
 }
 
 impl Skip {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 12] = [
         Self::Truncated,

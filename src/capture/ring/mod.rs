@@ -23,7 +23,7 @@ use crate::wire::{LinkType, Skip};
 
 use block::Packet;
 use map::Map;
-pub(super) use socket::{PacketSocket, wait};
+pub(super) use socket::{PacketSocket, select, wait};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
 /// 1,600 packets, and a block still fits in a core's cache.
@@ -103,7 +103,7 @@ impl Source for Ring {
     }
 
     fn interfaces(&self) -> Vec<String> {
-        self.interfaces.present().into_iter().map(|interface| interface.name).collect()
+        self.interfaces.names()
     }
 
     /// Visits the frames of one block.
@@ -135,12 +135,8 @@ impl Source for Ring {
     }
 
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
-        if self.filter.selection != *selection {
-            let filter = Filter { selection: selection.clone(), ..self.filter.clone() };
-            self.taps.iter().try_for_each(|tap| tap.socket.attach(&filter))?;
-            self.filter = filter;
-        }
-        Ok(())
+        let sockets = self.taps.iter().map(|tap| &tap.socket);
+        select(&mut self.filter, selection, sockets)
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use libc::c_int;
 
-use crate::capture::Error;
 use crate::capture::filter::Filter;
+use crate::capture::{Error, Selection};
 
 /// A packet socket that hears nothing until it is bound, and then only what its filter passes.
 pub(in crate::capture) struct PacketSocket(OwnedFd);
@@ -229,6 +229,20 @@ pub(in crate::capture) fn wait<'a>(
         }
     }
     Ok(polled.iter().map(|polled| polled.revents & libc::POLLIN != 0).collect())
+}
+
+/// Has all `sockets` pass another selection, where it is another.
+pub(in crate::capture) fn select<'a>(
+    filter: &mut Filter,
+    selection: &Selection,
+    mut sockets: impl Iterator<Item = &'a PacketSocket>,
+) -> Result<(), Error> {
+    if filter.selection != *selection {
+        let next = Filter { selection: selection.clone(), ..filter.clone() };
+        sockets.try_for_each(|socket| socket.attach(&next))?;
+        *filter = next;
+    }
+    Ok(())
 }
 
 /// The result of a system call that returns -1 on failure.

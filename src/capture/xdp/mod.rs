@@ -147,7 +147,7 @@ impl Source for Xdp {
     }
 
     fn interfaces(&self) -> Vec<String> {
-        self.interfaces.present().into_iter().map(|interface| interface.name).collect()
+        self.interfaces.names()
     }
 
     fn read_batch(

@@ -22,6 +22,8 @@ use crate::time::Timestamp;
 /// What is judged by the moment (one host at full tilt, a scan, the kernel's rows) is over after so much
 /// calm.
 const CALM: Duration = Duration::from_secs(60);
+/// Steps in a second.
+const SECOND: u32 = 4;
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
 /// What a health check counts for: a source that comes back, at most about once a second, and resets what
@@ -141,6 +143,12 @@ impl Engine {
         sample.len() >= ENOUGH && again * 2 < sample.len()
     }
 
+    /// Whether it is a service's turn, once in so many steps: what is done in turns makes no step long, however
+    /// many services there are.
+    fn is_turn(&self, id: ServiceId, steps: u32) -> bool {
+        (self.step.0 + u32::from(id.0)).is_multiple_of(steps)
+    }
+
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
         let (half_open, backlog) = self.queue(id);
         // The kernel does not say whose queue was full.
@@ -153,6 +161,7 @@ impl Engine {
         let accept_queue_full = self.is_accept_queue_full(id);
         let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
         let weight = self.sampler.level(id).weight();
+        let is_turn = self.is_turn(id, SECOND);
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * service.failures.mean_weight(&judged.failed);
@@ -168,8 +177,7 @@ impl Engine {
         }
         service.failures.contrast(&judged.completed);
         service.failures.forget(at);
-        // In turns, so that many services do not make one step long.
-        if (self.step.0 + u32::from(id.0)).is_multiple_of(4) {
+        if is_turn {
             service.entropy_ratio = service.failures.entropy_ratio();
         }
         let idle = window == Window::default()
