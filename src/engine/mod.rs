@@ -131,7 +131,7 @@ pub struct Engine {
     totals: Totals,
     /// The variances of the totals, as far as they come from sampling.
     squares: Totals,
-    /// Attempts that were looked at, and those that they stand for.
+    /// SYNs that repeat no attempt and were looked at, and those that they stand for.
     attempts: u64,
     weighted_attempts: u64,
     /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
@@ -324,8 +324,10 @@ impl Engine {
             self.services.get_mut(seen.service).packets += 1;
             return;
         }
-        self.count(&segment, &seen);
-        self.note(&segment, &seen);
+        let source = || Coupon::from_value(self.tracker.hasher().address(segment.source));
+        let source = segment.flags.is_syn().then(source);
+        self.count(&segment, &seen, source);
+        self.note(&segment, &seen, source);
     }
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
@@ -498,8 +500,8 @@ impl Engine {
         self.sampler.afford(share, self.settings.cpu_share);
     }
 
-    /// The totals, over all services.
-    fn count(&mut self, segment: &Segment, seen: &Seen) {
+    /// The totals, over all services. A SYN has a source.
+    fn count(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
         let flags = segment.flags;
         // A RST for a flow that is not known has no role; it is an answer to something.
         self.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
@@ -509,10 +511,14 @@ impl Engine {
             *total(totals) += u64::from(weight);
             *total(squares) += u64::from(weight) * u64::from(weight - 1);
         };
-        if flags.is_syn() {
+        if let Some(source) = source {
             add(|totals| &mut totals.syn);
             if seen.event == Event::SynRepeated {
                 add(|totals| &mut totals.syn_retransmitted);
+            } else {
+                self.sources.update_with_coupon(source);
+                self.attempts += 1;
+                self.weighted_attempts += u64::from(weight);
             }
         }
         if flags.is_syn_ack() {
@@ -554,7 +560,7 @@ impl Engine {
     }
 
     /// The windows of the service.
-    fn note(&mut self, segment: &Segment, seen: &Seen) {
+    fn note(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
         let now = self.now;
         let step = self.step;
         let flags = segment.flags;
@@ -591,11 +597,9 @@ impl Engine {
                 if let Some(window) = window {
                     window.unanswered += weight;
                 }
-                let source = Coupon::from_value(self.tracker.hasher().address(segment.source));
-                self.sources.update_with_coupon(source);
-                self.attempts += 1;
-                self.weighted_attempts += u64::from(weight);
-                service.count_source(source);
+                if let Some(source) = source {
+                    service.count_source(source);
+                }
                 self.draw = self.draw.wrapping_add(1);
                 service.failures.offer(step, seen.flow.0.rotate_left(17) ^ self.draw, || {
                     Attempt::new(seen.flow, now, segment)
