@@ -9,6 +9,7 @@ mod stderr;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Sum;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -300,6 +301,20 @@ pub struct Totals {
     pub stderr: Option<TotalsStderr>,
 }
 
+impl Totals {
+    /// Adds what was counted elsewhere, segment by segment: the numbers that only grow.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.syn += other.syn;
+        self.syn_retransmitted += other.syn_retransmitted;
+        self.syn_ack += other.syn_ack;
+        self.handshakes_completed += other.handshakes_completed;
+        self.handshakes_reset += other.handshakes_reset;
+        self.handshakes_presumed += other.handshakes_presumed;
+        self.fin += other.fin;
+        self.rst += other.rst;
+    }
+}
+
 /// Tracked connections by their state (RFC 9293, section 3.3.2), seen from the end that answered
 /// the SYN; where that end is already closed, from the other one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -326,6 +341,23 @@ pub struct FlowCounts {
     /// Errors, where flows were sampled.
     #[serde(flatten)]
     pub stderr: Option<FlowCountsStderr>,
+}
+
+impl Sum for FlowCounts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, more| Self {
+            syn_sent: sum.syn_sent + more.syn_sent,
+            syn_recv: sum.syn_recv + more.syn_recv,
+            established: sum.established + more.established,
+            fin_wait_1: sum.fin_wait_1 + more.fin_wait_1,
+            fin_wait_2: sum.fin_wait_2 + more.fin_wait_2,
+            closing: sum.closing + more.closing,
+            close_wait: sum.close_wait + more.close_wait,
+            last_ack: sum.last_ack + more.last_ack,
+            time_wait: sum.time_wait + more.time_wait,
+            stderr: None,
+        })
+    }
 }
 
 impl FlowCounts {

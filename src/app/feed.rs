@@ -12,9 +12,9 @@ use crate::wire::{self, Skip};
 ///
 /// # Errors
 /// The source is of no use any more.
-pub fn feed(
+pub fn feed<S: Source + ?Sized>(
     engine: &mut Engine,
-    source: &mut dyn Source,
+    source: &mut S,
     timeout: Duration,
     correction: impl Fn() -> Correction,
     host: &Host,

@@ -4,32 +4,37 @@
 //! clock: whoever owns it hands in what was seen and when, and carries out the [`Action`]s.
 
 mod baselines;
+mod directory;
 mod judge;
 mod report;
 mod sampling;
 mod services;
 mod settings;
+mod shard;
+mod shards;
+mod tally;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use datasketches::hll::{Coupon, HllSketch};
 use ipnet::IpNet;
 
 pub use crate::detect::{Action, SavedBaseline};
 pub use settings::{Mute, ServiceSettings, Settings};
+pub use shard::Shard;
 
 use crate::detect::{Incidents, Scanners};
+use crate::engine::directory::Shared;
 use crate::engine::judge::Groups;
 use crate::engine::sampling::Sampler;
 use crate::engine::services::Services;
-use crate::flow::{
-    Arrival, BIN, Event, FlowKey, Level, Lookup, Micros, Ranks, Role, Sampling, Seen, ServiceId,
-    Tracker,
-};
-use crate::observe::{CaptureStats, Durations, KernelSample, Totals};
-use crate::stats::{Attempt, BINS, Hosts, Recent, STEP, Step, network_of, source_of};
+use crate::engine::shard::Completed;
+use crate::engine::shards::Shards;
+use crate::flow::{Hasher, Level, Ranks, Sampling, ServiceId};
+use crate::observe::{CaptureStats, KernelSample};
+use crate::stats::{Recent, STEP, Step};
 use crate::time::Timestamp;
-use crate::wire::{Address, Flags, Segment, Skip};
+use crate::wire::{Segment, Skip};
 
 /// What the kernel said last, and what has changed since the time before.
 struct KernelView {
@@ -93,33 +98,18 @@ impl CaptureView {
     }
 }
 
-/// A segment whose flow is being fetched.
-struct Queued {
-    at: Timestamp,
-    interface: u32,
-    level: Level,
-    settled: Level,
-    flow: FlowKey,
-    segment: Segment,
-}
-
 /// The engine.
 pub struct Engine {
     settings: Settings,
+    hasher: Hasher,
+    shards: Shards,
     sampler: Sampler,
-    /// The part of the table that is thinned out next, while that goes on.
-    thinning: Option<usize>,
     /// The highest level that there ever was.
     heaviest: Level,
-    queue: Vec<Queued>,
-    tracker: Tracker,
     services: Services,
-    hosts: Hosts,
     scanners: Scanners,
     groups: Groups,
-    /// Sources that completed in the last day, and networks that did in the last hour.
-    completed_sources: Recent,
-    completed_networks: Recent,
+    completed: Completed,
     /// Sources whose attempts failed in the last minute or two.
     failed_sources: Recent,
     incidents: Incidents,
@@ -128,30 +118,16 @@ pub struct Engine {
     actions: Vec<Action>,
     kernel: Option<KernelView>,
     capture: CaptureView,
-    totals: Totals,
-    /// The variances of the totals, as far as they come from sampling.
-    squares: Totals,
-    /// SYNs that repeat no attempt and were looked at, and those that they stand for.
-    attempts: u64,
-    weighted_attempts: u64,
     /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
     /// counters do not fall where the first word was not the last.
     timed_out: u64,
     presumed: u64,
-    sources: HllSketch,
-    durations: Durations,
-    packets: u64,
-    segments: u64,
-    /// By the numbers of the reasons.
-    skipped: [u64; Skip::COUNT],
-    /// Segments that servers sent.
-    from_servers: u64,
+    /// The most half-open connections at once.
+    half_open_peak: u64,
     start: Timestamp,
     now: Timestamp,
-    next_bin: Timestamp,
     step: Step,
     step_began: Timestamp,
-    draw: u64,
     /// At the end of a file, the time of its last packet.
     last_packet: Option<Timestamp>,
     /// Whether `start` is known: in a file it is the time of the first segment.
@@ -163,13 +139,7 @@ const LONG_SILENCE: Duration = Duration::from_secs(1_200);
 /// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
 /// to go on.
 const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
-/// What opens or closes a connection.
-const CONTROL: Flags = Flags(Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0);
-/// Segments that are queued: more than it takes to fetch what is known of a flow.
-const QUEUE: usize = 32;
 const STEP_NANOS: u64 = STEP.as_nanos() as u64;
-/// log2 of the registers of the count of all sources: 16,384, a standard error of 0.8 %.
-const ALL_SOURCES_LG_K: u8 = 14;
 /// Capture losses are judged over so long.
 const LOSS_WINDOW: Duration = Duration::from_secs(10);
 /// More than this share lost, and counts are too low.
@@ -180,74 +150,55 @@ const GAPS_LIMIT: f64 = 0.14;
 const GAPS_ENOUGH: u64 = 30;
 
 impl Engine {
-    /// An engine whose time begins at `start`.
+    /// An engine of one shard whose time begins at `start`.
     #[must_use]
     pub fn new(settings: Settings, start: Timestamp) -> Self {
-        let tracker =
-            Tracker::new(settings.flows, settings.services, settings.key, settings.prepare);
-        let hasher = *tracker.hasher();
-        Self {
-            services: Services::new(&settings, hasher, start),
-            hosts: Hosts::new(hasher),
+        let mut engine = Self::idle(settings);
+        engine.anchor(start);
+        engine
+    }
+
+    /// An engine of one shard whose time begins with its first segment.
+    #[must_use]
+    pub fn idle(settings: Settings) -> Self {
+        Self::sharded(settings, NonZeroUsize::MIN)
+    }
+
+    /// The same with its flows divided among so many shards.
+    #[must_use]
+    pub fn sharded(settings: Settings, shards: NonZeroUsize) -> Self {
+        let start = Timestamp::EPOCH;
+        let hasher = Hasher::new(settings.key);
+        let directory = Shared::new(&settings, hasher);
+        let completed = Completed::new(start);
+        let mut engine = Self {
+            shards: Shards::new(&settings, shards, &directory, &completed),
+            sampler: Sampler::new(settings.packet_budget),
+            heaviest: Level::ALL,
+            services: Services::new(&settings, hasher, directory, start),
             scanners: Scanners::new(hasher),
             groups: Groups::new(hasher),
-            completed_sources: Recent::new(24, Duration::from_secs(86_400), start),
-            completed_networks: Recent::new(22, Duration::from_secs(3_600), start),
+            completed,
             failed_sources: Recent::new(22, Duration::from_secs(60), start),
             incidents: Incidents::default(),
             told: 0,
             actions: Vec::new(),
             kernel: None,
             capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
-            totals: Totals::default(),
-            squares: Totals::default(),
-            attempts: 0,
-            weighted_attempts: 0,
             timed_out: 0,
             presumed: 0,
-            sources: crate::stats::sketch(ALL_SOURCES_LG_K),
-            durations: Durations::default(),
-            packets: 0,
-            segments: 0,
-            skipped: [0; Skip::COUNT],
-            from_servers: 0,
+            half_open_peak: 0,
             start,
             now: start,
-            next_bin: start + BIN,
             step: Step(0),
             step_began: start,
-            draw: 0,
             last_packet: None,
-            anchored: true,
-            sampler: Sampler::new(settings.packet_budget),
-            thinning: None,
-            heaviest: Level::ALL,
-            queue: Vec::with_capacity(QUEUE),
-            tracker,
+            anchored: false,
+            hasher,
             settings,
-        }
-    }
-
-    /// An engine whose time begins with its first segment.
-    #[must_use]
-    pub fn idle(settings: Settings) -> Self {
-        Self { anchored: false, ..Self::new(settings, Timestamp::EPOCH) }
-    }
-
-    #[inline]
-    fn reach(&mut self, now: Timestamp) {
-        if now < self.next_bin && self.anchored {
-            self.now = self.now.max(now);
-        } else {
-            self.reach_bin(now);
-        }
-    }
-
-    fn reach_bin(&mut self, now: Timestamp) {
-        if !self.anchored {
-            self.anchor(now);
-        }
-        self.advance(now);
+        };
+        engine.instruct();
+        engine
     }
 
     fn anchor(&mut self, start: Timestamp) {
@@ -255,17 +206,43 @@ impl Engine {
         self.anchored = true;
         self.start = start;
         self.now = start;
-        self.next_bin = start + BIN;
         self.step_began = start;
         self.capture.since = start;
         self.capture.looked_at = start;
         self.services.advance(start, self.step);
+        for shard in self.shards.iter_mut() {
+            shard.anchor(start);
+        }
     }
 
     /// The time that the engine has come to.
     #[must_use]
     pub const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub const fn shards(&self) -> NonZeroUsize {
+        self.shards.count()
+    }
+
+    /// The keyed hasher: it tells the flow of a segment, and so its shard.
+    #[must_use]
+    pub const fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// Lends out the shards, in their order, for others to work on. Until all are [put back](Self::put_back) the engine can
+    /// neither take segments nor let time pass.
+    #[must_use]
+    pub fn lend(&mut self) -> Vec<Shard> {
+        std::mem::take(self.shards.all())
+    }
+
+    /// Takes back what was lent, in the same order.
+    pub fn put_back(&mut self, shards: Vec<Shard>) {
+        *self.shards.all() = shards;
     }
 
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
@@ -279,65 +256,43 @@ impl Engine {
     /// what is known of the flow.
     #[inline]
     pub fn queue_segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
-        let flow = self.tracker.hasher().flow(segment);
-        let (level, settled) = match self.sampler.is_exact() {
-            true => (Level::ALL, Level::ALL),
-            false => self.sampler.levels(flow.ends),
-        };
-        if !level.includes(flow.hash.rank()) {
-            return self.handle_skip(Some(at), Skip::Unsampled);
-        }
-        self.tracker.prefetch(flow.hash);
-        self.queue.push(Queued { at, interface, level, settled, flow, segment: *segment });
-        if self.queue.len() == QUEUE {
+        let flow = self.hasher.flow(segment);
+        if self.shards.of(flow.hash).queue_segment(at.min(LATEST), interface, flow, segment) {
             self.handle_queue();
         }
     }
 
     /// Takes in all segments that are queued.
     pub fn handle_queue(&mut self) {
-        let mut queue = std::mem::take(&mut self.queue);
-        for queued in &queue {
-            self.handle(queued);
+        let mut end = self.step_end();
+        while let Some(next) = self.shards.handle_queues_until(end) {
+            self.reach(next);
+            end = self.step_end();
         }
-        queue.clear();
-        self.queue = queue;
-    }
-
-    fn handle(&mut self, queued: &Queued) {
-        let Queued { at, interface, level, settled, flow, segment } = *queued;
-        self.reach(at);
-        let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
-        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
-        let arrival = Arrival { micros: micros as u32, interface, level, settled };
-        let seen = self.tracker.handle(&segment, &flow, arrival, &mut self.services);
-        match seen.event {
-            Event::Copy => return self.handle_skip(None, Skip::Duplicate),
-            Event::Unsampled => return self.handle_skip(None, Skip::Unsampled),
-            _ => {}
-        }
-        self.packets += 1;
-        self.segments += 1;
-        if seen.event == Event::None && !segment.flags.intersects(CONTROL) {
-            // Data and its acknowledgements, by far the most of them.
-            self.from_servers += u64::from(!seen.from_client);
-            self.services.get_mut(seen.service).packets += 1;
-            return;
-        }
-        let source = || Coupon::from_value(self.tracker.hasher().address(segment.source));
-        let source = segment.flags.is_syn().then(source);
-        self.count(&segment, &seen, source);
-        self.note(&segment, &seen, source);
+        self.now = self.shards.now().max(self.now);
     }
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
     pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
-        if let Some(at) = at.filter(|at| *at >= self.next_bin || !self.anchored) {
+        if let Some(at) = at.filter(|at| *at >= self.shards.first().next_bin()) {
             self.handle_queue();
-            self.reach(at);
+            self.reach(at.min(LATEST));
         }
-        self.packets += 1;
-        self.skipped[skip as usize] += 1;
+        self.shards.first().skip(skip);
+    }
+
+    /// Lets time pass up to `at`, from which on it counts where it has not begun yet.
+    pub fn reach(&mut self, at: Timestamp) {
+        if !self.anchored {
+            self.anchor(at);
+        }
+        self.advance(at);
+    }
+
+    /// When the present step ends; before a segment of that time or later [`Self::reach`] it.
+    #[must_use]
+    pub fn step_end(&self) -> Timestamp {
+        if self.anchored { self.step_began + STEP } else { Timestamp::EPOCH }
     }
 
     /// Takes in what the capture says of itself.
@@ -363,7 +318,7 @@ impl Engine {
         if at - view.looked_at < LOSS_WINDOW {
             return;
         }
-        let totals = &self.totals;
+        let totals = self.shards.sums().totals;
         let completed = totals.handshakes_completed.saturating_sub(view.handshakes.0);
         let presumed = totals.handshakes_presumed.saturating_sub(view.handshakes.1);
         let all = completed + presumed;
@@ -378,19 +333,21 @@ impl Engine {
 
     /// Takes in a look at the kernel.
     pub fn handle_kernel(&mut self, sample: KernelSample) {
-        self.services.listen(sample.listeners.clone());
+        self.collect();
+        self.services.listen(&sample.listeners);
         for id in self.services.ids() {
             self.services.get_mut(id).kernel_half_open =
                 self.services.get(id).listener.is_some().then_some(0);
+            self.inform(id);
         }
         for row in &sample.half_open {
-            let at = self.tracker.hasher().endpoint(row.address.into(), row.port);
-            let id = self.services.service(at);
+            let id = self.services.service(row.address.into(), row.port);
             if id != ServiceId::OTHER {
                 let service = self.services.get_mut(id);
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
             }
         }
+        self.instruct();
         let before = self.kernel.take();
         self.kernel = Some(KernelView::new(sample, before.as_ref().map(|view| &view.sample)));
         if self.settings.kernel_only {
@@ -406,7 +363,8 @@ impl Engine {
 
     /// Replaces the networks whose services are watched.
     pub fn watch(&mut self, networks: Vec<IpNet>) {
-        self.services.watch(networks);
+        self.services.directory().watch(networks);
+        self.instruct();
     }
 
     /// Lets time pass up to `now` and returns what there is to tell. To be called at least every
@@ -420,23 +378,27 @@ impl Engine {
     /// Lets the attempts that are underway mature, at the end of a file: their time would have come.
     /// What comes of it is dated to the last packet.
     pub fn finish(&mut self) -> Vec<Action> {
+        self.collect();
         self.last_packet = Some(self.now);
         self.tick(self.now + STEP * (Step::MATURE + 2))
     }
 
+    /// Lets time pass up to `now`: steps end and are judged.
     fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now.min(LATEST));
-        if self.now - self.next_bin > LONG_SILENCE * 2 {
+        if self.now - self.step_began > LONG_SILENCE * 2 {
             // Within LONG_SILENCE everything expires and every incident clears; of the time after
             // it there is nothing to count.
-            self.close_bins_until(self.next_bin + LONG_SILENCE);
-            while !self.tracker.bin().0.is_multiple_of(BINS) {
-                self.close_bins_until(self.next_bin);
-            }
+            self.end_steps_until(self.step_began + LONG_SILENCE);
             self.step_began = self.now;
-            self.next_bin = self.now + BIN;
+            for shard in self.shards.iter_mut() {
+                shard.jump(self.now);
+            }
         }
-        self.close_bins_until(self.now);
+        self.end_steps_until(self.now);
+        for shard in self.shards.iter_mut() {
+            shard.advance(self.now);
+        }
     }
 
     /// When a step began, or will begin.
@@ -444,257 +406,98 @@ impl Engine {
         self.step_began.before(STEP * self.step.0.saturating_sub(step.0))
     }
 
-    /// The step that lies so far back.
-    #[inline]
-    fn step_of(&self, age: Micros) -> Step {
-        let into_step = self.now.as_nanos().saturating_sub(self.step_began.as_nanos());
-        let before_step = (u64::from(age.0) * 1_000).saturating_sub(into_step);
-        let steps = before_step.div_ceil(STEP_NANOS);
-        Step(self.step.0.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX)))
+    fn end_steps_until(&mut self, end: Timestamp) {
+        while self.step_began + STEP <= end {
+            let at = self.step_began + STEP;
+            for shard in self.shards.iter_mut() {
+                shard.advance(at);
+            }
+            self.collect();
+            self.draw();
+            self.look_for_gaps(at);
+            self.end_step(at);
+            self.settle();
+            self.sample();
+            self.step = Step(self.step.0 + 1);
+            self.step_began = at;
+            self.services.advance(at, self.step);
+            self.instruct();
+        }
     }
 
-    fn close_bins_until(&mut self, end: Timestamp) {
-        while self.next_bin <= end {
-            self.tracker.close_bin(self.services.in_use());
-            self.thin_out();
-            let at = self.next_bin;
-            self.next_bin = at + BIN;
-            if self.tracker.bin().0.is_multiple_of(BINS) {
-                self.look_for_gaps(at);
-                self.end_step(at);
-                self.settle();
-                self.sample();
-                self.step = Step(self.step.0 + 1);
-                self.step_began = at;
-                self.services.advance(at, self.step);
-                self.hosts.begin(self.step);
+    /// Takes in what the shards have counted since the last call.
+    fn collect(&mut self) {
+        self.services.admit();
+        let (mut touched, mut peak) = (Vec::new(), 0);
+        for shard in self.shards.iter_mut() {
+            shard.enter_completions();
+            peak += shard.take_peak();
+            for id in shard.tallies.take_touched() {
+                self.services.get_mut(id).collect(shard.tallies.of_collected(id));
+                touched.push(id);
+            }
+        }
+        // Of several shards each may have had its most at another time within the step.
+        self.half_open_peak = self.half_open_peak.max(peak);
+        for id in touched {
+            self.inform(id);
+        }
+    }
+
+    /// Has all shards know what is known of a service by now.
+    fn inform(&mut self, id: ServiceId) {
+        let service = self.services.get(id);
+        let (one_way, answers_only) = (service.is_one_way(), service.sees_answers_only());
+        let mut directory = self.services.directory();
+        let tenant = directory.tenant_mut(id);
+        if (tenant.one_way, tenant.answers_only) != (one_way, answers_only) {
+            (tenant.one_way, tenant.answers_only) = (one_way, answers_only);
+            for shard in self.shards.iter_mut() {
+                shard.tallies.update(id, *tenant);
             }
         }
     }
 
-    /// Goes on to take flows out of the table that are not looked at any more.
-    fn thin_out(&mut self) {
-        if let Some(part) = self.thinning {
-            self.tracker.thin_out(part, |service| self.sampler.level_now(service));
-            self.thinning = Some(part + 1).filter(|part| *part < Tracker::PARTS);
+    /// Ends the samples of the present step.
+    fn draw(&mut self) {
+        let (step, size) = (self.step, self.services.sample());
+        for id in self.services.ids().chain([ServiceId::OTHER]) {
+            let draws = self.shards.iter_mut().filter_map(|shard| shard.tallies.draw(id, step));
+            self.services.get_mut(id).drawn.end(step, size, draws);
+        }
+    }
+
+    /// Has all shards know how to go on.
+    fn instruct(&mut self) {
+        let (levels, sample) = (self.sampler.levels(), self.services.sample());
+        let version = self.services.directory().version();
+        for shard in self.shards.iter_mut() {
+            shard.levels = levels.clone();
+            shard.sample = sample;
+            shard.tallies.forget_before(version);
         }
     }
 
     /// Keeps the next step within the budget.
     fn sample(&mut self) {
-        let fill = self.tracker.fill();
-        if self.sampler.end_step(&self.services, self.tracker.hasher(), fill) {
-            self.thinning = Some(0);
+        let fill = self.shards.fill();
+        if self.sampler.end_step(&self.services, &self.hasher, fill) {
+            for shard in self.shards.iter_mut() {
+                shard.thinning = Some(0);
+            }
             self.heaviest = self.heaviest.max(self.sampler.highest());
         }
     }
 
     /// Which flows are looked at, and the numbers that this is told by.
     #[must_use]
-    pub const fn sampling(&self) -> (&Sampling, &Ranks) {
-        (self.sampler.now(), self.tracker.hasher().ranks())
+    pub fn sampling(&self) -> (&Sampling, &Ranks) {
+        (self.sampler.now(), self.hasher.ranks())
     }
 
     /// Takes in what part of a processor's time was spent since the last step.
     pub fn handle_load(&mut self, share: f64) {
         self.sampler.afford(share, self.settings.cpu_share);
-    }
-
-    /// The totals, over all services. A SYN has a source.
-    fn count(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
-        let flags = segment.flags;
-        // A RST for a flow that is not known has no role; it is an answer to something.
-        self.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
-        let weight = seen.level.weight();
-        let (totals, squares) = (&mut self.totals, &mut self.squares);
-        let mut add = |total: fn(&mut Totals) -> &mut u64| {
-            *total(totals) += u64::from(weight);
-            *total(squares) += u64::from(weight) * u64::from(weight - 1);
-        };
-        if let Some(source) = source {
-            add(|totals| &mut totals.syn);
-            if seen.event == Event::SynRepeated {
-                add(|totals| &mut totals.syn_retransmitted);
-            } else {
-                self.sources.update_with_coupon(source);
-                self.attempts += 1;
-                self.weighted_attempts += u64::from(weight);
-            }
-        }
-        if flags.is_syn_ack() {
-            add(|totals| &mut totals.syn_ack);
-        }
-        if flags.intersects(Flags::FIN) {
-            add(|totals| &mut totals.fin);
-        }
-        if flags.intersects(Flags::RST) {
-            add(|totals| &mut totals.rst);
-        }
-        match seen.event {
-            Event::Completed | Event::CompletedLate => {
-                add(|totals| &mut totals.handshakes_completed);
-                if seen.event == Event::Completed {
-                    self.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
-                } else {
-                    // It was presumed before.
-                    let presumed = &mut totals.handshakes_presumed;
-                    *presumed = presumed.saturating_sub(weight.into());
-                }
-            }
-            Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
-                add(|totals| &mut totals.handshakes_presumed);
-            }
-            Event::Refused(_) | Event::Reset(_) => add(|totals| &mut totals.handshakes_reset),
-            Event::None
-            | Event::Copy
-            | Event::Unsampled
-            | Event::Attempt
-            | Event::SynRepeated
-            | Event::Answered { .. }
-            | Event::AnsweredMidway
-            | Event::AnswerRepeated
-            | Event::AnswerRepeatedAfterAck
-            | Event::StrayReset => {}
-        }
-        totals.half_open_peak = totals.half_open_peak.max(self.tracker.half_open_total());
-    }
-
-    /// The windows of the service.
-    fn note(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
-        let now = self.now;
-        let step = self.step;
-        let flags = segment.flags;
-        let began = self.step_of(seen.age);
-        let weight = seen.level.weight();
-        let service = self.services.get_mut(seen.service);
-        service.packets += 1;
-        if flags.is_syn() {
-            service.syn += u64::from(weight);
-            service.syn_squares += u64::from(weight) * u64::from(weight - 1);
-            if let Some(window) = service.windows.at(step) {
-                window.syn += weight;
-            }
-        }
-        if flags.is_syn_ack() && !seen.from_client {
-            service.syn_ack += u64::from(weight);
-        }
-        let client = if seen.from_client { segment.source } else { segment.destination };
-        let host = if seen.from_client { segment.destination } else { segment.source };
-        if service.ignores(client) {
-            service.last_seen = now;
-            if let (Event::Attempt, Some(window)) = (seen.event, service.windows.at(step)) {
-                window.ignored += weight;
-            }
-            return;
-        }
-        let answers_only = service.sees_answers_only();
-        let window = service.windows.at(began);
-        match seen.event {
-            Event::Attempt => {
-                service.attempts += 1;
-                service.weighted_attempts += u64::from(weight);
-                service.last_seen = now;
-                if let Some(window) = window {
-                    window.unanswered += weight;
-                }
-                if let Some(source) = source {
-                    service.count_source(source);
-                }
-                self.draw = self.draw.wrapping_add(1);
-                service.failures.offer(step, seen.flow.0.rotate_left(17) ^ self.draw, || {
-                    Attempt::new(seen.flow, now, segment)
-                });
-                if seen.service != ServiceId::OTHER || self.services.is_watched(host) {
-                    self.hosts.attempt(host, client, weight);
-                }
-            }
-            Event::Answered { late } => {
-                service.last_seen = now;
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
-                }
-                let answered = if late { step } else { began };
-                if let Some(window) = service.windows.at(answered) {
-                    window.answered += weight;
-                }
-            }
-            Event::AnsweredMidway => {
-                // Where no SYN can be seen, answers are all that there is to count.
-                if answers_only {
-                    service.last_seen = now;
-                    if let Some(window) = service.windows.at(step) {
-                        window.answered += weight;
-                    }
-                }
-                self.stray(segment, weight);
-            }
-            Event::StrayReset => self.stray(segment, weight),
-            Event::AnswerRepeatedAfterAck => {
-                if let Some(window) = service.windows.at(step) {
-                    window.resent_after_ack += weight;
-                }
-            }
-            Event::Completed | Event::PresumedByServer => {
-                if let Some(window) = window {
-                    window.completed += weight;
-                }
-                self.complete(host, client, began, weight);
-            }
-            Event::PresumedByClient => {
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
-                    window.answered += weight;
-                    window.completed += weight;
-                }
-                // A source that only claims to go on is not remembered as known.
-                self.hosts.complete(host, began, weight);
-            }
-            Event::CompletedMidway if answers_only => {
-                if let Some(window) = window {
-                    window.completed += weight;
-                }
-                self.complete(host, client, began, weight);
-            }
-            Event::Refused(Role::Server) => {
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
-                    window.refused += weight;
-                }
-            }
-            Event::Reset(Role::Client) => {
-                if let Some(window) = window {
-                    window.reset += weight;
-                }
-            }
-            Event::Reset(Role::Server) => {
-                if let Some(window) = window {
-                    window.answered = window.answered.saturating_sub(weight);
-                    window.refused += weight;
-                }
-            }
-            Event::Refused(Role::Client)
-            | Event::CompletedMidway
-            | Event::CompletedLate
-            | Event::SynRepeated
-            | Event::AnswerRepeated
-            | Event::Copy
-            | Event::Unsampled
-            | Event::None => {}
-        }
-    }
-
-    /// A SYN-ACK or RST that answers nothing.
-    fn stray(&mut self, segment: &Segment, weight: u32) {
-        if self.services.is_watched(segment.destination) {
-            self.hosts.stray(segment.destination, segment.source, weight);
-        }
-    }
-
-    fn complete(&mut self, host: Address, client: Address, began: Step, weight: u32) {
-        let hasher = self.tracker.hasher();
-        self.completed_sources.insert(hasher.address(source_of(client)));
-        self.completed_networks.insert(hasher.address(network_of(client)));
-        self.hosts.complete(host, began, weight);
     }
 }
 

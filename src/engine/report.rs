@@ -4,6 +4,8 @@ use crate::detect::Subject;
 use crate::engine::Engine;
 use crate::engine::judge::{completion_ratio, completion_stderr};
 use crate::engine::services::Service;
+use crate::engine::shard::Sums;
+use crate::engine::tally::Counts;
 use crate::flow::{HalfOpen, ServiceId};
 use crate::observe::{
     CaptureReport, Class, FlowCounts, FlowCountsStderr, Internals, KernelReport, Limit, Observed,
@@ -22,23 +24,28 @@ const SERVICES: usize = 64;
 impl Engine {
     /// The state as of `now`, which is not before the last segment or tick.
     #[must_use]
-    pub fn snapshot(&self, now: Timestamp) -> Report {
+    pub fn snapshot(&mut self, now: Timestamp) -> Report {
+        self.collect();
         let now = now.max(self.now);
+        let sums = self.shards.sums();
         let totals = Totals {
-            handshakes_timed_out: self.timed_out.max(self.tracker.timed_out()),
-            handshakes_presumed: self.presumed.max(self.totals.handshakes_presumed),
-            syn_unanswered: self.tracker.unanswered(),
-            half_open: self.tracker.half_open_total(),
+            handshakes_timed_out: self.timed_out.max(self.shards.timed_out()),
+            handshakes_presumed: self.presumed.max(sums.totals.handshakes_presumed),
+            syn_unanswered: self.shards.unanswered(),
+            half_open: self.shards.half_open_total(),
+            half_open_peak: self.half_open_peak,
             sources: rounded(scaled_up(
-                self.sources.estimate(),
-                self.attempts,
-                self.weighted_attempts,
+                self.shards.all_sources(),
+                sums.attempts,
+                sums.weighted_attempts,
             ))
-            .min(self.totals.syn),
-            ..self.totals
+            .min(sums.totals.syn),
+            ..sums.totals
         };
-        let totals =
-            Totals { stderr: self.was_sampled().then(|| self.totals_stderr(&totals)), ..totals };
+        let totals = Totals {
+            stderr: self.was_sampled(&sums).then(|| self.totals_stderr(&totals, &sums.squares)),
+            ..totals
+        };
         Report {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
@@ -48,17 +55,17 @@ impl Engine {
                 to: now,
                 seconds: (now - self.start).as_secs_f64(),
             },
-            capture: self.capture_report(&totals),
+            capture: self.capture_report(&totals, &sums),
             kernel: self.kernel_report(),
             totals,
             flows: self.flows(),
             services: self.service_reports(),
             detections: self.incidents.list(),
             internals: Internals {
-                flow_table_entries: self.tracker.entries(!self.sampler.is_exact()),
-                flow_table_capacity: self.tracker.capacity() as u64,
-                flows_evicted: self.tracker.evicted(),
-                handshake_durations: self.durations,
+                flow_table_entries: self.shards.entries(!self.sampler.is_exact()),
+                flow_table_capacity: self.shards.capacity(),
+                flows_evicted: self.shards.evicted(),
+                handshake_durations: sums.durations,
                 detections_total: self.incidents.raised().clone(),
             },
         }
@@ -73,25 +80,25 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    fn capture_report(&self, totals: &Totals) -> CaptureReport {
+    fn capture_report(&self, totals: &Totals, sums: &Sums) -> CaptureReport {
         let mut limits = Vec::new();
-        let silent = self.from_servers == 0 && totals.syn >= ONE_WAY;
+        let silent = sums.from_servers == 0 && totals.syn >= ONE_WAY;
         if silent || (totals.syn_ack == 0 && totals.handshakes_presumed >= 3) {
             limits.push(Limit::OneWayIngress);
         }
         let answers_only = || {
             self.services.ids().map(|id| self.services.get(id)).filter(|s| s.sees_answers_only())
         };
-        if totals.syn == 0 && answers_only().map(|s| s.syn_ack).sum::<u64>() >= ONE_WAY {
+        if totals.syn == 0 && answers_only().map(|s| s.counts.syn_ack).sum::<u64>() >= ONE_WAY {
             limits.push(Limit::OneWayEgress);
         }
         if self.capture.is_dropping() {
             limits.push(Limit::Dropping);
         }
-        if self.was_sampled() {
+        if self.was_sampled(sums) {
             limits.push(Limit::Sampled);
         }
-        if self.skipped[Skip::Truncated as usize] > 0 {
+        if sums.skipped[Skip::Truncated as usize] > 0 {
             limits.push(Limit::Truncated);
         }
         if !self.fresh_kernel() {
@@ -100,14 +107,14 @@ impl Engine {
         CaptureReport {
             source: "none",
             interfaces: Vec::new(),
-            packets: self.packets,
-            tcp_segments: self.segments,
+            packets: sums.packets,
+            tcp_segments: sums.segments,
             dropped: self.capture.stats.dropped,
             sampling_ratio: 1.0 / f64::from(self.sampler.highest().weight()),
             limits,
             skipped: Skip::ALL
                 .iter()
-                .map(|reason| (reason.name(), self.skipped[*reason as usize]))
+                .map(|reason| (reason.name(), sums.skipped[*reason as usize]))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }
@@ -134,11 +141,11 @@ impl Engine {
             .filter_map(|id| {
                 let service = self.services.get(id);
                 let wire = self.half_open(id).total;
-                let shown = service.syn > 0 || service.is_backlog_known() || wire > 0;
+                let shown = service.counts.syn > 0 || service.is_backlog_known() || wire > 0;
                 let severity = self.verdict(service).map(|(_, _, severity)| severity);
                 let kernel = service.kernel_half_open.filter(|_| self.fresh_kernel());
                 let half_open = wire.max(kernel.map_or(0, u64::from));
-                shown.then_some((std::cmp::Reverse((severity, half_open, service.syn)), id))
+                shown.then_some((std::cmp::Reverse((severity, half_open, service.counts.syn)), id))
             })
             .collect();
         ranked.sort();
@@ -180,10 +187,10 @@ impl Engine {
             backlog: self.backlog(id),
             occupancy_ratio,
             seconds_to_full: service.detector.seconds_to_full(limit),
-            syn: service.syn,
+            syn: service.counts.syn,
             syn_rate: f64::from(second.syn) / self.seconds_of(4),
             completion_ratio: completion_ratio(&aged),
-            sources: service.sources(),
+            sources: self.sources(id),
             source_entropy_ratio: service.entropy_ratio,
             stderr: self.service_stderr(id, &half_open, &second, &aged),
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
@@ -193,14 +200,13 @@ impl Engine {
     }
 
     /// Whether any of the counts was made on a sample.
-    fn was_sampled(&self) -> bool {
-        !self.sampler.is_exact() || self.weighted_attempts > self.attempts
+    fn was_sampled(&self, sums: &Sums) -> bool {
+        !self.sampler.is_exact() || sums.weighted_attempts > sums.attempts
     }
 
-    fn totals_stderr(&self, totals: &Totals) -> TotalsStderr {
+    fn totals_stderr(&self, totals: &Totals, squares: &Totals) -> TotalsStderr {
         #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
         let root = |square: u64| rounded_up((square as f64).sqrt());
-        let squares = &self.squares;
         // Of what expires no more is known than the highest weight that it may have had.
         let weight = self.heaviest.weight();
         let most = |count: u64| rounded_up(stderr(count, weight));
@@ -225,7 +231,7 @@ impl Engine {
 
     /// Live flows by state.
     fn flows(&self) -> FlowCounts {
-        let flows = self.tracker.flows();
+        let flows = self.shards.flows();
         let weight = self.sampler.highest_settled().weight();
         let error = |count| rounded_up(stderr(count, weight));
         let errors = FlowCountsStderr(flows.by_state().map(|(state, count)| (state, error(count))));
@@ -242,14 +248,20 @@ impl Engine {
         let service = self.services.get(id);
         let weight = self.sampler.level(id).weight();
         #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
-        let syn_stderr = rounded_up((service.syn_squares as f64).sqrt());
-        (weight > 1 || service.syn_squares > 0).then(|| ServiceStderr {
+        let syn_stderr = rounded_up((service.counts.syn_squares as f64).sqrt());
+        (weight > 1 || service.counts.syn_squares > 0).then(|| ServiceStderr {
             half_open_stderr: rounded_up(stderr(half_open.total, weight)),
             half_open_unconfirmed_stderr: rounded_up(stderr(half_open.unconfirmed, weight)),
             syn_stderr,
             syn_rate_stderr: stderr(second.syn.into(), weight) / self.seconds_of(4),
             completion_ratio_stderr: completion_stderr(aged, weight),
         })
+    }
+
+    /// Distinct sources of a service since the start (estimate, exact while small).
+    pub(super) fn sources(&self, id: ServiceId) -> u64 {
+        let Counts { syn, attempts, weighted_attempts, .. } = self.services.get(id).counts;
+        rounded(scaled_up(self.shards.sources(id), attempts, weighted_attempts)).min(syn)
     }
 
     /// The length of the last `steps` whole steps, in seconds, as far as there were so many.
@@ -259,7 +271,8 @@ impl Engine {
 
     /// Keeps counters from falling where the first word on a handshake was not the last.
     pub(super) fn settle(&mut self) {
-        self.timed_out = self.timed_out.max(self.tracker.timed_out());
-        self.presumed = self.presumed.max(self.totals.handshakes_presumed);
+        self.timed_out = self.timed_out.max(self.shards.timed_out());
+        let presumed = self.shards.sums().totals.handshakes_presumed;
+        self.presumed = self.presumed.max(presumed);
     }
 }

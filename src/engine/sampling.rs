@@ -4,6 +4,8 @@
 //! each at a level of its own, so that the others stay exact; only where no single service stands out
 //! are the flows of all sampled alike. Levels rise at once and fall after two seconds of calm.
 
+use std::sync::Arc;
+
 use crate::engine::services::Services;
 use crate::flow::{End, Fill, Hasher, Level, Sampling, ServiceId};
 use crate::stats::STEP;
@@ -94,8 +96,42 @@ pub struct Sampler {
     general: Heavy,
     /// Steps that the table has left to empty itself.
     patience: u32,
+    levels: Arc<Levels>,
+}
+
+/// The levels in force, for those who look at packets.
+#[derive(Clone, Debug, Default)]
+pub struct Levels {
+    /// Whether every flow is looked at, and was when any that is underway began.
+    exact: bool,
+    /// Those of flows that begin now.
     now: Sampling,
+    /// Those at which flows are known that began before.
     settled: Sampling,
+    /// Those of flows that begin now, by service.
+    services: Vec<(ServiceId, Level)>,
+}
+
+impl Levels {
+    /// Every flow is looked at.
+    fn exact() -> Self {
+        Self { exact: true, ..Self::default() }
+    }
+
+    /// The level of a flow that begins now, and the one at which flows are known that began before.
+    #[inline]
+    pub fn of_flow(&self, ends: [End; 2]) -> (Level, Level) {
+        match self.exact {
+            true => (Level::ALL, Level::ALL),
+            false => (self.now.level(ends), self.settled.level(ends)),
+        }
+    }
+
+    /// The level of a service's flows that begin now.
+    pub fn of_service(&self, service: ServiceId) -> Level {
+        let own = self.services.iter().find(|(heavy, _)| *heavy == service);
+        own.map_or(self.now.general, |(_, level)| *level)
+    }
 }
 
 /// What a service took in the last step.
@@ -119,24 +155,21 @@ impl Sampler {
             heavy: Vec::new(),
             general: Heavy::new(ServiceId::OTHER),
             patience: 0,
-            now: Sampling::default(),
-            settled: Sampling::default(),
+            levels: Arc::new(Levels::exact()),
         }
     }
 
     /// Which flows are looked at now.
-    pub const fn now(&self) -> &Sampling {
-        &self.now
+    pub fn now(&self) -> &Sampling {
+        &self.levels.now
     }
 
-    /// The level of a flow that begins now, and the one at which flows are known that began before.
-    #[inline]
-    pub fn levels(&self, ends: [End; 2]) -> (Level, Level) {
-        (self.now.level(ends), self.settled.level(ends))
+    /// The levels in force.
+    pub fn levels(&self) -> Arc<Levels> {
+        Arc::clone(&self.levels)
     }
 
     /// Whether every flow is looked at, and was when any that is underway began.
-    #[inline]
     pub fn is_exact(&self) -> bool {
         self.heavy.is_empty() && self.general.is_exact()
     }
@@ -220,20 +253,21 @@ impl Sampler {
         };
         let mut loads: Vec<Load> = services
             .ids()
-            .filter(|id| services.get(*id).packets > 0 || self.entry(*id).is_some())
-            .map(|id| load(id, services.get(id).packets))
+            .filter(|id| services.get(*id).counts.packets > 0 || self.entry(*id).is_some())
+            .map(|id| load(id, services.get(id).counts.packets))
             .collect();
         let is_heavy = |load: &Load| self.entry(load.service).is_some();
         loads.sort_by(|a, b| is_heavy(b).cmp(&is_heavy(a)).then(b.packets.total_cmp(&a.packets)));
         // As many as the kernel's filter has room for.
         let mut ends = 0;
+        let directory = services.directory();
         let own = loads.iter().take(MOST).take_while(|load| {
-            ends += services.ends(load.service, hasher).count();
+            ends += directory.ends(load.service, hasher).count();
             ends <= Sampling::HEAVY
         });
         let few = loads.split_off(own.count());
-        let others = services.get(ServiceId::OTHER).packets
-            + few.iter().map(|load| services.get(load.service).packets).sum::<u32>();
+        let others = services.get(ServiceId::OTHER).counts.packets
+            + few.iter().map(|load| services.get(load.service).counts.packets).sum::<u32>();
         loads.push(load(ServiceId::OTHER, others));
         loads
     }
@@ -264,14 +298,20 @@ impl Sampler {
 
     /// Levels by service become levels by end.
     fn compile(&mut self, services: &Services, hasher: &Hasher) {
-        self.now = Sampling { general: self.general.level, heavy: Vec::new() };
-        self.settled = Sampling { general: self.general.settled, heavy: Vec::new() };
+        let mut levels = Levels {
+            exact: self.is_exact(),
+            now: Sampling { general: self.general.level, heavy: Vec::new() },
+            settled: Sampling { general: self.general.settled, heavy: Vec::new() },
+            services: self.heavy.iter().map(|heavy| (heavy.service, heavy.level)).collect(),
+        };
+        let directory = services.directory();
         for heavy in &self.heavy {
-            for end in services.ends(heavy.service, hasher) {
-                self.now.heavy.push((end, heavy.level));
-                self.settled.heavy.push((end, heavy.settled));
+            for end in directory.ends(heavy.service, hasher) {
+                levels.now.heavy.push((end, heavy.level));
+                levels.settled.heavy.push((end, heavy.settled));
             }
         }
+        self.levels = Arc::new(levels);
     }
 }
 

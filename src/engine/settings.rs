@@ -95,12 +95,4 @@ impl ServiceSettings {
         };
         named(Some(address)).or_else(|| named(None))
     }
-
-    /// Whether attempts of a client do not count.
-    #[must_use]
-    pub(super) fn ignores(&self, client: Address) -> bool {
-        let Mute::Sources(sources) = &self.mute else { return false };
-        let client = IpAddr::from(client);
-        sources.iter().any(|network| network.contains(&client))
-    }
 }

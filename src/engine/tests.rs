@@ -15,7 +15,7 @@ use crate::flow::{HashKey, state_test_segment};
 use crate::observe::{
     Class, Detection, FlowCounts, KernelHalfOpen, Listener, Report, Severity, Status, Variant,
 };
-use crate::wire::{Address, OptionLayout, SeqNumber};
+use crate::wire::{Address, Flags, OptionLayout, SeqNumber};
 
 const SYN: Flags = Flags::SYN;
 const ACK: Flags = Flags::ACK;
@@ -207,10 +207,10 @@ impl World {
         self
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self) -> Report {
         let report = self.engine.snapshot(self.engine.now());
         let services = self.engine.services.ids().chain([ServiceId::OTHER]);
-        let half_open = services.map(|id| self.engine.tracker.half_open(id).total).sum::<u64>();
+        let half_open = services.map(|id| self.engine.shards.half_open(id).total).sum::<u64>();
         assert_eq!(report.totals.half_open, half_open);
         assert_eq!(report.flows.syn_recv, half_open);
         assert!(report.internals.flow_table_entries <= report.internals.flow_table_capacity);
@@ -231,7 +231,7 @@ impl World {
 
     /// The only detection that there was.
     #[track_caller]
-    fn detection(&self) -> Detection {
+    fn detection(&mut self) -> Detection {
         let detections = self.report().detections;
         assert_eq!(detections.len(), 1, "{detections:#?}");
         detections[0].clone()
@@ -518,7 +518,7 @@ fn flood_behind(bound: &str, victims: [Address; 3]) -> World {
 fn a_wildcard_listener_is_one_service_and_the_target_is_what_was_hit() {
     let others = [Address::v4([192, 0, 2, 11]), Address::v4([192, 0, 2, 12])];
     for bound in ["0.0.0.0", "::"] {
-        let world = flood_behind(bound, [VICTIM, others[0], others[1]]);
+        let mut world = flood_behind(bound, [VICTIM, others[0], others[1]]);
         let report = world.report();
         assert_eq!(report.services.len(), 1, "{:?}", report.services);
         assert_eq!(report.services[0].address.to_string(), bound);

@@ -4,6 +4,8 @@
 //! there are flows that it stands for. It leaves its count when it changes state, when it leaves the table, or
 //! when its deadline passes.
 
+use std::iter::Sum;
+
 use crate::flow::calendar::{Bin, Bins, Calendar};
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::flow::table::{Entry, ServiceId};
@@ -16,6 +18,15 @@ pub struct HalfOpen {
     pub total: u64,
     /// Those among them that are too young to have had their answer repeated.
     pub unconfirmed: u64,
+}
+
+impl Sum for HalfOpen {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, more| Self {
+            total: sum.total + more.total,
+            unconfirmed: sum.unconfirmed + more.unconfirmed,
+        })
+    }
 }
 
 /// Where a live flow is counted.

@@ -1,7 +1,5 @@
 //! Which flow a segment belongs to.
 
-use std::cmp::Ordering;
-
 use siphasher::sip::SipHasher13;
 
 use crate::flow::rank::{End, Rank, Ranks};
@@ -89,31 +87,33 @@ impl Hasher {
     /// The flow of a segment.
     #[inline]
     pub fn flow(&self, segment: &Segment) -> FlowKey {
-        let ends = self.ranks.ends(segment);
-        let source = (segment.source, segment.source_port);
-        let destination = (segment.destination, segment.destination_port);
-        // The order of their hashes is as good as any, and cheaper than that of the ends themselves.
-        let sender_first = match ends[0].cmp(&ends[1]) {
-            Ordering::Less => true,
-            Ordering::Equal => source <= destination,
-            Ordering::Greater => false,
+        let Segment { source, source_port, destination, destination_port, .. } = *segment;
+        let (ends, bits) = match (source.to_v4(), destination.to_v4()) {
+            (Some(from), Some(to)) => (
+                [self.ranks.end_v4(from, source_port), self.ranks.end_v4(to, destination_port)],
+                [(from, source_port), (to, destination_port)]
+                    .map(|(address, port)| u64::from(address) << 16 | u64::from(port)),
+            ),
+            _ => {
+                let both = [(source, source_port), (destination, destination_port)];
+                (self.ranks.ends(segment), both.map(|end| self.bits(end)))
+            }
         };
-        // The sum is the same in either direction.
-        let sum = self.half(source).wrapping_add(self.half(destination));
-        let hash = fold(sum ^ self.flows[3], self.flows[4]);
+        // Either order will do that is the same for both directions.
+        let sender_first = bits[0] <= bits[1];
+        let [low, high] = if sender_first { bits } else { [bits[1], bits[0]] };
+        let [.., for_low, for_high, last] = self.flows;
+        let hash = fold(fold(low ^ for_low, high ^ for_high), last);
         let rank = u64::from(self.ranks.of(ends).0);
         FlowKey { hash: FlowHash(rank << 32 | hash >> 32), ends, sender_first }
     }
 
-    /// What one end of a flow adds to its hash.
-    #[inline]
-    fn half(&self, (address, port): (Address, u16)) -> u64 {
-        let [first, by, port_key, ..] = self.flows;
+    /// One end of a flow of IPv6 in 64 bits, by a hash.
+    fn bits(&self, (address, port): (Address, u16)) -> u64 {
+        let [by, port_key, ..] = self.flows;
         #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
         let (upper, lower) = ((address.to_bits() >> 64) as u64, address.to_bits() as u64);
-        let port = u64::from(port) << 48 ^ port_key;
-        let upper = if address.is_ipv4() { port } else { fold(upper ^ port, by) };
-        fold(lower ^ upper, first)
+        fold(lower ^ fold(upper ^ u64::from(port) << 48 ^ port_key, by), by)
     }
 
     /// One end of a flow.

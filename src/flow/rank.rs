@@ -4,6 +4,8 @@
 //! hash and compare it with the same limit, so a flow comes up whole or not at all, in both directions. The
 //! limits are powers of two, so the flows of a higher [`Level`] are a part of those of a lower one.
 
+use std::num::NonZeroUsize;
+
 use siphasher::sip::SipHasher13;
 
 use crate::wire::{Address, Segment};
@@ -11,6 +13,16 @@ use crate::wire::{Address, Segment};
 /// Where a flow stands in the order in which flows are given up: those of the highest ranks first.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rank(pub u32);
+
+impl Rank {
+    /// The one of `shards` shards that keeps the flow. The first bits of a rank are zero in a sample; the remainder
+    /// is what the kernel divides packets by, too (`fanout_demux_bpf`).
+    #[inline]
+    #[must_use]
+    pub const fn shard(self, shards: NonZeroUsize) -> usize {
+        self.0 as usize % shards.get()
+    }
+}
 
 /// How few flows are looked at: one in 2^level.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -79,20 +91,31 @@ impl Ranks {
     }
 
     /// The hash of an address and port.
-    #[inline]
     #[must_use]
     pub fn end(&self, address: Address, port: u16) -> End {
+        if let Some(address) = address.to_v4() {
+            return self.end_v4(address, port);
+        }
+        let bits = address.to_bits();
         #[expect(clippy::cast_possible_truncation, reason = "takes the words one by one")]
-        let add = |x: u32, shift: u32| {
-            let x = (x ^ (address.to_bits() >> shift) as u32).wrapping_mul(self.odd[0]);
-            x ^ x >> 16
-        };
-        let x = if address.is_ipv4() {
-            add(self.seed, 0)
-        } else {
-            add(add(add(add(self.seed, 96), 64), 32), 0)
-        };
-        let x = x.wrapping_add(u32::from(port)).wrapping_mul(self.odd[1]);
+        let words = [96, 64, 32, 0].map(|shift| (bits >> shift) as u32);
+        self.with_port(words.into_iter().fold(self.seed, |x, word| self.with_word(x, word)), port)
+    }
+
+    /// The same of an IPv4 address.
+    #[inline]
+    #[must_use]
+    pub const fn end_v4(&self, address: u32, port: u16) -> End {
+        self.with_port(self.with_word(self.seed, address), port)
+    }
+
+    const fn with_word(&self, x: u32, word: u32) -> u32 {
+        let x = (x ^ word).wrapping_mul(self.odd[0]);
+        x ^ x >> 16
+    }
+
+    const fn with_port(&self, x: u32, port: u16) -> End {
+        let x = x.wrapping_add(port as u32).wrapping_mul(self.odd[1]);
         x ^ x >> 15
     }
 

@@ -230,6 +230,22 @@ impl Connection {
         )
     }
 
+    /// Takes in a segment that moves nothing but the numbers of an open connection: by far the most of them. Any
+    /// other is left to [`Self::receive`], and changes nothing here: `false`.
+    #[inline]
+    pub fn carry_on(&mut self, sender: Role, segment: &Segment) -> bool {
+        const OF_INTEREST: u8 = Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0 | Flags::ACK.0;
+        let carries_on = self.state == State::Established
+            && segment.flags.0 & OF_INTEREST == Flags::ACK.0
+            && self.marks.intersects(Marks::SETTLED)
+            && self.in_window(sender, segment.seq);
+        if carries_on {
+            self.advance(sender, segment.end());
+            self.advance(sender.peer(), segment.ack);
+        }
+        carries_on
+    }
+
     /// Takes in a segment that `sender` sent. `one_way` says that answers of this server are never
     /// seen, so that the client's word must do.
     pub fn receive(&mut self, sender: Role, segment: &Segment, one_way: bool) -> Outcome {
@@ -592,6 +608,7 @@ impl Connection {
         self.advance(peer, segment.ack);
     }
 
+    #[inline]
     const fn next(&self, role: Role) -> SeqNumber {
         match role {
             Role::Client => self.client_next,
@@ -599,6 +616,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     fn advance(&mut self, role: Role, to: SeqNumber) {
         let next = match role {
             Role::Client => &mut self.client_next,
@@ -611,6 +629,7 @@ impl Connection {
 
     /// Whether `seq` of a segment from `sender` is in the window of its peer, on either side of
     /// what is known to be sent: repeats come before it, data that was not captured after it.
+    #[inline]
     fn in_window(&self, sender: Role, seq: SeqNumber) -> bool {
         seq.is_within(self.next(sender) - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + WINDOW)
     }

@@ -76,6 +76,16 @@ pub struct Fill {
     pub flows: f64,
 }
 
+impl Fill {
+    /// The larger of each share.
+    pub const fn max(self, other: Self) -> Self {
+        Self {
+            handshakes: self.handshakes.max(other.handshakes),
+            flows: self.flows.max(other.flows),
+        }
+    }
+}
+
 /// The table.
 pub struct Table {
     sets: Box<[Set]>,

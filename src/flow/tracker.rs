@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::flow::books::{Books, Count, HalfOpen};
+use crate::flow::books::{Books, Count, HalfOpen, StateName};
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::rank::Level;
@@ -279,15 +279,32 @@ impl Tracker {
             return self.begin(segment, flow, arrival, lookup);
         };
         let bin = self.books.bin();
+        let here = home_of(arrival.interface);
+        let expired = entry.deadline < bin;
+        let from_client = entry.connection.client_first == flow.sender_first;
+        let sender = if from_client { Role::Client } else { Role::Server };
+        let age = Micros(arrival.micros.wrapping_sub(entry.began));
+        // Flows may have left the sample since this one began: it stands for them too. Once all have ended
+        // that began out of the sample, it stands for them no more.
+        let level = entry.connection.level.max(arrival.level).min(arrival.settled);
+        let home = entry.homes[usize::from(flow.sender_first)];
+        let foreign = here != 0 && home != 0 && home != here;
+        if !expired
+            && !foreign
+            && level == entry.connection.level
+            && entry.connection.carry_on(sender, segment)
+        {
+            entry.homes[usize::from(flow.sender_first)] = here;
+            let same = (Count::State(StateName::Established), entry.weight());
+            entry.deadline = self.books.shift(same, entry.deadline, same, IDLE);
+            let (event, service) = (Event::None, entry.service);
+            return Seen { event, service, flow: flow.hash, age, from_client, level };
+        }
         let before = *entry;
-        let expired = before.deadline < bin;
         if expired && before.connection.is_past_handshake() {
             self.table.remove(flow.hash);
             return self.begin(segment, flow, arrival, lookup);
         }
-        let from_client = before.connection.client_first == flow.sender_first;
-        let sender = if from_client { Role::Client } else { Role::Server };
-        let age = Micros(arrival.micros.wrapping_sub(before.began));
         let one_way = lookup.is_one_way(before.service);
         let mut outcome = entry.connection.receive(sender, segment, one_way);
         // A request that the server has forgotten does not stand in the way of a new one.
@@ -341,10 +358,7 @@ impl Tracker {
         };
 
         // On another interface than the flow's own and without any effect: a copy.
-        let here = home_of(arrival.interface);
-        let home = &mut entry.homes[usize::from(flow.sender_first)];
-        let foreign = here != 0 && *home != 0 && *home != here;
-        *home = here;
+        entry.homes[usize::from(flow.sender_first)] = here;
         if foreign && !repeat && entry.connection.state == was.state {
             let copy = match outcome {
                 Outcome::SynRepeated => age < SYN_RTO_MIN,
@@ -373,9 +387,6 @@ impl Tracker {
             (_, State::SynReceived) => None,
             (_, state) => Some(lifetime(state, age)),
         };
-        // Flows may have left the sample since this one began: it stands for them too. Once all have ended
-        // that began out of the sample, it stands for them no more.
-        let level = was.level.max(arrival.level).min(arrival.settled);
         let renewed =
             renewed.or_else(|| (level != was.level && !expired).then(|| before.left(bin)));
         if let Some(lifetime) = renewed {

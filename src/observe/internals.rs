@@ -40,4 +40,10 @@ impl Durations {
         self.counts[bucket] += u64::from(weight);
         self.sum += seconds * f64::from(weight);
     }
+
+    /// Adds the observations of another.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, more)| *sum += more);
+        self.sum += other.sum;
+    }
 }

@@ -1,7 +1,7 @@
 //! Who the failing attempts come from: a bounded sample of attempts, judged when they are mature.
 //!
-//! Up to [`PER_STEP`] attempts of every step are drawn (all of them below 256 attempts a second,
-//! a uniform sample above), and looked up again when their step is mature. Those that failed form the set
+//! Up to 64 attempts of every step are drawn (all of them below 256 attempts a second, a uniform sample
+//! above; [`Draw`](super::Draw)), and looked up again when their step is mature. Those that failed form the set
 //! that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the address; those of IPv6 /32, /48
 //! and /64, since one host owns a /64.
 
@@ -11,21 +11,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::flow::FlowHash;
 use crate::observe::{Fingerprint, PrefixShare};
-use crate::stats::looks::{Completions, Look, Sighting};
-use crate::stats::window::Step;
+use crate::stats::draw::{Attempt, PER_STEP};
+use crate::stats::looks::{Completions, Sighting};
 use crate::time::Timestamp;
-use crate::wire::{Address, Segment, SeqNumber};
+use crate::wire::Address;
 
-/// Attempts that are drawn from a step, where few services have any.
-const PER_STEP: usize = 64;
-/// The fewest, however many services have some.
-const LEAST: usize = 8;
-/// Attempts that are drawn from a step of all services together.
-const OF_ALL: usize = 2_048;
-/// Steps whose samples are kept until they are mature.
-const STEPS: usize = Step::MATURE as usize + 2;
 /// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
 /// error, more adds nothing.
 const KEPT: usize = 256;
@@ -35,49 +26,6 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 const ENOUGH_FOR_OUTAGE: usize = 20;
 /// Routable /16 prefixes of IPv4: what sources drawn at random spread over.
 const ROUTABLE_16: f64 = 56_000.0;
-
-/// An attempt that was drawn.
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt {
-    /// The flow, to ask for its fate.
-    pub flow: FlowHash,
-    /// Its SYN's number.
-    pub isn: SeqNumber,
-    /// When the SYN came.
-    pub at: Timestamp,
-    /// Who sent it.
-    pub source: Address,
-    /// The address that it was sent to.
-    pub destination: Address,
-    /// The port that it was sent to.
-    pub port: u16,
-    /// What the SYN looked like.
-    pub look: Look,
-}
-
-impl Attempt {
-    /// The attempt that `syn` begins.
-    #[must_use]
-    pub const fn new(flow: FlowHash, at: Timestamp, syn: &Segment) -> Self {
-        Self {
-            flow,
-            isn: syn.seq,
-            at,
-            source: syn.source,
-            destination: syn.destination,
-            port: syn.destination_port,
-            look: Look::of(syn),
-        }
-    }
-
-    /// An attempt of which the kernel knows no more than the addresses and the port.
-    #[must_use]
-    pub fn known_by_kernel(at: Timestamp, source: Address, to: (Address, u16)) -> Self {
-        let (destination, port) = to;
-        let (flow, isn, look) = (FlowHash(0), SeqNumber(0), Look::default());
-        Self { flow, isn, at, source, destination, port, look }
-    }
-}
 
 /// What is known of a failed attempt.
 #[derive(Clone, Copy, Debug)]
@@ -96,95 +44,34 @@ pub struct Failure {
     pub weight: f64,
 }
 
-/// The samples of one service.
+/// The failures of one service, as far as they are kept.
 #[derive(Clone, Debug)]
 pub struct Failures {
-    drawn: [Vec<Attempt>; STEPS],
-    offered: [u32; STEPS],
     kept: VecDeque<Failure>,
     completed: Completions,
-    /// Attempts to draw from the present step.
-    size: usize,
+    limit: usize,
 }
 
 impl Default for Failures {
     fn default() -> Self {
-        Self {
-            drawn: Default::default(),
-            offered: Default::default(),
-            kept: VecDeque::new(),
-            completed: Completions::default(),
-            size: PER_STEP,
-        }
+        Self { kept: VecDeque::new(), completed: Completions::default(), limit: KEPT }
     }
 }
 
 impl Failures {
-    /// How many attempts of each service may be drawn in the next step, where `all` had their attempts in
-    /// `step`: the more of them, the fewer of each, so that neither memory nor the work at the end of a
-    /// step grows with them.
-    pub fn size<'a>(all: impl Iterator<Item = &'a Self> + Clone, step: Step) -> usize {
-        let place = step.0 as usize % STEPS;
-        let offered = all.map(|failures| failures.offered[place] as usize);
-        let mut size = PER_STEP;
-        while size > LEAST
-            && offered.clone().map(|offered| offered.min(size)).sum::<usize>() > OF_ALL
-        {
-            size /= 2;
+    /// Adapts to samples of `size` attempts a step: where they are small, still enough failures are kept to name
+    /// a kind by.
+    pub fn resize(&mut self, size: usize) {
+        self.limit = (KEPT * size / PER_STEP).max(KEPT / 4);
+        if self.kept.len() > self.limit {
+            self.kept.drain(..self.kept.len() - self.limit);
+            self.kept.shrink_to(self.limit);
         }
-        size
-    }
-
-    /// Begins a step with a sample of [`Self::size`]: what was drawn in the step that had its place before is
-    /// gone.
-    pub fn begin(&mut self, step: Step, size: usize) {
-        let place = step.0 as usize % STEPS;
-        self.size = size;
-        self.drawn[place].clear();
-        self.drawn[place].shrink_to(self.size);
-        self.offered[place] = 0;
-        let kept = self.limit();
-        if self.kept.len() > kept {
-            self.kept.drain(..self.kept.len() - kept);
-            self.kept.shrink_to(kept);
-        }
-    }
-
-    /// Failures that are kept: where samples are small, still enough to name a kind by.
-    fn limit(&self) -> usize {
-        (KEPT * self.size / PER_STEP).max(KEPT / 4)
-    }
-
-    /// Offers an attempt of the present step, of which the sample takes a uniform draw. `random` is
-    /// any number that the sender cannot predict.
-    pub fn offer(&mut self, step: Step, random: u64, attempt: impl FnOnce() -> Attempt) {
-        let place = step.0 as usize % STEPS;
-        let offered = u64::from(self.offered[place]);
-        self.offered[place] += 1;
-        let drawn = &mut self.drawn[place];
-        if drawn.len() < self.size {
-            if drawn.capacity() == 0 {
-                drawn.reserve_exact(self.size);
-            }
-            drawn.push(attempt());
-        } else {
-            // Reservoir sampling (Vitter 1985, algorithm R).
-            let slot = random % (offered + 1);
-            if let Some(old) = usize::try_from(slot).ok().and_then(|slot| drawn.get_mut(slot)) {
-                *old = attempt();
-            }
-        }
-    }
-
-    /// The attempts drawn in `step`.
-    #[must_use]
-    pub fn drawn(&self, step: Step) -> &[Attempt] {
-        &self.drawn[step.0 as usize % STEPS]
     }
 
     /// Keeps a failure, and forgets those that are too old or too many.
     pub fn keep(&mut self, failure: Failure) {
-        if self.kept.len() >= self.limit() {
+        if self.kept.len() >= self.limit {
             self.kept.pop_front();
         }
         self.kept.push_back(failure);
@@ -525,7 +412,7 @@ impl<T: Copy + Ord> Tally<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::state_test_segment;
+    use crate::flow::{FlowHash, state_test_segment};
     use crate::wire::Flags;
 
     fn failures(sources: impl Iterator<Item = Address>) -> Failures {
@@ -598,28 +485,5 @@ mod tests {
         let profile = failures(sources).profile(&[]);
         assert_eq!(profile.sources, 1);
         assert_eq!(profile.top_prefix.0.expect("a prefix").to_string(), "2001:db8::/48");
-    }
-
-    #[test]
-    fn the_sample_of_a_step_is_uniform() {
-        let mut failures = Failures::default();
-        let mut drawn = [0_u32; 100];
-        for round in 0..2_000_u64 {
-            failures.begin(Step(0), PER_STEP);
-            for n in 0..100_u32 {
-                let mut syn = state_test_segment(Flags::SYN, n, 0);
-                syn.seq = SeqNumber(n);
-                let mut random = (round * 100 + u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                random = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                random ^= random >> 27;
-                failures
-                    .offer(Step(0), random, || Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn));
-            }
-            for attempt in failures.drawn(Step(0)) {
-                drawn[attempt.isn.0 as usize] += 1;
-            }
-        }
-        // 1,280 each are expected, with a standard deviation of 21.
-        assert!(drawn.iter().all(|n| (1_160..1_400).contains(n)), "{drawn:?}");
     }
 }

@@ -14,8 +14,10 @@ const LIMIT: usize = 256;
 const GUESSES: usize = 64;
 /// So many segments that answer nothing must have been looked at, however many they stand for.
 const STRAYS: u32 = 12;
-/// Steps that are kept.
-const KEPT: usize = 4;
+/// Steps that are judged.
+const JUDGED: usize = 3;
+/// Steps that are kept: these, the one that has just ended, and the next, which may have begun.
+const KEPT: usize = JUDGED + 2;
 
 /// One step of a host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +35,27 @@ struct Tally {
     /// How many of them were looked at.
     seen: u32,
 }
+
+impl Tally {
+    /// Adds what was counted elsewhere of the same step and host. A source with the majority has it wherever its
+    /// segments are counted, as they are divided by a hash of their ports too.
+    fn add(&mut self, other: &Self) {
+        self.attempts += other.attempts;
+        self.completed += other.completed;
+        if self.candidate == other.candidate {
+            self.votes += other.votes;
+            self.made += other.made;
+        } else if self.votes < other.votes {
+            (self.candidate, self.votes, self.made) = (other.candidate, other.votes, other.made);
+        }
+        self.strays += other.strays;
+        self.senders |= other.senders;
+        self.seen += other.seen;
+    }
+}
+
+/// What hosts got in the last steps, the youngest first.
+pub struct LastSteps(Vec<(Address, [Tally; JUDGED])>);
 
 /// The hosts.
 pub struct Hosts {
@@ -129,28 +152,6 @@ impl Hosts {
         }
     }
 
-    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last steps.
-    pub fn backscatter(&self, per_step: u32) -> Vec<Backscatter> {
-        let steps = (1..KEPT as u32).filter_map(|ago| self.step.before(ago));
-        let whole = |tallies: &[Tally; KEPT]| {
-            steps.clone().map(|step| tallies[step.0 as usize % KEPT]).collect::<Vec<_>>()
-        };
-        let judge = |(host, tallies): &(Address, [Tally; KEPT])| {
-            let last = whole(tallies);
-            let strays: u32 = last.iter().map(|tally| tally.strays).sum();
-            let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
-            let senders = last.iter().fold(0, |senders, tally| senders | tally.senders);
-            let steady = last.len() + 1 == KEPT && last.iter().all(|t| t.strays > per_step / 2);
-            let seen = last.iter().map(|tally| tally.seen).sum::<u32>() >= STRAYS;
-            (seen && steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
-                host: *host,
-                rate: f64::from(strays) / 0.75,
-                senders: senders.count_ones(),
-            })
-        };
-        self.list.iter().filter_map(judge).collect()
-    }
-
     /// Counts an attempt.
     pub fn attempt(&mut self, host: Address, source: Address, weight: u32) {
         let Some(tally) = self.tally(host) else { return };
@@ -177,16 +178,52 @@ impl Hosts {
             self.list[place].1[step.0 as usize % KEPT].completed += weight;
         }
     }
+}
 
-    /// Hosts at which one source sent at least `per_step` attempts in each of the two steps before
-    /// the present one, most of which did not complete.
-    pub fn full_tilt(&self, per_step: u32) -> Vec<FullTilt> {
-        let (Some(last), Some(first)) = (self.step.before(1), self.step.before(2)) else {
-            return Vec::new();
-        };
-        let judge = |(host, tallies): &(Address, [Tally; KEPT])| {
-            let pair = [first, last].map(|step| tallies[step.0 as usize % KEPT]);
-            let source = pair[0].candidate?;
+impl LastSteps {
+    /// What all of `parts` together have counted in the steps before `step`.
+    #[must_use]
+    pub fn before<'a>(step: Step, parts: impl Iterator<Item = &'a Hosts>) -> Self {
+        let mut all: Vec<(Address, [Tally; JUDGED])> = Vec::new();
+        for part in parts {
+            all.extend(part.list.iter().map(|(host, tallies)| {
+                let of = |ago| step.before(ago).map(|step| tallies[step.0 as usize % KEPT]);
+                (*host, [1, 2, 3].map(|ago| of(ago).unwrap_or_default()))
+            }));
+        }
+        all.sort_unstable_by_key(|(host, _)| *host);
+        all.dedup_by(|(host, more), (kept, sum)| {
+            let same = host == kept;
+            if same {
+                sum.iter_mut().zip(more).for_each(|(sum, more)| sum.add(more));
+            }
+            same
+        });
+        Self(all)
+    }
+
+    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last steps.
+    pub fn backscatter(&self, per_step: u32) -> impl Iterator<Item = Backscatter> {
+        self.0.iter().filter_map(move |(host, last)| {
+            let strays: u32 = last.iter().map(|tally| tally.strays).sum();
+            let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
+            let senders = last.iter().fold(0, |senders, tally| senders | tally.senders);
+            let steady = last.iter().all(|tally| tally.strays > per_step / 2);
+            let seen = last.iter().map(|tally| tally.seen).sum::<u32>() >= STRAYS;
+            (seen && steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
+                host: *host,
+                rate: f64::from(strays) / 0.75,
+                senders: senders.count_ones(),
+            })
+        })
+    }
+
+    /// Hosts at which one source sent at least `per_step` attempts in each of the last two steps, most of
+    /// which did not complete.
+    pub fn full_tilt(&self, per_step: u32) -> impl Iterator<Item = FullTilt> {
+        self.0.iter().filter_map(move |(host, [last, first, _])| {
+            let pair = [first, last];
+            let source = first.candidate?;
             let steady = pair.iter().all(|t| t.candidate == Some(source) && t.made >= per_step);
             let attempts: u32 = pair.iter().map(|tally| tally.attempts).sum();
             let completed: u32 = pair.iter().map(|tally| tally.completed).sum();
@@ -199,8 +236,7 @@ impl Hosts {
                 rate: f64::from(attempts) * 2.0,
                 completed,
             })
-        };
-        self.list.iter().filter_map(judge).collect()
+        })
     }
 }
 
@@ -220,16 +256,43 @@ mod tests {
                 hosts.attempt(host, if n % 5 == 0 { forged } else { source }, 1);
             }
         }
-        let tilt = hosts.full_tilt(1_000);
+        let tilted = |hosts: &Hosts, per_step| {
+            let last = LastSteps::before(Step(3), std::iter::once(hosts));
+            last.full_tilt(per_step).collect::<Vec<_>>()
+        };
+        let tilt = tilted(&hosts, 1_000);
         assert_eq!(tilt.len(), 1);
         assert_eq!((tilt[0].host, tilt[0].source), (host, source));
-        assert!(hosts.full_tilt(1_400).is_empty());
+        assert!(tilted(&hosts, 1_400).is_empty());
         for _ in 0..600 {
             hosts.complete(host, Step(1), 1);
             hosts.complete(host, Step(2), 1);
         }
-        assert!(hosts.full_tilt(1_000).is_empty(), "a benchmark completes");
+        assert!(tilted(&hosts, 1_000).is_empty(), "a benchmark completes");
         hosts.begin(Step(40));
         assert!(hosts.list.is_empty() && hosts.places.is_empty());
+    }
+
+    #[test]
+    fn hosts_that_are_counted_in_parts_are_judged_as_one() {
+        let hasher = Hasher::new(HashKey([1; 16]));
+        let mut parts = [Hosts::new(hasher), Hosts::new(hasher)];
+        let (host, source) = (Address::v4([192, 0, 2, 1]), Address::v4([203, 0, 113, 5]));
+        for step in 1..4 {
+            for (part, hosts) in (0..).zip(&mut parts) {
+                hosts.begin(Step(step));
+                for n in 0..750_u32 {
+                    let forged = Address::v4((n << 1 | part).to_be_bytes());
+                    hosts.attempt(host, if n % 5 == 0 { forged } else { source }, 1);
+                    hosts.stray(host, forged, 3);
+                }
+            }
+        }
+        let last = LastSteps::before(Step(4), parts.iter());
+        let tilt: Vec<_> = last.full_tilt(1_000).collect();
+        assert_eq!(tilt.len(), 1);
+        assert_eq!((tilt[0].source, tilt[0].rate), (source, 3_000.0 * 2.0));
+        let backscatter: Vec<_> = last.backscatter(4_000).collect();
+        assert_eq!((backscatter.len(), backscatter[0].rate), (1, 13_500.0 / 0.75));
     }
 }

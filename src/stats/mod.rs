@@ -5,6 +5,7 @@
 //! judged on a bounded sample of the attempts that failed, not on all SYNs: legitimate clients do
 //! not dilute it and its cost does not grow with the attack.
 
+mod draw;
 mod failures;
 mod hosts;
 mod looks;
@@ -12,11 +13,12 @@ mod memory;
 mod sketch;
 mod window;
 
-pub use failures::{Attempt, Failure, Failures, SourceProfile, TargetProfile};
+pub use draw::{Attempt, Draw, Drawn, Lot};
+pub use failures::{Failure, Failures, SourceProfile, TargetProfile};
 pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
-pub use hosts::{Backscatter, FullTilt, Hosts};
+pub use hosts::{Backscatter, FullTilt, Hosts, LastSteps};
 pub use looks::{Completions, Look, Sighting};
 pub use memory::Recent;
-pub(crate) use sketch::{Keyed, rounded, scaled_up, sketch};
+pub(crate) use sketch::{Keyed, distinct, rounded, scaled_up, sketch};
 pub(crate) use window::BINS;
 pub use window::{STEP, Step, Window, Windows};

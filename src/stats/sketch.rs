@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 
-use datasketches::hll::{HllSketch, HllType};
+use datasketches::hll::{HllSketch, HllType, HllUnion};
 
 use crate::flow::Hasher;
 
@@ -10,6 +10,19 @@ use crate::flow::Hasher;
 pub(crate) fn sketch(lg_k: u8) -> HllSketch {
     #[expect(clippy::expect_used, reason = "the constants given are within 4 to 21")]
     HllSketch::new(lg_k, HllType::Hll8).expect("a valid number of registers")
+}
+
+/// How many distinct things all `sketches` of `2^lg_k` registers have seen together (exact while small). It depends on
+/// what they saw alone, not on its order nor on who saw what.
+pub(crate) fn distinct<'a>(lg_k: u8, mut sketches: impl Iterator<Item = &'a HllSketch>) -> f64 {
+    let (Some(first), second) = (sketches.next(), sketches.next()) else { return 0.0 };
+    let Some(second) = second else { return first.composite_estimate() };
+    #[expect(clippy::expect_used, reason = "the constants given are within 4 to 21")]
+    let mut union = HllUnion::new(lg_k).expect("a valid number of registers");
+    union.update(first);
+    union.update(second);
+    sketches.for_each(|sketch| union.update(sketch));
+    union.composite_estimate()
 }
 
 /// An estimate as a count.

@@ -67,16 +67,17 @@ impl Window {
     }
 }
 
-const KEPT: usize = 16;
-
 /// The windows of the last 16 steps, 4 s.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
-    ring: [Window; KEPT],
+    ring: [Window; Self::KEPT],
     now: Step,
 }
 
 impl Windows {
+    /// Steps that are kept; the place of a step is its number modulo this.
+    pub const KEPT: usize = 16;
+
     /// The step that is being filled.
     #[must_use]
     pub const fn now(&self) -> Step {
@@ -86,23 +87,29 @@ impl Windows {
     /// Begins step `now`; steps in between were empty.
     pub fn begin(&mut self, now: Step) {
         let passed = now.0.saturating_sub(self.now.0) as usize;
-        for step in 0..passed.min(KEPT) {
-            self.ring[(now.0 as usize - step) % KEPT] = Window::default();
+        for step in 0..passed.min(Self::KEPT) {
+            self.ring[(now.0 as usize - step) % Self::KEPT] = Window::default();
         }
         self.now = now;
     }
 
     /// The window of `step` for counting, where it is still kept.
     pub fn at(&mut self, step: Step) -> Option<&mut Window> {
-        let kept = step <= self.now && self.now.0 - step.0 < KEPT as u32;
-        kept.then(|| &mut self.ring[step.0 as usize % KEPT])
+        let kept = step <= self.now && self.now.0 - step.0 < Self::KEPT as u32;
+        kept.then(|| &mut self.ring[step.0 as usize % Self::KEPT])
+    }
+
+    /// The window in a place, but for the oldest, whose place is that of the step to come.
+    pub fn in_place(&mut self, place: usize) -> Option<&mut Window> {
+        let next = (self.now.0 as usize + 1) % Self::KEPT;
+        (place != next).then(|| &mut self.ring[place])
     }
 
     /// The window of `step`; empty where it is not kept.
     #[must_use]
     pub fn get(&self, step: Step) -> Window {
-        let kept = step <= self.now && self.now.0 - step.0 < KEPT as u32;
-        if kept { self.ring[step.0 as usize % KEPT] } else { Window::default() }
+        let kept = step <= self.now && self.now.0 - step.0 < Self::KEPT as u32;
+        if kept { self.ring[step.0 as usize % Self::KEPT] } else { Window::default() }
     }
 
     /// The sum of the windows from `youngest` to `oldest` steps before the present one.

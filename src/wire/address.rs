@@ -40,6 +40,14 @@ impl Address {
         self.0 >> 32 == 0xffff
     }
 
+    /// The 32 bits of an IPv4 address (or an IPv4-mapped one).
+    #[inline]
+    #[must_use]
+    pub const fn to_v4(self) -> Option<u32> {
+        #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the address")]
+        if self.is_ipv4() { Some(self.0 as u32) } else { None }
+    }
+
     /// The address with all but its first `length` bits cleared; `length` counts within the
     /// family, so 16 is a /16 of IPv4 or of IPv6.
     #[must_use]

@@ -6,7 +6,7 @@
 //!            └─ tunnel ◄┘
 //! ```
 //!
-//! `link` takes off the header that the capture's link type names, `ether` whatever stands between it
+//! A plain frame is read at fixed offsets (`plain`); any other goes this way. `link` takes off the header that the capture's link type names, `ether` whatever stands between it
 //! and IP (VLAN tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the
 //! header. Only what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it;
 //! the innermost TCP header is the one that counts.
@@ -22,6 +22,7 @@ mod address;
 mod ether;
 mod ip;
 mod link;
+mod plain;
 mod rest;
 mod segment;
 mod tcp;
@@ -48,7 +49,10 @@ use rest::Rest;
 /// The reason why the frame gives no TCP segment.
 #[inline]
 pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment, Skip> {
-    link::decode(link, Rest::new(data, original_len))
+    match plain::decode(data) {
+        Some(segment) if link == LinkType::Ethernet => Ok(segment),
+        _ => link::decode(link, Rest::new(data, original_len)),
+    }
 }
 
 #[cfg(test)]

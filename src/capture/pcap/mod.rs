@@ -84,6 +84,7 @@ impl Source for Pcap {
     }
 
     /// Visits up to 4,096 records; standard input is waited for without a timeout.
+    #[inline]
     fn read_batch(
         &mut self,
         _timeout: Duration,
@@ -203,6 +204,7 @@ impl File {
 
     /// Visits the next frame and those after it, as long as they are `due` and lie in the window, but
     /// no more than `limit`; says how many.
+    #[inline]
     fn run(
         &mut self,
         due: impl Fn(Timestamp) -> bool,

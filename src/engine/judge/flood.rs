@@ -93,7 +93,7 @@ impl Engine {
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
             kernel_drop_rate: kernel.map(|kernel| kernel.drop_rate),
             kernel_cookie_rate: kernel.map(|kernel| kernel.cookie_rate),
-            sources: service.sources().max(profile.sources as u64),
+            sources: self.sources(id).max(profile.sources as u64),
             ..self.evidence(id, half_open.max(wire.total), &profile)
         };
         let circumstances = Circumstances {
@@ -111,7 +111,7 @@ impl Engine {
             seconds_to_full: service.detector.seconds_to_full(backlog),
             kernel_agrees: self.kernel_agrees(service, half_open, backlog),
             disagreement: self.disagreement(service, wire),
-            one_way: service.is_one_way() || service.syn == 0,
+            one_way: service.is_one_way() || service.counts.syn == 0,
             dropping: self.capture.is_dropping(),
             cold: service.detector.is_cold(),
             sysctls: self.sysctls(),

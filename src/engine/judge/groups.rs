@@ -252,7 +252,7 @@ impl Engine {
         let by_sources = variant(&profile);
         let second = group.windows.sum(0, 3);
         let since = self.begin_of(group.detector.onset().unwrap_or(self.step));
-        let half_open_peak = self.tracker.half_open_total();
+        let half_open_peak = self.shards.half_open_total();
         let weight = self.sampler.highest_settled().weight();
         Onset {
             class: if reflection { Class::SynAckReflection } else { Class::SynFlood },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::detect::{Circumstances, Detail, Onset, Subject, variant};
 use crate::engine::Engine;
 use crate::engine::judge::{CALM, sources_evidence};
-use crate::flow::{HalfOpen, Lookup, ServiceId};
+use crate::flow::{HalfOpen, ServiceId};
 use crate::observe::{Class, Evidence, KernelHalfOpen, Severity, Sysctls, Target};
 use crate::stats::{Attempt, Failures};
 use crate::time::Timestamp;
@@ -59,7 +59,7 @@ impl Engine {
     /// requests that the server gives up under pressure the wire shows the end only when the next
     /// SYN-ACK is overdue; where newer ones have taken their places, they are gone before that.
     pub(in crate::engine) fn half_open(&self, id: ServiceId) -> HalfOpen {
-        let wire = self.tracker.half_open(id);
+        let wire = self.shards.half_open(id);
         let Some(listener) = &self.services.get(id).listener else { return wire };
         let room = u64::from(self.queue_limit(id)) + u64::from(listener.sockets);
         if self.sysctls().syncookies == Some(0) {
@@ -86,8 +86,7 @@ impl Engine {
         let rows = kernel.sample.half_open.clone();
         let mut by_service: BTreeMap<ServiceId, Vec<&KernelHalfOpen>> = BTreeMap::new();
         for row in &rows {
-            let id =
-                self.services.service(self.tracker.hasher().endpoint(row.address.into(), row.port));
+            let id = self.services.service(row.address.into(), row.port);
             by_service.entry(id).or_default().push(row);
         }
         by_service.remove(&ServiceId::OTHER);

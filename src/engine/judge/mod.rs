@@ -46,8 +46,10 @@ struct Judged {
 impl Engine {
     /// Judges everything at the end of the present step, which is `at`.
     pub(super) fn end_step(&mut self, at: Timestamp) {
-        self.completed_sources.advance(at);
-        self.completed_networks.advance(at);
+        let mut known = self.completed.look();
+        known.sources.advance(at);
+        known.networks.advance(at);
+        drop(known);
         self.failed_sources.advance(at);
         if self.settings.kernel_only {
             return;
@@ -85,11 +87,11 @@ impl Engine {
     fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
         let service = self.services.get(id);
         let mut judged = Judged::default();
-        for attempt in service.failures.drawn(step) {
-            self.tracker.prefetch(attempt.flow);
+        for attempt in service.drawn.of(step) {
+            self.shards.prefetch(attempt.flow);
         }
-        for attempt in service.failures.drawn(step) {
-            let (fate, retransmitted) = self.tracker.fate(attempt.flow, attempt.isn);
+        for attempt in service.drawn.of(step) {
+            let (fate, retransmitted) = self.shards.fate(attempt.flow, attempt.isn);
             let failure = |reset| self.failure(*attempt, retransmitted, reset);
             match fate {
                 Fate::HalfOpen => judged.failed.push(failure(false)),
@@ -104,14 +106,15 @@ impl Engine {
     }
 
     fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool) -> Failure {
-        let hash = |address| self.tracker.hasher().address(address);
-        let known = self.completed_networks.contains(hash(network_of(attempt.source)));
+        let hash = |address| self.hasher.address(address);
+        let completed = self.completed.look();
+        let known = completed.networks.contains(hash(network_of(attempt.source)));
         let weight = match (retransmitted, known) {
             (true, _) => WEIGHT_RETRANSMITTED,
             (false, true) => WEIGHT_KNOWN,
             (false, false) => 1.0,
         };
-        let new = !self.completed_sources.contains(hash(source_of(attempt.source)));
+        let new = !completed.sources.contains(hash(source_of(attempt.source)));
         let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
         Failure { attempt, retransmitted, reset, new, returning, weight }
     }
@@ -172,7 +175,7 @@ impl Engine {
         };
         for failure in judged.failures() {
             let source = source_of(failure.attempt.source);
-            self.failed_sources.insert(self.tracker.hasher().address(source));
+            self.failed_sources.insert(self.hasher.address(source));
             service.failures.keep(*failure);
         }
         service.failures.contrast(&judged.completed);

@@ -5,7 +5,7 @@ use crate::engine::Engine;
 use crate::engine::judge::{CALM, Judged};
 use crate::flow::ServiceId;
 use crate::observe::{Class, Evidence, PrefixShare, Severity, Target, Variant};
-use crate::stats::{Attempt, Backscatter, FullTilt, STEP, source_of};
+use crate::stats::{Attempt, Backscatter, FullTilt, LastSteps, STEP, source_of};
 use crate::time::Timestamp;
 
 /// One source above this rate at one host is a flood whatever the ports, per second.
@@ -98,7 +98,8 @@ impl Engine {
 
     /// One source that floods a host over all of its ports, and answers to what nobody asked.
     pub(super) fn judge_hosts(&mut self, at: Timestamp) {
-        for tilt in self.hosts.full_tilt(FULL_TILT / 4) {
+        let hosts = LastSteps::before(self.step, self.shards.iter().map(|shard| &shard.hosts));
+        for tilt in hosts.full_tilt(FULL_TILT / 4) {
             let address = std::net::IpAddr::from(tilt.host);
             let named = self.incidents.all_active().any(|detection| {
                 detection.class == Class::SynFlood
@@ -111,8 +112,9 @@ impl Engine {
             }
         }
         self.lapse(at, Class::SynFlood, CALM, |subject| matches!(subject, Subject::Host(_)));
-        for stray in self.hosts.backscatter(BACKSCATTER / 4) {
-            if stray.senders >= BACKSCATTER_SENDERS || self.services.is_selective() {
+        let selective = self.services.directory().is_selective();
+        for stray in hosts.backscatter(BACKSCATTER / 4) {
+            if stray.senders >= BACKSCATTER_SENDERS || selective {
                 let onset = self.backscatter(at, stray);
                 self.tell(at, Class::Backscatter, Subject::Host(stray.host), Some(onset));
             }
@@ -133,7 +135,7 @@ impl Engine {
             evidence: Evidence {
                 syn_rate: tilt.rate,
                 completion_ratio: tilt.completed,
-                half_open_peak: self.tracker.half_open_total(),
+                half_open_peak: self.shards.half_open_total(),
                 sources: 1,
                 top_prefixes: vec![PrefixShare { prefix, share: tilt.share }],
                 ..Evidence::default()

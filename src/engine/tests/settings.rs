@@ -10,7 +10,7 @@ fn with(each: ServiceSettings) -> World {
 }
 
 #[track_caller]
-fn explains(world: &World, words: &str) {
+fn explains(world: &mut World, words: &str) {
     let explanation = world.detection().explanation;
     assert!(explanation.contains(words), "{explanation}");
 }
@@ -39,7 +39,7 @@ fn a_set_backlog_is_the_limit_and_is_told() {
     let mut world = with(ServiceSettings { backlog: Some(128), ..Default::default() });
     world.clients(0.0, 60.0, 100.0, 2).flood(30.0, 60.0, 20.0, Random::address);
     world.until(60.0).warned(30.0, 10.0);
-    explains(&world, "the backlog of 128 is set in the configuration");
+    explains(&mut world, "the backlog of 128 is set in the configuration");
     assert_eq!(world.detection().evidence.backlog, Some(128));
 }
 
@@ -50,7 +50,7 @@ fn a_set_rate_pages_where_the_derived_would_not() {
     world.clients(0.0, 90.0, 100.0, 2).flood(60.0, 90.0, 30.0, Random::address);
     assert_eq!(world.until(59.9).told(Severity::Warning), None);
     world.until(90.0).warned(60.0, 20.0);
-    explains(&world, "(limit set in the configuration: 15/s)");
+    explains(&mut world, "(limit set in the configuration: 15/s)");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_set_rate_keeps_the_derived_from_paging() {
     let mut world = with(ServiceSettings { limits, ..Default::default() });
     world.clients(0.0, 60.0, 100.0, 2).flood(30.0, 60.0, 5_000.0, Random::address);
     world.until(60.0).warned(30.0, 3.0);
-    explains(&world, "(limit set in the configuration");
+    explains(&mut world, "(limit set in the configuration");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_muted_service_is_worth_info_with_the_reason() {
     world.clients(0.0, 60.0, 100.0, 2).flood(30.0, 60.0, 1_000.0, Random::address).until(60.0);
     let detection = world.detection();
     assert_eq!((detection.severity, world.report().status), (Severity::Info, Status::Ok));
-    explains(&world, "muted by the configuration, else critical");
+    explains(&mut world, "muted by the configuration, else critical");
     assert!(detection.evidence.syn_rate > 900.0, "it is measured all the same");
 }
 
@@ -89,5 +89,8 @@ fn attempts_from_muted_sources_are_in_the_totals_only() {
     // A flood beside it is seen, and its sources are its own.
     world.flood(60.0, 90.0, 1_000.0, Random::address).until(90.0).warned(60.0, 2.0);
     assert_eq!(world.detection().variant, Some(Variant::SpoofedRandom));
-    explains(&world, "/s more come from sources muted by the configuration and are not counted");
+    explains(
+        &mut world,
+        "/s more come from sources muted by the configuration and are not counted",
+    );
 }

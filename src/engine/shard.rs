@@ -1,0 +1,522 @@
+//! A shard: the packet path. It keeps the flows that fall to it and counts what they do; it judges nothing.
+//!
+//! Shards share nothing that a packet needs, so each can be worked on by a thread of its own. At the end of a step the engine
+//! collects what they have counted: sums, samples and sketches, which come out the same however the flows are divided.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use datasketches::hll::{Coupon, HllSketch};
+
+use crate::engine::directory::Shared;
+use crate::engine::sampling::Levels;
+use crate::engine::settings::Settings;
+use crate::engine::tally::Tallies;
+use crate::engine::{LATEST, STEP_NANOS};
+use crate::flow::{
+    Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Tracker,
+};
+use crate::observe::{Durations, Totals};
+use crate::stats::{Attempt, BINS, Hosts, Lot, Recent, Step, network_of, sketch, source_of};
+use crate::time::Timestamp;
+use crate::wire::{Address, Flags, Segment, Skip};
+
+/// What opens or closes a connection.
+const CONTROL: Flags = Flags(Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0);
+/// Segments that are queued: more than it takes to fetch what is known of a flow.
+const QUEUE: usize = 32;
+/// Completions that are kept until they are entered together.
+const COMPLETED: usize = 256;
+/// log2 of the registers of the count of all sources: 16,384, a standard error of 0.8 %.
+pub(super) const ALL_SOURCES_LG_K: u8 = 14;
+
+/// Who completed a handshake of late: sources in the last day, networks in the last hour.
+pub struct Known {
+    pub sources: Recent,
+    pub networks: Recent,
+}
+
+/// What all shards know together.
+#[derive(Clone)]
+pub struct Completed(Arc<Mutex<Known>>);
+
+impl Completed {
+    /// Nobody yet.
+    pub fn new(start: Timestamp) -> Self {
+        let sources = Recent::new(24, Duration::from_secs(86_400), start);
+        let networks = Recent::new(22, Duration::from_secs(3_600), start);
+        Self(Arc::new(Mutex::new(Known { sources, networks })))
+    }
+
+    /// Who did, for the time that the guard lives.
+    pub fn look(&self) -> MutexGuard<'_, Known> {
+        // A bit more or less is no harm.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A segment whose flow is being fetched.
+struct Queued {
+    at: Timestamp,
+    interface: u32,
+    level: Level,
+    settled: Level,
+    flow: FlowKey,
+    segment: Segment,
+}
+
+/// What is counted over all services.
+#[derive(Clone, Default)]
+pub struct Sums {
+    /// By kind; what the tracker counts itself is not in it.
+    pub totals: Totals,
+    /// Their variances, as far as they come from sampling.
+    pub squares: Totals,
+    /// SYNs that repeat no attempt and were looked at, and those that they stand for.
+    pub attempts: u64,
+    pub weighted_attempts: u64,
+    /// How long handshakes took.
+    pub durations: Durations,
+    pub packets: u64,
+    pub segments: u64,
+    /// By the numbers of the reasons.
+    pub skipped: [u64; Skip::COUNT],
+    /// Segments that servers sent.
+    pub from_servers: u64,
+}
+
+impl Sums {
+    /// Adds the counts of another.
+    pub fn add(&mut self, other: &Self) {
+        self.totals.add(&other.totals);
+        self.squares.add(&other.squares);
+        self.attempts += other.attempts;
+        self.weighted_attempts += other.weighted_attempts;
+        self.durations.add(&other.durations);
+        self.packets += other.packets;
+        self.segments += other.segments;
+        self.skipped.iter_mut().zip(other.skipped).for_each(|(sum, more)| *sum += more);
+        self.from_servers += other.from_servers;
+    }
+}
+
+/// A part of the flows.
+pub struct Shard {
+    pub(super) tracker: Tracker,
+    pub(super) tallies: Tallies,
+    pub(super) hosts: Hosts,
+    pub(super) sums: Sums,
+    pub(super) sources: HllSketch,
+    /// The most half-open connections at once since they were last collected.
+    pub(super) half_open_peak: u64,
+    /// Which flows are looked at.
+    pub(super) levels: Arc<Levels>,
+    /// The part of the table that is thinned out next, while that goes on.
+    pub(super) thinning: Option<usize>,
+    /// Attempts to draw for each service in this step.
+    pub(super) sample: usize,
+    completed: Completed,
+    /// Hashes of sources and networks that are not entered there yet.
+    completions: Vec<(u64, u64)>,
+    queue: Vec<Queued>,
+    start: Timestamp,
+    now: Timestamp,
+    next_bin: Timestamp,
+    step: Step,
+    step_began: Timestamp,
+}
+
+impl Shard {
+    /// One of `shards` shards.
+    pub(super) fn new(
+        settings: &Settings,
+        shards: NonZeroUsize,
+        directory: Shared,
+        completed: Completed,
+    ) -> Self {
+        let tracker = Tracker::new(
+            settings.flows / shards.get().next_power_of_two(),
+            settings.services,
+            settings.key,
+            settings.prepare,
+        );
+        Self {
+            tallies: Tallies::new(directory, settings.each.clone()),
+            hosts: Hosts::new(*tracker.hasher()),
+            tracker,
+            sums: Sums::default(),
+            sources: sketch(ALL_SOURCES_LG_K),
+            half_open_peak: 0,
+            levels: Arc::default(),
+            thinning: None,
+            sample: 0,
+            completed,
+            completions: Vec::with_capacity(COMPLETED),
+            queue: Vec::with_capacity(QUEUE),
+            start: Timestamp::EPOCH,
+            now: Timestamp::EPOCH,
+            next_bin: Timestamp::EPOCH,
+            step: Step(0),
+            step_began: Timestamp::EPOCH,
+        }
+    }
+
+    /// Begins at `start`.
+    pub(super) fn anchor(&mut self, start: Timestamp) {
+        self.start = start;
+        self.jump(start);
+    }
+
+    /// Goes on at `now` with a bin and step that begin then.
+    pub(super) fn jump(&mut self, now: Timestamp) {
+        self.now = now;
+        self.next_bin = now + BIN;
+        self.step_began = now;
+    }
+
+    /// The time that it has come to.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The most half-open connections at once since the last call.
+    pub(super) fn take_peak(&mut self) -> u64 {
+        std::mem::replace(&mut self.half_open_peak, self.tracker.half_open_total())
+    }
+
+    /// When the present bin ends.
+    pub(super) const fn next_bin(&self) -> Timestamp {
+        self.next_bin
+    }
+
+    /// The keyed hasher.
+    #[must_use]
+    pub const fn hasher(&self) -> &Hasher {
+        self.tracker.hasher()
+    }
+
+    /// Lets time pass up to `now`: bins close, and steps end.
+    pub fn advance(&mut self, now: Timestamp) {
+        let now = now.min(LATEST);
+        while self.next_bin <= now {
+            self.tracker.close_bin(self.tallies.len());
+            self.thin_out();
+            if self.tracker.bin().0.is_multiple_of(BINS) {
+                self.step = Step(self.step.0 + 1);
+                self.step_began = self.next_bin;
+                self.hosts.begin(self.step);
+            }
+            self.next_bin = self.next_bin + BIN;
+        }
+        self.now = self.now.max(now);
+    }
+
+    /// Goes on to take flows out of the table that are not looked at any more.
+    fn thin_out(&mut self) {
+        if let Some(part) = self.thinning {
+            let levels = &self.levels;
+            self.tracker.thin_out(part, |service| levels.of_service(service));
+            self.thinning = Some(part + 1).filter(|part| *part < Tracker::PARTS);
+        }
+    }
+
+    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether
+    /// [`Self::handle_queue`] is due then. Until that is called the processor fetches what is known of the flow.
+    #[inline]
+    pub fn queue_segment(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        flow: FlowKey,
+        segment: &Segment,
+    ) -> bool {
+        let (level, settled) = self.levels.of_flow(flow.ends);
+        if !level.includes(flow.hash.rank()) {
+            self.skip(Skip::Unsampled);
+            return false;
+        }
+        self.tracker.prefetch(flow.hash);
+        self.queue.push(Queued { at, interface, level, settled, flow, segment: *segment });
+        self.queue.len() == QUEUE
+    }
+
+    /// Takes in all segments that are queued.
+    pub fn handle_queue(&mut self) {
+        self.handle_queue_until(LATEST);
+    }
+
+    /// The same up to the first that arrived at `end` or later; its time.
+    pub(super) fn handle_queue_until(&mut self, end: Timestamp) -> Option<Timestamp> {
+        let mut queue = std::mem::take(&mut self.queue);
+        let next = queue.iter().position(|queued| queued.at >= end);
+        let handled = next.unwrap_or(queue.len());
+        for queued in &queue[..handled] {
+            self.handle(queued);
+        }
+        queue.drain(..handled);
+        let next = queue.first().map(|queued| queued.at);
+        self.queue = queue;
+        next
+    }
+
+    /// Takes in a frame that gave no segment.
+    pub fn skip(&mut self, skip: Skip) {
+        self.sums.packets += 1;
+        self.sums.skipped[skip as usize] += 1;
+    }
+
+    /// The step that lies so far back.
+    #[inline]
+    fn step_of(&self, age: Micros) -> Step {
+        let into_step = self.now.as_nanos().saturating_sub(self.step_began.as_nanos());
+        let before_step = (u64::from(age.0) * 1_000).saturating_sub(into_step);
+        let steps = before_step.div_ceil(STEP_NANOS);
+        Step(self.step.0.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX)))
+    }
+
+    fn handle(&mut self, queued: &Queued) {
+        let Queued { at, interface, level, settled, flow, segment } = queued;
+        if *at < self.next_bin {
+            self.now = self.now.max(*at);
+        } else {
+            self.advance(*at);
+        }
+        let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
+        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
+        let micros = micros as u32;
+        let arrival = Arrival { micros, interface: *interface, level: *level, settled: *settled };
+        let seen = self.tracker.handle(segment, flow, arrival, &mut self.tallies);
+        match seen.event {
+            Event::Copy => return self.skip(Skip::Duplicate),
+            Event::Unsampled => return self.skip(Skip::Unsampled),
+            _ => {}
+        }
+        self.sums.packets += 1;
+        self.sums.segments += 1;
+        if seen.event == Event::None && !segment.flags.intersects(CONTROL) {
+            // Data and its acknowledgements, by far the most of them.
+            self.sums.from_servers += u64::from(!seen.from_client);
+            self.tallies.of(seen.service).counts.packets += 1;
+            return;
+        }
+        let source = || Coupon::from_value(self.tracker.hasher().address(segment.source));
+        let source = segment.flags.is_syn().then(source);
+        self.count(segment, &seen, source);
+        self.note(segment, &seen, source);
+    }
+
+    /// The totals, over all services. A SYN has a source.
+    fn count(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
+        let flags = segment.flags;
+        // A RST for a flow that is not known has no role; it is an answer to something.
+        self.sums.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
+        let weight = seen.level.weight();
+        let (totals, squares) = (&mut self.sums.totals, &mut self.sums.squares);
+        let mut add = |total: fn(&mut Totals) -> &mut u64| {
+            *total(totals) += u64::from(weight);
+            if weight > 1 {
+                *total(squares) += u64::from(weight) * u64::from(weight - 1);
+            }
+        };
+        if let Some(source) = source {
+            add(|totals| &mut totals.syn);
+            if seen.event == Event::SynRepeated {
+                add(|totals| &mut totals.syn_retransmitted);
+            } else {
+                self.sources.update_with_coupon(source);
+                self.sums.attempts += 1;
+                self.sums.weighted_attempts += u64::from(weight);
+            }
+        }
+        if flags.is_syn_ack() {
+            add(|totals| &mut totals.syn_ack);
+        }
+        if flags.intersects(Flags::FIN) {
+            add(|totals| &mut totals.fin);
+        }
+        if flags.intersects(Flags::RST) {
+            add(|totals| &mut totals.rst);
+        }
+        match seen.event {
+            Event::Completed | Event::CompletedLate => {
+                add(|totals| &mut totals.handshakes_completed);
+                if seen.event == Event::Completed {
+                    self.sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
+                } else {
+                    // It was presumed before.
+                    let presumed = &mut totals.handshakes_presumed;
+                    *presumed = presumed.saturating_sub(weight.into());
+                }
+            }
+            Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
+                add(|totals| &mut totals.handshakes_presumed);
+            }
+            Event::Refused(_) | Event::Reset(_) => add(|totals| &mut totals.handshakes_reset),
+            Event::None
+            | Event::Copy
+            | Event::Unsampled
+            | Event::Attempt
+            | Event::SynRepeated
+            | Event::Answered { .. }
+            | Event::AnsweredMidway
+            | Event::AnswerRepeated
+            | Event::AnswerRepeatedAfterAck
+            | Event::StrayReset => {}
+        }
+        self.half_open_peak = self.half_open_peak.max(self.tracker.half_open_total());
+    }
+
+    /// The windows of the service.
+    fn note(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
+        let now = self.now;
+        let step = self.step;
+        let flags = segment.flags;
+        let began = if seen.age == Micros(0) { step } else { self.step_of(seen.age) };
+        let weight = seen.level.weight();
+        let tally = self.tallies.of(seen.service);
+        let counts = &mut tally.counts;
+        counts.packets += 1;
+        if flags.is_syn() {
+            counts.syn += u64::from(weight);
+            counts.syn_squares += u64::from(weight) * u64::from(weight - 1);
+            if let Some(window) = tally.window(step, step) {
+                window.syn += weight;
+            }
+        }
+        if flags.is_syn_ack() && !seen.from_client {
+            tally.counts.syn_ack += u64::from(weight);
+        }
+        let client = if seen.from_client { segment.source } else { segment.destination };
+        let host = if seen.from_client { segment.destination } else { segment.source };
+        if tally.ignores(client) {
+            tally.last_seen = now;
+            if let (Event::Attempt, Some(window)) = (seen.event, tally.window(step, step)) {
+                window.ignored += weight;
+            }
+            return;
+        }
+        if matches!(seen.event, Event::Attempt | Event::Answered { .. }) {
+            tally.last_seen = now;
+        }
+        let answers_only = tally.sees_answers_only();
+        let mut window = tally.window(began, step);
+        match seen.event {
+            Event::Attempt => {
+                if let Some(window) = &mut window {
+                    window.unanswered += weight;
+                }
+                tally.counts.attempts += 1;
+                tally.counts.weighted_attempts += u64::from(weight);
+                if let Some(source) = source {
+                    tally.count_source(source);
+                }
+                let lot = Lot::of(seen.flow, segment.seq);
+                let attempt = || Attempt::new(seen.flow, now, segment);
+                tally.offer(step, self.sample, lot, attempt);
+                if seen.service != ServiceId::OTHER || self.tallies.is_watched(host) {
+                    self.hosts.attempt(host, client, weight);
+                }
+            }
+            Event::Answered { late } => {
+                if let Some(window) = window {
+                    window.unanswered = window.unanswered.saturating_sub(weight);
+                }
+                let answered = if late { step } else { began };
+                if let Some(window) = tally.window(answered, step) {
+                    window.answered += weight;
+                }
+            }
+            Event::AnsweredMidway => {
+                // Where no SYN can be seen, answers are all that there is to count.
+                if answers_only {
+                    tally.last_seen = now;
+                    if let Some(window) = tally.window(step, step) {
+                        window.answered += weight;
+                    }
+                }
+                self.stray(segment, weight);
+            }
+            Event::StrayReset => self.stray(segment, weight),
+            Event::AnswerRepeatedAfterAck => {
+                if let Some(window) = tally.window(step, step) {
+                    window.resent_after_ack += weight;
+                }
+            }
+            Event::Completed | Event::PresumedByServer => {
+                if let Some(window) = window {
+                    window.completed += weight;
+                }
+                self.complete(host, client, began, weight);
+            }
+            Event::PresumedByClient => {
+                if let Some(window) = window {
+                    window.unanswered = window.unanswered.saturating_sub(weight);
+                    window.answered += weight;
+                    window.completed += weight;
+                }
+                // A source that only claims to go on is not remembered as known.
+                self.hosts.complete(host, began, weight);
+            }
+            Event::CompletedMidway if answers_only => {
+                if let Some(window) = window {
+                    window.completed += weight;
+                }
+                self.complete(host, client, began, weight);
+            }
+            Event::Refused(Role::Server) => {
+                if let Some(window) = window {
+                    window.unanswered = window.unanswered.saturating_sub(weight);
+                    window.refused += weight;
+                }
+            }
+            Event::Reset(Role::Client) => {
+                if let Some(window) = window {
+                    window.reset += weight;
+                }
+            }
+            Event::Reset(Role::Server) => {
+                if let Some(window) = window {
+                    window.answered = window.answered.saturating_sub(weight);
+                    window.refused += weight;
+                }
+            }
+            Event::Refused(Role::Client)
+            | Event::CompletedMidway
+            | Event::CompletedLate
+            | Event::SynRepeated
+            | Event::AnswerRepeated
+            | Event::Copy
+            | Event::Unsampled
+            | Event::None => {}
+        }
+    }
+
+    /// A SYN-ACK or RST that answers nothing.
+    fn stray(&mut self, segment: &Segment, weight: u32) {
+        if self.tallies.is_watched(segment.destination) {
+            self.hosts.stray(segment.destination, segment.source, weight);
+        }
+    }
+
+    fn complete(&mut self, host: Address, client: Address, began: Step, weight: u32) {
+        let hash = |address| self.tracker.hasher().address(address);
+        self.completions.push((hash(source_of(client)), hash(network_of(client))));
+        if self.completions.len() == COMPLETED {
+            self.enter_completions();
+        }
+        self.hosts.complete(host, began, weight);
+    }
+
+    /// Has all shards know who completed here.
+    pub(super) fn enter_completions(&mut self) {
+        if !self.completions.is_empty() {
+            let mut known = self.completed.look();
+            for (source, network) in self.completions.drain(..) {
+                known.sources.insert(source);
+                known.networks.insert(network);
+            }
+        }
+    }
+}
