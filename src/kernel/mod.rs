@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use netlink_packet_core::DecodeError;
 
-use crate::observe::{KernelHalfOpen, KernelSample, Listener, Process};
+use crate::observe::{KernelSample, Listener, Process};
 use crate::time::Timestamp;
 use dump::{Dump, ListenSocket};
 use owner::Owners;
@@ -104,7 +104,7 @@ impl Reader {
         Ok(KernelSample {
             at: now,
             listeners: listeners(&sockets, |socket| self.owners.of(socket)),
-            half_open: sorted(half_open.into_values()),
+            half_open: half_open.into_values().collect(),
             counters: self.counters(),
             sysctls: sysctl::read(&mut self.problems),
             conntrack: conntrack::read(),
@@ -181,12 +181,6 @@ fn better_owner(shown: Option<Process>, other: Option<&Process>) -> Option<Proce
         (None, other) => other.cloned(),
         (shown, _) => shown,
     }
-}
-
-fn sorted(half_open: impl Iterator<Item = KernelHalfOpen>) -> Vec<KernelHalfOpen> {
-    let mut half_open: Vec<_> = half_open.collect();
-    half_open.sort_unstable_by_key(|entry| (entry.address, entry.port));
-    half_open
 }
 
 #[cfg(test)]

@@ -5,11 +5,17 @@
 //! one readlink per sample confirms that its process still holds it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::io::Errno;
 
 use super::dump::ListenSocket;
 use crate::observe::Process;
@@ -18,6 +24,13 @@ use crate::time::Timestamp;
 /// Descriptors looked at per process. Servers open their listeners before their connections, and
 /// descriptors are numbered from the lowest free one up.
 const MAX_DESCRIPTORS: usize = 1024;
+
+/// Octets for the names of descriptors that are read at once: some 40 of them. The kernel does work
+/// for each that it names, and a server with ten thousand connections has its listeners among the first.
+const NAMES: usize = 1024;
+
+/// Octets of a link's target that are read: those of a socket's need at most 19.
+const TARGET: usize = 32;
 
 /// The time between two searches: a host that opens new listeners all the time (FTP, test runners)
 /// must not be searched all the time.
@@ -142,51 +155,59 @@ impl Holders {
             if self.wanted.is_empty() {
                 return;
             }
-            if self.seen.insert(pid) {
-                self.search_process(pid);
+            if self.seen.insert(pid)
+                && let Err(error) = self.search_process(pid)
+            {
+                // Anything else is a process or a descriptor that is gone.
+                self.denied |= io::Error::from(error).kind() == io::ErrorKind::PermissionDenied;
             }
         }
     }
 
-    fn search_process(&mut self, pid: u32) {
-        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
-            Ok(descriptors) => descriptors,
-            Err(error) => {
-                self.denied |= error.kind() == io::ErrorKind::PermissionDenied;
-                return;
+    fn search_process(&mut self, pid: u32) -> Result<(), Errno> {
+        let path = format!("/proc/{pid}/fd");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, &path, flags, Mode::empty())?;
+        let mut names = [MaybeUninit::uninit(); NAMES];
+        let mut names = RawDir::new(&directory, &mut names);
+        let mut target = [0; TARGET];
+        let mut seen = 0;
+        while let Some(name) = names.next().transpose()?
+            && seen < MAX_DESCRIPTORS
+        {
+            // "." and "..".
+            if name.file_type() != FileType::Symlink {
+                continue;
             }
-        };
-        for descriptor in descriptors.take(MAX_DESCRIPTORS).map_while(Result::ok) {
-            let link = descriptor.path();
-            match fs::read_link(&link) {
-                Ok(target) => {
-                    if let Some(inode) = socket_inode(&target)
-                        && self.wanted.remove(&inode)
-                    {
-                        self.found.insert(inode, (pid, link));
-                        if self.wanted.is_empty() {
-                            return;
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    self.denied = true;
-                    return;
-                }
+            seen += 1;
+            let inode = match readlinkat_raw(&directory, name.file_name(), &mut target) {
+                Ok(length) => target.get(..length).and_then(socket_inode),
+                Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
                 // Closed meanwhile.
-                Err(_) => {}
+                Err(_) => None,
+            };
+            if let Some(inode) = inode
+                && self.wanted.remove(&inode)
+            {
+                let link = Path::new(&path).join(OsStr::from_bytes(name.file_name().to_bytes()));
+                self.found.insert(inode, (pid, link));
+                if self.wanted.is_empty() {
+                    break;
+                }
             }
         }
+        Ok(())
     }
 }
 
 /// The inode in the target of a link of `/proc/PID/fd`: `socket:[4711]`.
-fn socket_inode(target: &Path) -> Option<u32> {
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+fn socket_inode(target: &[u8]) -> Option<u32> {
+    str::from_utf8(target).ok()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn leads_to(link: &Path, inode: u32) -> bool {
-    fs::read_link(link).is_ok_and(|target| socket_inode(&target) == Some(inode))
+    fs::read_link(link)
+        .is_ok_and(|target| socket_inode(target.as_os_str().as_bytes()) == Some(inode))
 }
 
 fn all_processes() -> BTreeSet<u32> {
@@ -266,6 +287,9 @@ fn find_cgroups(root: &Path, mut ids: HashSet<u64>) -> HashMap<u64, PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -293,10 +317,10 @@ mod tests {
 
     #[test]
     fn socket_inode_reads_only_sockets() {
-        assert_eq!(socket_inode(Path::new("socket:[4711]")), Some(4711));
-        assert_eq!(socket_inode(Path::new("pipe:[4711]")), None);
-        assert_eq!(socket_inode(Path::new("socket:[]")), None);
-        assert_eq!(socket_inode(Path::new("/dev/null")), None);
+        assert_eq!(socket_inode(b"socket:[4711]"), Some(4711));
+        assert_eq!(socket_inode(b"pipe:[4711]"), None);
+        assert_eq!(socket_inode(b"socket:[]"), None);
+        assert_eq!(socket_inode(b"/dev/null"), None);
     }
 
     #[test]
@@ -312,14 +336,31 @@ mod tests {
         assert!(members(root.path()).is_empty());
     }
 
+    fn listen() -> (TcpListener, u32) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = format!("/proc/self/fd/{}", listener.as_raw_fd());
+        let target = fs::read_link(link).unwrap();
+        (listener, socket_inode(target.as_os_str().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_socket_is_found_behind_more_names_than_are_read_at_once() {
+        // A name takes 24 octets (`struct linux_dirent64`).
+        let files = std::iter::repeat_with(|| fs::File::open("/dev/null").unwrap());
+        let _before: Vec<_> = files.take(2 * NAMES / 24).collect();
+        let (_listener, inode) = listen();
+        let own = std::process::id();
+        let mut holders = Holders::new([inode].into_iter());
+        holders.search(BTreeSet::from([own]));
+        let (pid, link) = &holders.found[&inode];
+        assert_eq!(*pid, own);
+        assert!(leads_to(link, inode));
+        assert!(!holders.denied);
+    }
+
     #[test]
     fn an_owner_is_looked_up_once_and_again_when_it_lets_go() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let inode =
-            fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener)))
-                .ok()
-                .and_then(|target| socket_inode(&target))
-                .unwrap();
+        let (listener, inode) = listen();
         let socket = ListenSocket {
             address: [127, 0, 0, 1].into(),
             port: 1,
