@@ -4,6 +4,8 @@
 //! hash and compare it with the same limit, so a flow comes up whole or not at all, in both directions. The
 //! limits are powers of two, so the flows of a higher [`Level`] are a part of those of a lower one.
 
+use std::num::NonZeroUsize;
+
 use siphasher::sip::SipHasher13;
 
 use crate::wire::{Address, Segment};
@@ -11,6 +13,19 @@ use crate::wire::{Address, Segment};
 /// Where a flow stands in the order in which flows are given up: those of the highest ranks first.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rank(pub u32);
+
+impl Rank {
+    /// Which of `shards` shards, counted from 0, the flow belongs to.
+    ///
+    /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only ranks whose
+    /// high bits are zero; and it is what the kernel makes of the result of a fan-out program
+    /// (`fanout_demux_bpf`, net/packet/af_packet.c).
+    #[inline]
+    #[must_use]
+    pub const fn shard(self, shards: NonZeroUsize) -> usize {
+        self.0 as usize % shards.get()
+    }
+}
 
 /// How few flows are looked at: one in 2^level.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -162,6 +177,28 @@ mod tests {
         }
         assert_eq!(Level::new(99), Level::MAX);
         assert_eq!(Level::new(3).weight(), 8);
+    }
+
+    /// Also where only the lowest ranks are looked at.
+    #[test]
+    fn shards_are_of_one_size() {
+        const SHARDS: usize = 6;
+        let ranks = ranks(2);
+        let server = ranks.end(Address::v4([192, 0, 2, 10]), 443);
+        for level in [0, 4, 8].map(Level::new) {
+            let mut flows = [0_u32; SHARDS];
+            for n in 0..1_u32 << 18 {
+                let client = ranks.end(Address::v4((0x0a00_0000 + n).to_be_bytes()), 1_024);
+                let rank = ranks.of([client, server]);
+                if level.includes(rank) {
+                    flows[rank.shard(NonZeroUsize::new(SHARDS).unwrap())] += 1;
+                }
+            }
+            let expected = f64::from((1 << 18) / level.weight()) / SHARDS as f64;
+            for count in flows {
+                assert!((f64::from(count) - expected).abs() < 5.0 * expected.sqrt(), "{flows:?}");
+            }
+        }
     }
 
     #[test]
