@@ -3,6 +3,8 @@
 #![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+#[path = "capture/fanout.rs"]
+mod fanout;
 #[path = "capture/files.rs"]
 mod files;
 #[path = "capture/live.rs"]

@@ -10,8 +10,11 @@
 //! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
 //! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
 //! a function for each load.
+//!
+//! Where several sockets share the traffic, a [second program](fanout()) tells the kernel which of them gets a flow.
 
 mod assembler;
+mod fanout;
 
 use std::collections::BTreeSet;
 
@@ -21,6 +24,7 @@ use self::assembler::{
     ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH,
     ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
 };
+pub use self::fanout::fanout;
 use crate::capture::Selection;
 use crate::flow::{Ranks, Sampling};
 
@@ -31,6 +35,8 @@ pub const SNAP_LENGTH: u32 = 160;
 /// What the kernel passes up.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
+    /// Only on these interfaces, by index; all where there is no list, and nothing where it is empty.
+    pub interfaces: Option<Vec<u32>>,
     /// Also loopback devices, each packet once: as it is received.
     pub loopback: bool,
     /// Only flows with one of these ports at an end; none of them is all.
@@ -46,11 +52,14 @@ impl Filter {
     #[must_use]
     pub fn program(&self) -> Vec<sock_filter> {
         let mut asm = Assembler::default();
-        self.link(&mut asm);
-        untagged_ipv4(&mut asm);
-        self.segment(&mut asm, Headers::FixedIpv4);
-        untagged_ipv6(&mut asm);
-        self.segment(&mut asm, Headers::FixedIpv6);
+        if let Some(interfaces) = &self.interfaces {
+            keep_to(&mut asm, interfaces);
+        }
+        link(&mut asm, self.loopback);
+        fixed_ipv4(&mut asm, ETHERNET);
+        self.segment(&mut asm, Headers::FixedIpv4(ETHERNET));
+        fixed_ipv6(&mut asm, ETHERNET);
+        self.segment(&mut asm, Headers::FixedIpv6(ETHERNET));
         ipv4(&mut asm);
         ipv6(&mut asm);
         self.segment(&mut asm, Headers::Anywhere);
@@ -74,43 +83,6 @@ impl Filter {
     /// The sampling, where it leaves anything out.
     fn sampling(&self) -> Option<&(Ranks, Sampling)> {
         self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
-    }
-
-    /// From the beginning of the frame to the IP header; its offset is in X where it is not [`ETHERNET`].
-    fn link(&self, asm: &mut Assembler) {
-        use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next, Tag, UntaggedIpv4, UntaggedIpv6};
-
-        asm.load(WORD, ancillary(libc::SKF_AD_HATYPE));
-        asm.jump_if_equal(libc::ARPHRD_ETHER.into(), Ethernet, Next);
-        asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
-        asm.op(LDX_IMM, libc::SKF_NET_OFF.cast_unsigned());
-        asm.load(WORD, ancillary(libc::SKF_AD_PROTOCOL));
-        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
-        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
-
-        asm.label(Loopback);
-        if self.loopback {
-            asm.load(WORD, ancillary(libc::SKF_AD_PKTTYPE));
-            asm.jump_if_equal(libc::PACKET_OUTGOING.into(), Drop, Next);
-        } else {
-            asm.jump(Drop);
-        }
-
-        asm.label(Ethernet);
-        asm.load(HALF, ETHERNET - 2);
-        asm.jump_if_equal(ETHERTYPE_IPV4, UntaggedIpv4, Next);
-        asm.jump_if_equal(ETHERTYPE_IPV6, UntaggedIpv6, Next);
-        // The tag that the kernel took off is not in the data; up to two more may be.
-        let [first, second] = [ETHERNET + 4, ETHERNET + 8];
-        jump_if_vlan(asm, Tag(first));
-        for (end, next) in [(first, Tag(second)), (second, Drop)] {
-            asm.label(Tag(end));
-            asm.load(HALF, end - 2);
-            asm.op(LDX_IMM, end);
-            asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
-            asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Next);
-            jump_if_vlan(asm, next);
-        }
     }
 
     /// Drops segments with data, unless they are wanted; of all others keeps what will be asked for.
@@ -157,28 +129,85 @@ impl Filter {
     }
 }
 
+/// Drops what crosses any other interface.
+fn keep_to(asm: &mut Assembler, interfaces: &[u32]) {
+    asm.load(WORD, ancillary(libc::SKF_AD_IFINDEX));
+    for index in interfaces {
+        asm.jump_if_equal(*index, Label::ChosenInterface, Label::Next);
+    }
+    asm.jump(Label::Drop);
+    asm.label(Label::ChosenInterface);
+}
+
+/// From the beginning of a frame to the IP header.
+fn link(asm: &mut Assembler, loopback: bool) {
+    use Label::{Drop, Ethernet, Ipv4, Ipv6, Loopback, Next};
+
+    asm.load(WORD, ancillary(libc::SKF_AD_HATYPE));
+    asm.jump_if_equal(libc::ARPHRD_ETHER.into(), Ethernet, Next);
+    asm.jump_if_equal(libc::ARPHRD_LOOPBACK.into(), Loopback, Next);
+    asm.op(LDX_IMM, libc::SKF_NET_OFF.cast_unsigned());
+    asm.load(WORD, ancillary(libc::SKF_AD_PROTOCOL));
+    asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+    asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Drop);
+
+    asm.label(Loopback);
+    if loopback {
+        asm.load(WORD, ancillary(libc::SKF_AD_PKTTYPE));
+        asm.jump_if_equal(libc::PACKET_OUTGOING.into(), Drop, Next);
+    } else {
+        asm.jump(Drop);
+    }
+
+    asm.label(Ethernet);
+    asm.load(HALF, ETHERNET - 2);
+    network(asm, ETHERNET);
+}
+
+/// From the EtherType in A, which is that of what begins at offset `at`, to the IP header; its offset is in X
+/// where that is not `at`.
+fn network(asm: &mut Assembler, at: u32) {
+    use Label::{Drop, FixedIpv4, FixedIpv6, Ipv4, Ipv6, Next, Tag};
+
+    asm.jump_if_equal(ETHERTYPE_IPV4, FixedIpv4(at), Next);
+    asm.jump_if_equal(ETHERTYPE_IPV6, FixedIpv6(at), Next);
+    // The tag that the kernel took off is not in the data; up to two more may be.
+    let [first, second] = [at + 4, at + 8];
+    jump_if_vlan(asm, Tag(first));
+    for (end, next) in [(first, Tag(second)), (second, Drop)] {
+        asm.label(Tag(end));
+        asm.load(HALF, end - 2);
+        asm.op(LDX_IMM, end);
+        asm.jump_if_equal(ETHERTYPE_IPV4, Ipv4, Next);
+        asm.jump_if_equal(ETHERTYPE_IPV6, Ipv6, Next);
+        jump_if_vlan(asm, next);
+    }
+}
+
 fn jump_if_vlan(asm: &mut Assembler, tag: Label) {
     let [customer, provider] = ETHERTYPES_VLAN;
     asm.jump_if_equal(customer, tag, Label::Next);
     asm.jump_if_equal(provider, tag, Label::Drop);
 }
 
-fn untagged_ipv4(asm: &mut Assembler) {
-    use Label::{Drop, Ipv4, Next, UntaggedIpv4};
+/// From an IPv4 header at a fixed offset to the TCP header, where there are no options.
+fn fixed_ipv4(asm: &mut Assembler, at: u32) {
+    use Label::{Drop, FixedIpv4, Ipv4, Next};
 
-    asm.label(UntaggedIpv4);
-    asm.load(BYTE, ETHERNET);
-    asm.op(LDX_IMM, ETHERNET);
+    asm.label(FixedIpv4(at));
+    asm.load(BYTE, at);
+    asm.op(LDX_IMM, at);
     asm.jump_if_equal(IPV4_WITHOUT_OPTIONS, Next, Ipv4);
-    asm.load(BYTE, ETHERNET + 9);
+    asm.load(BYTE, at + 9);
     asm.jump_if_equal(TCP, Next, Drop);
-    asm.load(HALF, ETHERNET + 6);
+    asm.load(HALF, at + 6);
     asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
 }
 
-fn untagged_ipv6(asm: &mut Assembler) {
-    asm.label(Label::UntaggedIpv6);
-    asm.load(BYTE, ETHERNET + 6);
+/// From an IPv6 header at a fixed offset to the TCP header.
+fn fixed_ipv6(asm: &mut Assembler, at: u32) {
+    asm.label(Label::FixedIpv6(at));
+    asm.load(BYTE, at + 6);
     asm.jump_if_equal(TCP, Label::Next, Label::NextHeader);
 }
 
@@ -235,10 +264,10 @@ fn ipv6(asm: &mut Assembler) {
 /// Where the headers of a TCP segment are.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Headers {
-    /// After Ethernet: IPv4 without options.
-    FixedIpv4,
-    /// After Ethernet: IPv6.
-    FixedIpv6,
+    /// IPv4 without options at this offset.
+    FixedIpv4(u32),
+    /// IPv6 at this offset.
+    FixedIpv6(u32),
     /// Where scratch memory says.
     Anywhere,
 }
@@ -246,7 +275,7 @@ enum Headers {
 impl Headers {
     fn load_ip(self, asm: &mut Assembler, size: Size, offset: u32) {
         match self {
-            Self::FixedIpv4 | Self::FixedIpv6 => asm.load(size, ETHERNET + offset),
+            Self::FixedIpv4(at) | Self::FixedIpv6(at) => asm.load(size, at + offset),
             Self::Anywhere => {
                 asm.op(LDX_MEM, IP_HEADER);
                 asm.load_at_x(size, offset);
@@ -256,8 +285,8 @@ impl Headers {
 
     fn load_tcp(self, asm: &mut Assembler, size: Size, offset: u32) {
         match self {
-            Self::FixedIpv4 => asm.load(size, ETHERNET + IPV4_HEADER + offset),
-            Self::FixedIpv6 => asm.load(size, ETHERNET + IPV6_HEADER + offset),
+            Self::FixedIpv4(at) => asm.load(size, at + IPV4_HEADER + offset),
+            Self::FixedIpv6(at) => asm.load(size, at + IPV6_HEADER + offset),
             Self::Anywhere => {
                 asm.op(LDX_MEM, TCP_HEADER);
                 asm.load_at_x(size, offset);
@@ -268,11 +297,11 @@ impl Headers {
     /// Loads the length of the TCP segment, header and payload; leaves X as it is.
     fn load_length(self, asm: &mut Assembler) {
         match self {
-            Self::FixedIpv4 => {
-                asm.load(HALF, ETHERNET + 2);
+            Self::FixedIpv4(at) => {
+                asm.load(HALF, at + 2);
                 asm.op(SUB, IPV4_HEADER);
             }
-            Self::FixedIpv6 => asm.load(HALF, ETHERNET + 4),
+            Self::FixedIpv6(at) => asm.load(HALF, at + 4),
             Self::Anywhere => asm.op(LD_MEM, LENGTH),
         }
     }
@@ -284,6 +313,12 @@ impl Headers {
         }
     }
 
+    /// Keeps ports and addresses and goes on to hash them.
+    fn keep_ends(self, asm: &mut Assembler) {
+        self.keep_ports(asm);
+        self.keep_addresses(asm);
+    }
+
     /// Keeps the addresses and goes on to hash them.
     fn keep_addresses(self, asm: &mut Assembler) {
         use Label::{AddressesOfIpv6, HashIpv4, HashIpv6, Next};
@@ -293,7 +328,7 @@ impl Headers {
             asm.op(AND, 0xf0);
             asm.jump_if_equal(0x60, AddressesOfIpv6, Next);
         }
-        if self != Self::FixedIpv6 {
+        if !matches!(self, Self::FixedIpv6(_)) {
             for (address, offset) in ADDRESSES.into_iter().zip([12, 16]) {
                 self.load_ip(asm, WORD, offset);
                 asm.op(ST, address + 3);
@@ -303,7 +338,7 @@ impl Headers {
         if self == Self::Anywhere {
             asm.label(AddressesOfIpv6);
         }
-        if self != Self::FixedIpv4 {
+        if !matches!(self, Self::FixedIpv4(_)) {
             for (address, offset) in ADDRESSES.into_iter().zip([8, 24]) {
                 for word in 0..4 {
                     self.load_ip(asm, WORD, offset + 4 * word);
@@ -372,16 +407,21 @@ fn fold(asm: &mut Assembler, shift: u32) {
     asm.op(XOR_X, 0);
 }
 
-/// Drops flows by their rank ([`Ranks::of`]) at the level that [`Sampling::level`] gives them.
-fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
-    use Label::{Accept, Drop, Next, Sampled};
-
+/// A: the rank of the flow ([`Ranks::of`]).
+fn rank(asm: &mut Assembler, ranks: &Ranks) {
     asm.op(LD_MEM, ENDS[0]);
     asm.op(LDX_MEM, ENDS[1]);
     asm.op(ADD_X, 0);
     asm.op(MUL, ranks.odd[2]);
     fold(asm, 16);
     asm.op(MUL, ranks.odd[3]);
+}
+
+/// Drops flows by their rank at the level that [`Sampling::level`] gives them.
+fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
+    use Label::{Accept, Drop, Next, Sampled};
+
+    rank(asm, ranks);
     asm.op(ST, RANK);
     for (heavy, level) in &sampling.heavy {
         for end in ENDS {

@@ -130,6 +130,7 @@ impl Settings {
     /// The filter to begin with.
     fn filter(&self) -> Filter {
         Filter {
+            interfaces: None,
             loopback: self.interfaces.include_loopback(),
             ports: self.ports.clone(),
             selection: Selection::default(),

@@ -15,8 +15,11 @@ use crate::wire::{Address, Segment};
 pub struct Rank(pub u32);
 
 impl Rank {
-    /// The one of `shards` shards that keeps the flow. The first bits of a rank are zero in a sample; the remainder
-    /// is what the kernel divides packets by, too (`fanout_demux_bpf`).
+    /// Which of `shards` shards, counted from 0, the flow belongs to.
+    ///
+    /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only ranks whose
+    /// high bits are zero; and it is what the kernel makes of the result of a fan-out program
+    /// (`fanout_demux_bpf`, net/packet/af_packet.c).
     #[inline]
     #[must_use]
     pub const fn shard(self, shards: NonZeroUsize) -> usize {
@@ -185,6 +188,28 @@ mod tests {
         }
         assert_eq!(Level::new(99), Level::MAX);
         assert_eq!(Level::new(3).weight(), 8);
+    }
+
+    /// Also where only the lowest ranks are looked at.
+    #[test]
+    fn shards_are_of_one_size() {
+        const SHARDS: usize = 6;
+        let ranks = ranks(2);
+        let server = ranks.end(Address::v4([192, 0, 2, 10]), 443);
+        for level in [0, 4, 8].map(Level::new) {
+            let mut flows = [0_u32; SHARDS];
+            for n in 0..1_u32 << 18 {
+                let client = ranks.end(Address::v4((0x0a00_0000 + n).to_be_bytes()), 1_024);
+                let rank = ranks.of([client, server]);
+                if level.includes(rank) {
+                    flows[rank.shard(NonZeroUsize::new(SHARDS).unwrap())] += 1;
+                }
+            }
+            let expected = f64::from((1 << 18) / level.weight()) / SHARDS as f64;
+            for count in flows {
+                assert!((f64::from(count) - expected).abs() < 5.0 * expected.sqrt(), "{flows:?}");
+            }
+        }
     }
 
     #[test]

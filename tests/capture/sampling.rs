@@ -36,7 +36,7 @@ const CONNECTION: [(usize, u8, usize); 8] = [
 ];
 
 /// Frames, each with who sends it, of connections from different clients to four services of nobody's.
-fn frames(flows: u32, ipv6: bool) -> Vec<(usize, Vec<u8>)> {
+pub fn frames(flows: u32, ipv6: bool) -> Vec<(usize, Vec<u8>)> {
     let mut frames = Vec::new();
     for number in 0..flows {
         let [_, a, b, c] = number.wrapping_mul(0x9e_3779).to_be_bytes();
@@ -67,15 +67,15 @@ fn frames(flows: u32, ipv6: bool) -> Vec<(usize, Vec<u8>)> {
 }
 
 /// What tells a segment from all others, in an order.
-type Identity = (Address, u16, Address, u16, u32);
+pub type Identity = (Address, u16, Address, u16, u32);
 
-fn identity(segment: &Segment) -> Identity {
+pub fn identity(segment: &Segment) -> Identity {
     let Segment { source, source_port, destination, destination_port, seq, .. } = *segment;
     (source, source_port, destination, destination_port, seq.0)
 }
 
 /// The segments in `frames` that user space looks at, sorted.
-fn wanted(frames: &[(usize, Vec<u8>)], selection: &Selection) -> Vec<Identity> {
+pub fn wanted(frames: &[(usize, Vec<u8>)], selection: &Selection) -> Vec<Identity> {
     let mut wanted: Vec<_> = frames
         .iter()
         .map(|(_, frame)| decode(LinkType::Ethernet, frame, frame.len() as u32).unwrap())
@@ -93,7 +93,7 @@ fn wanted(frames: &[(usize, Vec<u8>)], selection: &Selection) -> Vec<Identity> {
 }
 
 /// All segments that wait in `source`, sorted.
-fn drain(source: &mut dyn Source) -> Vec<Identity> {
+pub fn drain(source: &mut dyn Source) -> Vec<Identity> {
     let mut segments = Vec::new();
     while source
         .read_batch(TIMEOUT, &mut |frame| {
@@ -110,11 +110,11 @@ fn drain(source: &mut dyn Source) -> Vec<Identity> {
     segments
 }
 
-fn ranks(key: u8) -> Ranks {
+pub fn ranks(key: u8) -> Ranks {
     *Hasher::new(HashKey([key; 16])).ranks()
 }
 
-fn sampled(ranks: Ranks, general: u8) -> Selection {
+pub fn sampled(ranks: Ranks, general: u8) -> Selection {
     let sampling = Sampling { general: Level::new(general), heavy: Vec::new() };
     Selection { data: false, flows: Some((ranks, sampling)) }
 }
@@ -160,7 +160,7 @@ fn check(source: &mut dyn Source, flows: u32, mut send: impl FnMut(usize, &[u8])
 }
 
 /// Sends frames on an interface of a namespace.
-fn sender(namespace: &str, interface: &str) -> Box<dyn DataLinkSender> {
+pub fn sender(namespace: &str, interface: &str) -> Box<dyn DataLinkSender> {
     inside(namespace, || {
         let interfaces = pnet_datalink::interfaces();
         let interface = interfaces.iter().find(|found| found.name == interface).unwrap();

@@ -44,18 +44,23 @@ pub(super) const JEQ: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
 pub(super) const JEQ_X: u16 = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_X);
 pub(super) const JSET: u16 = code(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K);
 pub(super) const RET: u16 = code(libc::BPF_RET | libc::BPF_K);
+pub(super) const RET_A: u16 = code(libc::BPF_RET | libc::BPF_A);
 pub(super) const TAX: u16 = code(libc::BPF_MISC | libc::BPF_TAX);
 pub(super) const TXA: u16 = code(libc::BPF_MISC | libc::BPF_TXA);
 
 /// Places in the program that jumps name.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Label {
+    ChosenInterface,
+    Outgoing,
     Loopback,
     Ethernet,
     /// In a VLAN tag that ends at this offset.
     Tag(u32),
-    UntaggedIpv4,
-    UntaggedIpv6,
+    /// The IPv4 header is at this offset.
+    FixedIpv4(u32),
+    /// The IPv6 header is at this offset.
+    FixedIpv6(u32),
     Ipv4,
     Ipv6,
     /// The header after that of IPv6 is not TCP's.

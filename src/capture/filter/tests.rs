@@ -1,8 +1,9 @@
 //! The program is run by a small interpreter over frames as they cross the wire.
 
-use super::assembler::{JA, JEQ, JEQ_X, JSET};
+use super::assembler::{JA, JEQ, JEQ_X, JSET, RET_A};
 use super::*;
 
+mod fanout;
 mod sampling;
 
 /// A frame and what the kernel knows of it.
@@ -16,6 +17,9 @@ struct Packet {
     network: usize,
     data: Vec<u8>,
 }
+
+/// The index of the interface that every packet crosses.
+const INTERFACE: u32 = 7;
 
 /// Octets kept by `filter`, 0 for a frame that is dropped.
 fn run(filter: &Filter, packet: &Packet) -> u32 {
@@ -63,6 +67,7 @@ fn execute(program: &[sock_filter], packet: &Packet) -> u32 {
             JEQ_X => branch(a == x),
             JSET => branch(a & k != 0),
             RET => return k,
+            RET_A => return a,
             TAX => x = a,
             TXA => a = x,
             other => panic!("instruction {other:#x}"),
@@ -79,6 +84,7 @@ fn load(packet: &Packet, offset: u32, size: usize) -> Option<u32> {
                 libc::SKF_AD_PROTOCOL => packet.protocol.into(),
                 libc::SKF_AD_PKTTYPE => packet.packet_type.into(),
                 libc::SKF_AD_HATYPE => packet.hardware_type.into(),
+                libc::SKF_AD_IFINDEX => INTERFACE,
                 other => panic!("ancillary {other}"),
             });
         }
@@ -274,6 +280,21 @@ fn loopback_passes_once_and_only_where_it_is_asked_for() {
     assert_eq!(run(&with_loopback, &packet), 0);
     packet.hardware_type = libc::ARPHRD_ETHER;
     assert!(passes(&packet));
+}
+
+#[test]
+fn only_what_crosses_a_chosen_interface_passes() {
+    let syn = ethernet(0x0800, &ipv4(6, 0, &tcp(SYN, 0, 0)));
+    for (interfaces, expected) in [
+        (vec![], 0),
+        (vec![1, INTERFACE + 1], 0),
+        (vec![INTERFACE], SNAP_LENGTH),
+        (vec![1, INTERFACE], SNAP_LENGTH),
+    ] {
+        let filter = Filter { interfaces: Some(interfaces), ..Filter::default() };
+        assert_eq!(run(&filter, &syn), expected, "{filter:?}");
+        assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(17, 0, &[0xff; 28]))), 0);
+    }
 }
 
 #[test]

@@ -7,22 +7,32 @@
 //!
 //! By default one socket listens on every interface, so that those which come up later are heard too;
 //! interfaces asked for by name get a socket and a share of the memory each, so that traffic on others costs nothing.
+//!
+//! # More than one core
+//! A group of rings shares the traffic ([`Ring::open_group`]): their sockets are members of a fan-out group, to
+//! which the kernel delivers each frame once, to the member that a [program](filter::fanout()) chooses by the flow.
+//! A member can never be bound again, and opening another socket takes a capability that the process may
+//! have given up. So each ring of a group has one socket on every interface, also where interfaces are asked for by
+//! name; then its filter keeps to those, which it can be told anew when one is created again.
 
 mod block;
 mod map;
 mod socket;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::capture::filter::Filter;
+use crate::capture::filter::{self, Filter};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
+use crate::flow::Ranks;
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
 use crate::wire::{LinkType, Skip};
 
 use block::Packet;
 use map::Map;
+use socket::replace;
 pub(super) use socket::{PacketSocket, select, wait};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
@@ -67,16 +77,60 @@ impl Ring {
                 .map(|name| Tap::open(&filter, settings.ring_bytes / names.len(), Some(name)))
                 .collect::<Result<_, _>>()?,
         };
-        Ok(Self {
-            interfaces: settings.interfaces.clone(),
+        Ok(Self::new(&settings.interfaces, filter, taps))
+    }
+
+    /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
+    /// [shard](crate::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
+    /// (behind IPv6 extension headers) comes to the first ring, whatever its flow.
+    ///
+    /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.
+    ///
+    /// # Errors
+    /// Those of [`Ring::open`], which it is for one ring; a kernel before Linux 4.12, or more than 256 rings.
+    pub fn open_group(
+        settings: &Settings,
+        count: NonZeroUsize,
+        ranks: &Ranks,
+    ) -> Result<Vec<Self>, Error> {
+        if count == NonZeroUsize::MIN {
+            return Ok(vec![Self::open(settings)?]);
+        }
+        settings.interfaces.check()?;
+        let mut filter = settings.filter();
+        // Only a bound socket can join, so frames arrive before the group is complete. Nobody hears them:
+        // there is no interface to hear them on.
+        filter.interfaces = Some(Vec::new());
+        let mut rings = (0..count.get())
+            .map(|_| {
+                let tap = Tap::open(&filter, settings.ring_bytes / count, None)?;
+                Ok(Self::new(&settings.interfaces, filter.clone(), vec![tap]))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let sockets = || rings.iter().flat_map(|ring| &ring.taps).map(|tap| &tap.socket);
+        let mut group = None;
+        for socket in sockets() {
+            group = Some(socket.join_fanout(group)?);
+            // The last time, it also waits for the frames that saw a smaller group.
+            socket.divide(filter::fanout(ranks))?;
+        }
+        for ring in &mut rings {
+            ring.keep_to_interfaces()?;
+        }
+        Ok(rings)
+    }
+
+    fn new(interfaces: &Interfaces, filter: Filter, taps: Vec<Tap>) -> Self {
+        Self {
+            interfaces: interfaces.clone(),
             filter,
             taps,
             turn: 0,
             next_lookup: Instant::now() + LOOKUP_INTERVAL,
-        })
+        }
     }
 
-    /// Binds again what was deleted and created anew. (One that merely goes down and up the kernel
+    /// Hears again what was deleted and created anew. (One that merely goes down and up the kernel
     /// reconnects by itself.)
     fn follow_interfaces(&mut self) {
         let now = Instant::now();
@@ -85,7 +139,25 @@ impl Ring {
             for tap in &self.taps {
                 tap.follow_interface();
             }
+            if self.filter.interfaces.is_some() {
+                // No memory for another filter at the moment: there is a next time.
+                let _: Result<(), Error> = self.keep_to_interfaces();
+            }
         }
+    }
+
+    /// Has the filter pass what crosses the chosen interfaces, by the indexes that they have now.
+    fn keep_to_interfaces(&mut self) -> Result<(), Error> {
+        let index = |name: &String| self.taps.first()?.socket.interface_index(name).ok();
+        let interfaces = match &self.interfaces {
+            Interfaces::Up | Interfaces::Any => None,
+            Interfaces::Named(names) => Some(names.iter().filter_map(index).collect()),
+        };
+        if interfaces != self.filter.interfaces {
+            let next = Filter { interfaces, ..self.filter.clone() };
+            replace(&mut self.filter, next, self.taps.iter().map(|tap| &tap.socket))?;
+        }
+        Ok(())
     }
 
     /// The next tap with a block to read, beginning with the one whose turn it is.

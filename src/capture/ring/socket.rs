@@ -46,13 +46,53 @@ impl PacketSocket {
 
     /// Replaces the filter: between two frames, none is judged by neither or both.
     pub(in crate::capture) fn attach(&self, filter: &Filter) -> Result<(), Error> {
-        let mut program = filter.program();
+        self.set_program(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter.program())
+            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })
+    }
+
+    /// Joins the fan-out group of this number, or a new one where there is none, and returns its number. The
+    /// socket must be bound, can then not be bound again, and is a member until it is closed (`fanout_add`,
+    /// `packet_do_bind`; net/packet/af_packet.c). Needs Linux 4.12.
+    ///
+    /// The kernel must not put fragments together (`PACKET_FANOUT_FLAG_DEFRAG`): they would arrive late and as
+    /// packets that never crossed the wire, and whoever sends fragments could have it keep them. The first one
+    /// has the ports, the others the filter drops.
+    pub(super) fn join_fanout(&self, group: Option<u16>) -> Result<u16, Error> {
+        let failed = |source| Error::Socket { call: "PACKET_FANOUT", source };
+        let kind = match group {
+            None => libc::PACKET_FANOUT_CBPF | libc::PACKET_FANOUT_FLAG_UNIQUEID,
+            Some(_) => libc::PACKET_FANOUT_CBPF,
+        };
+        let mut request = u32::from(group.unwrap_or(0)) | kind << 16;
+        self.set(libc::SOL_PACKET, libc::PACKET_FANOUT, &request).map_err(failed)?;
+        self.get(libc::SOL_PACKET, libc::PACKET_FANOUT, &mut request).map_err(failed)?;
+        // The upper half repeats the type and flags.
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
+        Ok(request as u16)
+    }
+
+    /// Gives the socket's fan-out group the program that names the member that gets a frame, as the remainder of
+    /// what it returns by the number of members, in the order in which they joined (`fanout_demux_bpf`,
+    /// `__fanout_link`).
+    ///
+    /// Where it replaces a program, it returns when every frame has gone that was on its way to the members of
+    /// before (`__fanout_set_data_bpf` waits in `synchronize_net`).
+    pub(super) fn divide(&self, program: Vec<libc::sock_filter>) -> Result<(), Error> {
+        self.set_program(libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, program)
+            .map_err(|source| Error::Socket { call: "PACKET_FANOUT_DATA", source })
+    }
+
+    fn set_program(
+        &self,
+        level: c_int,
+        option: c_int,
+        mut program: Vec<libc::sock_filter>,
+    ) -> io::Result<()> {
         let program = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),
             filter: program.as_mut_ptr(),
         };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })
+        self.set(level, option, &program)
     }
 
     /// Makes a receive ring of `blocks` blocks of `block_size` octets each.
@@ -235,13 +275,23 @@ pub(in crate::capture) fn wait<'a>(
 pub(in crate::capture) fn select<'a>(
     filter: &mut Filter,
     selection: &Selection,
-    mut sockets: impl Iterator<Item = &'a PacketSocket>,
+    sockets: impl Iterator<Item = &'a PacketSocket>,
 ) -> Result<(), Error> {
     if filter.selection != *selection {
         let next = Filter { selection: selection.clone(), ..filter.clone() };
-        sockets.try_for_each(|socket| socket.attach(&next))?;
-        *filter = next;
+        replace(filter, next, sockets)?;
     }
+    Ok(())
+}
+
+/// Has all `sockets` judge frames by another filter.
+pub(super) fn replace<'a>(
+    filter: &mut Filter,
+    next: Filter,
+    mut sockets: impl Iterator<Item = &'a PacketSocket>,
+) -> Result<(), Error> {
+    sockets.try_for_each(|socket| socket.attach(&next))?;
+    *filter = next;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::wire::{Address, Flags, LinkType, Segment, decode};
 
 /// How a packet travels.
 #[derive(Clone, Copy, Debug)]
-enum Path {
+pub(super) enum Path {
     Ethernet { tags: usize },
     Loopback,
     Raw { prefix: usize },
@@ -17,9 +17,9 @@ enum Path {
 
 /// What a packet is made of.
 #[derive(Clone, Debug)]
-struct Parts {
-    path: Path,
-    ends: [(Address, u16); 2],
+pub(super) struct Parts {
+    pub path: Path,
+    pub ends: [(Address, u16); 2],
     ip_options: usize,
     tcp_options: usize,
     flags: u8,
@@ -28,7 +28,7 @@ struct Parts {
 
 impl Parts {
     /// IPv4 unless an address says otherwise, as an IPv4-mapped one does with `mapped`.
-    fn packet(&self, mapped: bool) -> Packet {
+    pub fn packet(&self, mapped: bool) -> Packet {
         let mut segment = tcp(self.flags, 4 * self.tcp_options, self.payload);
         let [source, destination] = self.ends;
         segment[..2].copy_from_slice(&source.1.to_be_bytes());
@@ -66,7 +66,7 @@ impl Parts {
 }
 
 /// The segment that user space gets.
-fn decoded(packet: &Packet) -> Option<Segment> {
+pub(super) fn decoded(packet: &Packet) -> Option<Segment> {
     let (link, data) = match packet.hardware_type {
         libc::ARPHRD_NONE => (LinkType::RawIp, packet.data.get(packet.network..)?),
         _ => (LinkType::Ethernet, &packet.data[..]),
@@ -99,7 +99,7 @@ fn address() -> impl Strategy<Value = Address> {
     ]
 }
 
-fn parts() -> impl Strategy<Value = Parts> {
+pub(super) fn parts() -> impl Strategy<Value = Parts> {
     let path = prop_oneof![
         (0..3usize).prop_map(|tags| Path::Ethernet { tags }),
         Just(Path::Loopback),
@@ -142,7 +142,7 @@ fn scene() -> impl Strategy<Value = (Filter, Vec<Parts>)> {
             });
             let sampling = Sampling { general, heavy: heavy.collect() };
             let selection = Selection { data, flows: Some((ranks, sampling)) };
-            (Filter { loopback: true, ports, selection }, parts)
+            (Filter { interfaces: None, loopback: true, ports, selection }, parts)
         },
     )
 }
@@ -175,7 +175,7 @@ proptest! {
         cut in prop::option::of(any::<Index>()),
     ) {
         let all = Selection { flows: None, ..filter.selection };
-        let all = Filter { loopback: true, ports: Vec::new(), selection: all }.program();
+        let all = Filter { ports: Vec::new(), selection: all, ..filter.clone() }.program();
         let program = filter.program();
         for parts in parts {
             let mut packet = parts.packet(false);
@@ -215,6 +215,7 @@ fn largest(ranks: Ranks) -> Filter {
     });
     let sampling = Sampling { general: Level::MAX, heavy: heavy.collect() };
     Filter {
+        interfaces: None,
         loopback: true,
         ports: (1..64).chain([443]).collect(),
         selection: Selection { data: false, flows: Some((ranks, sampling)) },

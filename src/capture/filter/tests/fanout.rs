@@ -1,0 +1,116 @@
+//! The kernel divides flows as user space does.
+
+use proptest::prelude::*;
+
+use super::sampling::{Path, decoded, parts};
+use super::*;
+use crate::flow::{HashKey, Hasher, Level, Rank};
+
+/// What the program returns for a packet that comes in or goes out.
+fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {
+    Rank(if outgoing {
+        execute(program, &Packet { packet_type: libc::PACKET_OUTGOING, ..packet.clone() })
+    } else {
+        // The link header is not part of the data yet.
+        let data = packet.data[packet.network..].to_vec();
+        execute(program, &Packet { data, network: 0, ..*packet })
+    })
+}
+
+fn ranks(key: [u8; 16]) -> Ranks {
+    *Hasher::new(HashKey(key)).ranks()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Whatever it carries, whichever way it goes, as IPv4 and as its IPv4-mapped form.
+    #[test]
+    fn every_segment_gets_the_rank_of_its_flow(
+        key in any::<[u8; 16]>(),
+        parts in parts(),
+        mapped in any::<bool>(),
+    ) {
+        let ranks = ranks(key);
+        let program = fanout(&ranks);
+        let there = parts.packet(mapped);
+        let rank = ranks.of(ranks.ends(&decoded(&there).unwrap()));
+        let mut answer = parts.clone();
+        answer.ends.reverse();
+        for packet in [there, answer.packet(mapped)] {
+            prop_assert_eq!(divide(&program, &packet, false), rank);
+            // What goes out on a loopback device the filter drops.
+            let loopback = matches!(parts.path, Path::Loopback);
+            let expected = if loopback { Rank(0) } else { rank };
+            prop_assert_eq!(divide(&program, &packet, true), expected);
+        }
+    }
+
+    /// Whatever is wrong with a frame: if the filter finds a flow in it and user space can read it, then this
+    /// program finds the same flow, and never another one.
+    #[test]
+    fn a_damaged_frame_gets_the_rank_that_the_filter_samples_it_by(
+        parts in parts(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+        outgoing in any::<bool>(),
+    ) {
+        let ranks = ranks([3; 16]);
+        let mut packet = parts.packet(false);
+        for (index, value) in &damage {
+            *index.get_mut(&mut packet.data) = *value;
+        }
+        // What the kernel says of the frame is what it has read there.
+        if packet.hardware_type != libc::ARPHRD_NONE {
+            packet.protocol = u16::from_be_bytes([packet.data[12], packet.data[13]]);
+        }
+        if outgoing {
+            packet.packet_type = libc::PACKET_OUTGOING;
+        }
+        let filter = |general| {
+            let flows = Some((ranks, Sampling { general, heavy: Vec::new() }));
+            let selection = Selection { data: true, flows };
+            Filter { loopback: true, selection, ..Filter::default() }
+        };
+        // What it finds no flow in passes at any level.
+        let sampled = run(&filter(Level::ALL), &packet) != run(&filter(Level::MAX), &packet);
+        let divided = divide(&fanout(&ranks), &packet, outgoing);
+        if (sampled || divided != Rank(0)) && let Some(segment) = decoded(&packet) {
+            prop_assert_eq!(divided, ranks.of(ranks.ends(&segment)), "{:?}", segment);
+        }
+    }
+}
+
+#[test]
+fn what_the_program_cannot_tell_is_of_the_first_shard() {
+    let program = fanout(&ranks([4; 16]));
+    let later_fragment = {
+        let mut fragment = ipv4(6, 0, &tcp(ACK, 0, 0));
+        fragment[7] = 0x01;
+        fragment
+    };
+    let mut options = vec![6, 0, 1, 4, 0, 0, 0, 0];
+    options.extend(tcp(SYN, 0, 0));
+    let udp = [0xff; 28];
+    for packet in [
+        ethernet(0x0800, &ipv4(17, 0, &udp)),
+        ethernet(0x0800, &ipv4(17, 4, &udp)),
+        ethernet(0x86dd, &ipv6(17, &udp)),
+        ethernet(0x86dd, &ipv6(60, &options)),
+        ethernet(0x0800, &later_fragment),
+        ethernet(0x0806, &udp),
+        tagged(&[0x8100, 0x8100, 0x8100], &ipv4(6, 0, &tcp(SYN, 0, 0))),
+        raw(0x0806, 0, &udp),
+        raw(0x0800, 4, &ipv4(17, 0, &udp)),
+        raw(0x86dd, 4, &ipv6(0, &options)),
+    ] {
+        for outgoing in [false, true] {
+            assert_eq!(divide(&program, &packet, outgoing), Rank(0), "{packet:?}");
+        }
+    }
+    let first_fragment = {
+        let mut fragment = ipv4(6, 0, &tcp(SYN, 0, 0));
+        fragment[6] = 0x20;
+        fragment
+    };
+    assert_ne!(divide(&program, &ethernet(0x0800, &first_fragment), false), Rank(0));
+}
