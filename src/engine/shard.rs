@@ -283,28 +283,39 @@ impl Shard {
         } else {
             self.advance(*at);
         }
+        let mut arrival =
+            Arrival { micros: 0, interface: *interface, level: *level, settled: *settled };
+        if let Some((service, sender)) = self.tracker.carry_on(segment, flow, &arrival) {
+            return self.carry_on(service, sender == Role::Server);
+        }
         let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
-        let micros = micros as u32;
-        let arrival = Arrival { micros, interface: *interface, level: *level, settled: *settled };
+        let low = micros as u32;
+        arrival.micros = low;
         let seen = self.tracker.handle(segment, flow, arrival, &mut self.tallies);
         match seen.event {
             Event::Copy => return self.skip(Skip::Duplicate),
             Event::Unsampled => return self.skip(Skip::Unsampled),
             _ => {}
         }
+        if seen.event == Event::None && !segment.flags.intersects(CONTROL) {
+            return self.carry_on(seen.service, !seen.from_client);
+        }
         self.sums.packets += 1;
         self.sums.segments += 1;
-        if seen.event == Event::None && !segment.flags.intersects(CONTROL) {
-            // Data and its acknowledgements, by far the most of them.
-            self.sums.from_servers += u64::from(!seen.from_client);
-            self.tallies.of(seen.service).counts.packets += 1;
-            return;
-        }
         let source = || Coupon::from_value(self.tracker.hasher().address(segment.source));
         let source = segment.flags.is_syn().then(source);
         self.count(segment, &seen, source);
         self.note(segment, &seen, source);
+    }
+
+    /// Counts a segment that neither opens nor closes anything.
+    #[inline]
+    fn carry_on(&mut self, service: ServiceId, from_server: bool) {
+        self.sums.packets += 1;
+        self.sums.segments += 1;
+        self.sums.from_servers += u64::from(from_server);
+        self.tallies.of(service).counts.packets += 1;
     }
 
     /// The totals, over all services. A SYN has a source.

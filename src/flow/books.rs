@@ -9,6 +9,7 @@ use std::iter::Sum;
 use crate::flow::calendar::{Bin, Bins, Calendar};
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::flow::table::{Entry, ServiceId};
+use crate::flow::tracker::IDLE;
 use crate::observe::FlowCounts;
 
 /// Half-open connections of one service.
@@ -96,6 +97,8 @@ pub(super) struct Books {
     states: [Calendar<1024>; 8],
     /// The bin that time stands in; all before it are closed.
     bin: Bin,
+    /// When an open connection ends that has a segment now.
+    idle: Bin,
     half_open: u64,
     /// Requests that expired, less those that came back, and the most that these ever were.
     lapsed: u64,
@@ -112,6 +115,7 @@ impl Books {
                 .collect(),
             states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
             bin: Bin(0),
+            idle: Bin(0),
             half_open: 0,
             lapsed: 0,
             unanswered: 0,
@@ -121,6 +125,17 @@ impl Books {
 
     pub(super) const fn bin(&self) -> Bin {
         self.bin
+    }
+
+    /// Keeps an open connection that stands for `weight` flows and has a segment now; returns until when.
+    #[inline]
+    pub(super) fn keep_open(&mut self, deadline: Bin, weight: u32) -> Bin {
+        if deadline == self.idle {
+            return deadline;
+        }
+        let open = (Count::State(StateName::Established), weight);
+        self.idle = self.shift(open, deadline, open, IDLE);
+        self.idle
     }
 
     pub(super) const fn half_open_total(&self) -> u64 {
@@ -174,6 +189,7 @@ impl Books {
             }
         }
         self.bin = Bin(bin.0.saturating_add(1));
+        self.idle = Bin(0);
     }
 
     /// Counts a flow that stands for `weight` flows and is counted nowhere, for so long. Returns when that

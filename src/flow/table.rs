@@ -10,9 +10,9 @@ use std::ops::Range;
 use prefetch_index::prefetch_index;
 
 use crate::flow::calendar::{Bin, Bins};
-use crate::flow::key::FlowHash;
+use crate::flow::key::{FlowHash, FlowKey};
 use crate::flow::rank::Rank;
-use crate::flow::state::{Connection, Marks, State};
+use crate::flow::state::{Connection, Marks, Role, State};
 use crate::wire::SeqNumber;
 
 /// Number of a service in the engine's list of services.
@@ -248,6 +248,12 @@ impl Entry {
     /// Flows that this one stands for.
     pub const fn weight(&self) -> u32 {
         self.connection.level.weight()
+    }
+
+    /// Who sent a segment of its flow.
+    #[inline]
+    pub const fn sender(&self, flow: &FlowKey) -> Role {
+        if self.connection.client_first == flow.sender_first { Role::Client } else { Role::Server }
     }
 
     /// How long until it expires.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::flow::books::{Books, Count, HalfOpen, StateName};
+use crate::flow::books::{Books, Count, HalfOpen};
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::rank::Level;
@@ -115,7 +115,7 @@ const UNANSWERED: Bins = Bins::lasting(Duration::from_secs(3));
 const UNANSWERED_MAX: Bins = Bins::lasting(Duration::from_secs(130));
 /// An open connection without a segment for so long is not counted any more; its next segment
 /// brings it back.
-const IDLE: Bins = Bins::lasting(Duration::from_secs(15 * 60));
+pub(super) const IDLE: Bins = Bins::lasting(Duration::from_secs(15 * 60));
 /// A teardown that does not go on: the last retransmission of a FIN comes about then.
 const TEARDOWN: Bins = Bins::lasting(Duration::from_secs(120));
 /// TIME_WAIT in Linux (`TCP_TIMEWAIT_LEN`).
@@ -267,6 +267,32 @@ impl Tracker {
         self.table.prefetch(flow);
     }
 
+    /// Takes in a segment that only carries on an open connection, by far the most of them: the service that it is
+    /// for, and who sent it. Any other is left to [`Self::handle`], and changes nothing here.
+    #[inline]
+    pub fn carry_on(
+        &mut self,
+        segment: &Segment,
+        flow: &FlowKey,
+        arrival: &Arrival,
+    ) -> Option<(ServiceId, Role)> {
+        let entry = self.table.find(flow.hash)?;
+        let live = entry.deadline >= self.books.bin();
+        let sender = entry.sender(flow);
+        let here = home_of(arrival.interface);
+        let home = &mut entry.homes[usize::from(flow.sender_first)];
+        let level = entry.connection.level;
+        let carries_on = live
+            && !is_foreign(here, *home)
+            && level == level_now(level, arrival)
+            && entry.connection.carry_on(sender, segment);
+        carries_on.then(|| {
+            *home = here;
+            entry.deadline = self.books.keep_open(entry.deadline, level.weight());
+            (entry.service, sender)
+        })
+    }
+
     /// Takes in a segment of `flow`; `lookup` knows the services.
     pub fn handle(
         &mut self,
@@ -279,27 +305,13 @@ impl Tracker {
             return self.begin(segment, flow, arrival, lookup);
         };
         let bin = self.books.bin();
-        let here = home_of(arrival.interface);
         let expired = entry.deadline < bin;
-        let from_client = entry.connection.client_first == flow.sender_first;
-        let sender = if from_client { Role::Client } else { Role::Server };
+        let sender = entry.sender(flow);
+        let from_client = sender == Role::Client;
         let age = Micros(arrival.micros.wrapping_sub(entry.began));
-        // Flows may have left the sample since this one began: it stands for them too. Once all have ended
-        // that began out of the sample, it stands for them no more.
-        let level = entry.connection.level.max(arrival.level).min(arrival.settled);
-        let home = entry.homes[usize::from(flow.sender_first)];
-        let foreign = here != 0 && home != 0 && home != here;
-        if !expired
-            && !foreign
-            && level == entry.connection.level
-            && entry.connection.carry_on(sender, segment)
-        {
-            entry.homes[usize::from(flow.sender_first)] = here;
-            let same = (Count::State(StateName::Established), entry.weight());
-            entry.deadline = self.books.shift(same, entry.deadline, same, IDLE);
-            let (event, service) = (Event::None, entry.service);
-            return Seen { event, service, flow: flow.hash, age, from_client, level };
-        }
+        let level = level_now(entry.connection.level, &arrival);
+        let here = home_of(arrival.interface);
+        let foreign = is_foreign(here, entry.homes[usize::from(flow.sender_first)]);
         let before = *entry;
         if expired && before.connection.is_past_handshake() {
             self.table.remove(flow.hash);
@@ -566,6 +578,17 @@ fn note_repeat(entry: &mut Entry, age: Micros, micros: u32, bin: Bin) -> bool {
     let repeats = repeats.min(16.0) as u8;
     connection.answers_repeated = repeats;
     true
+}
+
+/// The level of a flow from its next segment on. Flows may have left the sample since it began: it stands for them too.
+/// Once all have ended that began out of the sample, it stands for them no more.
+fn level_now(level: Level, arrival: &Arrival) -> Level {
+    level.max(arrival.level).min(arrival.settled)
+}
+
+/// Whether a segment came from another interface than those of its flow and direction before.
+const fn is_foreign(here: u8, home: u8) -> bool {
+    here != 0 && home != 0 && home != here
 }
 
 /// An interface's mark in an entry; 0 is none.

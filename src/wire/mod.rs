@@ -49,10 +49,12 @@ use rest::Rest;
 /// The reason why the frame gives no TCP segment.
 #[inline]
 pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment, Skip> {
-    match plain::decode(data) {
-        Some(segment) if link == LinkType::Ethernet => Ok(segment),
-        _ => link::decode(link, Rest::new(data, original_len)),
+    if link == LinkType::Ethernet
+        && let Some(segment) = plain::decode(data)
+    {
+        return Ok(segment);
     }
+    link::decode(link, Rest::new(data, original_len))
 }
 
 #[cfg(test)]
