@@ -135,7 +135,7 @@ impl Source for Ring {
     }
 
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
-        let sockets = self.taps.iter().map(|tap| &tap.socket);
+        let sockets = self.taps.iter_mut().map(|tap| &mut tap.socket);
         select(&mut self.filter, selection, sockets)
     }
 }
