@@ -27,9 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
-use crate::app::feed::feed;
+use crate::app::feed::{Selector, feed};
 use crate::app::{self, Clock, Host, LiveError, Load, open_source, render, settings, take_sample};
-use crate::capture::{self, Selection, Source};
+use crate::capture::{self, Source};
 use crate::config::{Backend, Config, LogFormat};
 use crate::engine::{Action, Engine, SavedBaseline};
 use crate::http;
@@ -159,6 +159,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let capture = Capture {
         engine,
         source,
+        selector: Selector::default(),
         samples,
         reports,
         alerts: alerts.clone(),
@@ -309,6 +310,7 @@ fn greets(config: &Config) -> bool {
 struct Capture {
     engine: Engine,
     source: Option<Box<dyn Source>>,
+    selector: Selector,
     samples: Option<Receiver<KernelSample>>,
     reports: watch::Sender<Arc<Report>>,
     alerts: Alerts,
@@ -351,7 +353,7 @@ impl Capture {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
-                self.tick()?;
+                self.tick();
             }
             if now >= next_keep {
                 next_keep = now + KEEP_INTERVAL;
@@ -383,7 +385,7 @@ impl Capture {
         }
     }
 
-    fn tick(&mut self) -> Result<(), capture::Error> {
+    fn tick(&mut self) {
         if let Some(source) = &mut self.source {
             self.engine.handle_capture(source.stats());
         }
@@ -400,12 +402,9 @@ impl Capture {
         if let Some(source) = &mut self.source {
             report.capture.source = source.name();
             report.capture.interfaces = source.interfaces();
-            let (sampling, ranks) = self.engine.sampling();
-            let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
-            source.select(&Selection { data: report.capture.is_one_way(), flows })?;
+            self.selector.select(source.as_mut(), &self.engine, &report);
         }
         self.reports.send_replace(Arc::new(report));
-        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
-//! Frames from a source into the engine.
+//! Frames from a source into the engine, and back what the engine wants of them.
 
 use std::time::Duration;
 
 use crate::app::{Correction, Host};
-use crate::capture::{Batch, Error, Source};
+use crate::capture::{Batch, Error, Selection, Source};
 use crate::engine::Engine;
+use crate::observe::Report;
 use crate::wire::{self, Skip};
 
 /// Hands the source's next frames to the engine; waits for them up to `timeout`. Their times are those
@@ -39,4 +40,121 @@ pub fn feed(
     });
     engine.handle_queue();
     batch
+}
+
+/// Keeps a source to what the engine looks at.
+#[derive(Debug, Default)]
+pub struct Selector {
+    /// Whether the source did not take the last selection.
+    failing: bool,
+}
+
+impl Selector {
+    /// Has `source` pass what `engine` looks at, as of `report`.
+    ///
+    /// The kernel may be short of memory for another filter. That is no reason to end: it is told once, and tried
+    /// again each time. Of what comes up too much the engine leaves out by itself; of what does not come up
+    /// its counts are too low until then.
+    pub fn select(&mut self, source: &mut dyn Source, engine: &Engine, report: &Report) {
+        let (sampling, ranks) = engine.sampling();
+        let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
+        let selected = source.select(&Selection { data: report.capture.is_one_way(), flows });
+        let was_failing = std::mem::replace(&mut self.failing, selected.is_err());
+        match selected {
+            Err(error) if !was_failing => {
+                tracing::warn!(%error, "the filter in the kernel stays as it is");
+            }
+            Ok(()) if was_failing => tracing::info!("the filter in the kernel is set again"),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::capture::Frame;
+    use crate::engine::Settings;
+    use crate::observe::CaptureStats;
+    use crate::time::Timestamp;
+
+    /// A source that takes a selection only where it is told to.
+    #[derive(Default)]
+    struct Stubborn {
+        willing: bool,
+        asked: u32,
+    }
+
+    impl Source for Stubborn {
+        fn name(&self) -> &'static str {
+            "stubborn"
+        }
+
+        fn interfaces(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn read_batch(
+            &mut self,
+            _timeout: Duration,
+            _visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        ) -> Result<Batch, Error> {
+            Ok(Batch::Idle)
+        }
+
+        fn stats(&mut self) -> CaptureStats {
+            CaptureStats::default()
+        }
+
+        fn select(&mut self, _selection: &Selection) -> Result<(), Error> {
+            self.asked += 1;
+            let source = || io::ErrorKind::OutOfMemory.into();
+            self.willing
+                .then_some(())
+                .ok_or_else(|| Error::Socket { call: "SO_ATTACH_FILTER", source: source() })
+        }
+    }
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_selection_that_is_not_taken_is_told_once_and_tried_again() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .finish();
+        let mut source = Stubborn::default();
+        let engine = Engine::new(Settings::default(), Timestamp::EPOCH);
+        let report = engine.snapshot(Timestamp::EPOCH);
+        let mut selector = Selector::default();
+        tracing::subscriber::with_default(subscriber, || {
+            for willing in [false, false, false, true, true, false, false] {
+                source.willing = willing;
+                selector.select(&mut source, &engine, &report);
+            }
+        });
+        assert_eq!(source.asked, 7);
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let levels: Vec<_> =
+            log.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(levels, ["WARN", "INFO", "WARN"], "{log}");
+    }
 }
