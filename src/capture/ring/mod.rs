@@ -37,12 +37,14 @@ const MIN_BLOCKS: usize = 4;
 /// without traffic there are none.
 const RETIRE_TIMEOUT: Duration = Duration::from_millis(64);
 
-/// How often an interface asked for by name is looked up, to follow one that was created again.
+/// How often interfaces are looked up, to follow one asked for by name that was created again.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Frames from `AF_PACKET` rings.
 pub struct Ring {
     interfaces: Interfaces,
+    /// Those of them that there were at the last look-up.
+    names: Vec<String>,
     filter: Filter,
     taps: Vec<Tap>,
     /// The tap whose turn it is: none can starve the others.
@@ -69,6 +71,7 @@ impl Ring {
         };
         Ok(Self {
             interfaces: settings.interfaces.clone(),
+            names: settings.interfaces.names(),
             filter,
             taps,
             turn: 0,
@@ -82,6 +85,7 @@ impl Ring {
         let now = Instant::now();
         if now >= self.next_lookup {
             self.next_lookup = now + LOOKUP_INTERVAL;
+            self.names = self.interfaces.names();
             for tap in &self.taps {
                 tap.follow_interface();
             }
@@ -103,7 +107,7 @@ impl Source for Ring {
     }
 
     fn interfaces(&self) -> Vec<String> {
-        self.interfaces.names()
+        self.names.clone()
     }
 
     /// Visits the frames of one block.
