@@ -12,7 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     Backend, Backlog, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network,
-    OnceDuration, Overrides, PacketBudget, TelemetryPath,
+    OnceDuration, Overrides, PacketBudget, TelemetryPath, Threads,
 };
 use crate::observe::Status;
 
@@ -207,6 +207,10 @@ struct SettingArguments {
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     packet_budget: Option<PacketBudget>,
 
+    /// Look at packets with so many threads; with the backend ring, and in replay [default: 1]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
+    threads: Option<Threads>,
+
     /// Watch the services of this network; repeatable [default: this host's own addresses]
     #[arg(long = "network", global = true, value_name = "CIDR")]
     networks: Vec<Network>,
@@ -279,6 +283,7 @@ impl Arguments {
             interfaces: settings.interfaces,
             backend: settings.capture,
             packet_budget: settings.packet_budget,
+            threads: settings.threads,
             networks: settings.networks,
             backlog: settings.backlog,
             netns: settings.netns,
@@ -359,7 +364,7 @@ mod tests {
     fn every_setting_is_handed_over() {
         let cli = parse(
             "--config a.toml -i eth0 --interface lo --capture pnet --network 192.0.2.0/24 \
-             --network 2001:db8::1 --packet-budget 2000 --backlog 128 --netns web --web.listen-address :9000 \
+             --network 2001:db8::1 --packet-budget 2000 --threads 2 --backlog 128 --netns web --web.listen-address :9000 \
              --web.telemetry-path /m --state-file /a.json --log.level debug --log.format json",
         )
         .unwrap();
@@ -371,6 +376,7 @@ mod tests {
                 backend: Some(Backend::Pnet),
                 networks: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1".parse().unwrap()],
                 packet_budget: "2000".parse().ok(),
+                threads: "2".parse().ok(),
                 backlog: "128".parse().ok(),
                 netns: "web".parse().ok(),
                 listen_address: "[::]:9000".parse().ok(),

@@ -2,18 +2,22 @@
 
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
+use synwatch::stats::STEP;
 
-use crate::common::table::{self, figure, median, thousands};
-use crate::monitor::{Monitor, passed};
-use crate::support::lab::{Family, Lab, VICTIM_V4, service};
-use crate::support::program::{SYNWATCH, service_in};
+use crate::common::table::{self, figure, median, range, thousands};
+use crate::monitor::Monitor;
+use crate::support::lab::{Family, VICTIM_LINK, VICTIM_V4, service};
+use crate::support::program::{SYNWATCH, seconds_between, service_in, time};
 use crate::support::traffic::Service;
-use crate::{BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, quiet_lab, sampling_ratio};
+use crate::{
+    BACKLOG, DRAIN, PORT, SENDER, Site, WATCHER, flood, generator, quiet_lab, sampling_ratio,
+};
 
 /// The budget, in packets per second.
 const BUDGET: u32 = 2_000;
@@ -21,16 +25,20 @@ const BUDGET: u32 = 2_000;
 const UNBOUNDED: &str = "packet_budget = 1000000000\ncpu_percent = 100\n";
 /// The floods, in SYNs per second.
 const RATES: [u32; 4] = [2_000, 20_000, 200_000, 1_000_000];
+/// What is more needs two senders, one of them beside the daemon.
+const ONE_CORE: u32 = 400_000;
 /// How long each lasts.
 const DURATION: Duration = Duration::from_secs(12);
 /// From when on the cost counts: until then the daemon may look for the right share of the flows.
 const SETTLED: Duration = Duration::from_secs(4);
-/// How long before the end the sender's rate is taken: what the daemon says is that of the last seconds.
-const LATELY: Duration = Duration::from_secs(4);
+/// What the daemon calls a rate is that of its last whole steps, which together last so long.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+/// How often the interface's counter is read.
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A run under the budget.
 struct Outcome {
-    /// SYNs that arrived per second.
+    /// SYNs that arrived on the interface in the second that the daemon's rate is of.
     rate: f64,
     /// Share of a core.
     share: f64,
@@ -38,35 +46,36 @@ struct Outcome {
 }
 
 /// Prints the table, where the program has such a setting.
-pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
+pub fn series(site: Site, rounds: usize) -> Result<(), Box<dyn Error>> {
     let capture = format!("packet_budget = {BUDGET}\n");
     if !is_known(&format!("[capture]\n{capture}"))? {
         eprintln!("skipped: this synwatch has no capture.packet_budget");
         return Ok(());
     }
-    println!("\nvictim, `capture.packet_budget = {BUDGET}`\n");
-    table::head(&[
+    println!("\n{}, `capture.packet_budget = {BUDGET}`\n", site.name());
+    let mut columns = vec![
         "flood, SYN/s",
-        "offered, SYN/s",
+        "arrived, SYN/s",
         "CPU, % of a core",
         "times the first",
+        "CPU, %, unbounded",
         "sampling ratio",
         "verdict",
         "SYN/s",
         "stderr",
         "errors off",
-        "half-open",
-        "stderr",
-        "half-open, unbounded",
-        "CPU, %, unbounded",
-    ]);
+    ];
+    if site == Site::Victim {
+        columns.extend(["half-open", "stderr", "half-open, unbounded"]);
+    }
+    table::head(&columns);
     let mut outcomes: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
     let mut unbounded: Vec<Vec<Outcome>> = RATES.map(|_| Vec::new()).into();
     for round in 0..rounds {
         for turn in 0..RATES.len() {
             let index = (round + turn) % RATES.len();
-            outcomes[index].push(run(RATES[index], &capture, round as u64)?);
-            unbounded[index].push(run(RATES[index], UNBOUNDED, round as u64)?);
+            outcomes[index].push(run(site, RATES[index], &capture, round as u64)?);
+            unbounded[index].push(run(site, RATES[index], UNBOUNDED, round as u64)?);
         }
     }
     let share = |of: &[Outcome]| median(of.iter().map(|outcome| outcome.share));
@@ -80,21 +89,26 @@ pub fn series(rounds: usize) -> Result<(), Box<dyn Error>> {
             Some(off / outcome.number("syn_rate_stderr")?)
         });
         let ratios = of_rate.iter().filter_map(|outcome| sampling_ratio(&outcome.report));
-        table::row(&[
+        let mut cells = vec![
             thousands(i64::from(*rate)),
             thousands(median(of_rate.iter().map(|outcome| outcome.rate)).round() as i64),
             figure(share(of_rate)),
             figure(share(of_rate) / share(&outcomes[0])),
+            figure(share(of_unbounded)),
             format!("{:.4}", median(ratios)),
             verdicts(of_rate),
             figure(number("syn_rate")),
             figure(number("syn_rate_stderr")),
-            figure(median(errors)),
-            figure(number("half_open")),
-            figure(number("half_open_stderr")),
-            figure(number_of(of_unbounded, "half_open")),
-            figure(share(of_unbounded)),
-        ]);
+            figure(range(errors).1),
+        ];
+        if site == Site::Victim {
+            cells.extend([
+                figure(number("half_open")),
+                figure(number("half_open_stderr")),
+                figure(number_of(of_unbounded, "half_open")),
+            ]);
+        }
+        table::row(&cells);
     }
     Ok(())
 }
@@ -137,28 +151,70 @@ fn is_known(settings: &str) -> Result<bool, Box<dyn Error>> {
     Ok(output.status.success())
 }
 
-fn run(rate: u32, capture: &str, seed: u64) -> Result<Outcome, Box<dyn Error>> {
-    let lab: Lab = quiet_lab();
+fn run(site: Site, rate: u32, capture: &str, seed: u64) -> Result<Outcome, Box<dyn Error>> {
+    let lab = quiet_lab();
     let target = service(Family::V4, PORT);
-    let _service = Service::start(&lab, target, i32::from(BACKLOG));
+    let _service = (site == Site::Victim).then(|| Service::start(&lab, target, BACKLOG.into()));
     let running = Monitor::Ring.start(&lab, capture, WATCHER)?;
-    let flood =
-        crate::generator::Flood { duration: DURATION, ..flood(Site::Victim, Some(rate), seed) };
-    let (rate, share, report) = thread::scope(|scope| {
-        let sender = scope.spawn(|| flood.send(&lab, SENDER));
+    let cores: &[usize] = if rate > ONE_CORE { &[SENDER, WATCHER] } else { &[SENDER] };
+    let each = rate / cores.len() as u32;
+    let send = |core: usize| {
+        let flood = flood(site, Some(each), seed + ((core as u64) << 32));
+        generator::Flood { duration: DURATION, ..flood }.send(&lab, core)
+    };
+    thread::scope(|scope| {
+        let senders: Vec<_> = cores.iter().map(|core| scope.spawn(|| send(*core))).collect();
         thread::sleep(SETTLED);
         let (begun, before) = (Instant::now(), running.cpu());
-        thread::sleep(DURATION - SETTLED - LATELY - DRAIN);
-        let (middle, (received, _)) = (Instant::now(), passed(&lab)?);
-        thread::sleep(LATELY);
-        let used = running.cpu() - before;
-        let (end, (all_received, _)) = (Instant::now(), passed(&lab)?);
+        let left = DURATION - SETTLED - DRAIN;
+        let arrivals = lab.victim.run(|| arrivals(left))?;
+        let share = 100.0 * (running.cpu() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
         // While the flood still runs.
         let report = running.daemon().map(|daemon| daemon.status()).unwrap_or_default();
-        sender.join().map_err(|_| "the sender has failed")??;
-        let rate = (all_received - received) as f64 / (end - middle).as_secs_f64();
-        let share = 100.0 * used.as_secs_f64() / (end - begun).as_secs_f64();
-        Ok::<_, Box<dyn Error>>((rate, share, report))
-    })?;
-    Ok(Outcome { rate, share, report })
+        for sender in senders {
+            sender.join().map_err(|_| "the sender has failed")??;
+        }
+        let [from, to] = rate_window(&report);
+        let rate =
+            (count_at(&arrivals, to) - count_at(&arrivals, from)) / RATE_WINDOW.as_secs_f64();
+        Ok(Outcome { rate, share, report })
+    })
+}
+
+/// Packets received on the victim's interface by time; to be called in its namespace.
+fn arrivals(duration: Duration) -> io::Result<Vec<(SystemTime, u64)>> {
+    let mut arrivals = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed() < duration {
+        arrivals.push((SystemTime::now(), received()?));
+        thread::sleep(INTERVAL);
+    }
+    Ok(arrivals)
+}
+
+/// Packets that the victim's interface has received; to be called in its namespace.
+fn received() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev")?;
+    let line =
+        text.lines().find_map(|line| line.trim().strip_prefix(VICTIM_LINK)?.strip_prefix(':'));
+    // Octets, then packets.
+    let count = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    count.ok_or_else(|| io::Error::other("no counter of the interface"))
+}
+
+/// Begin and end of the whole steps that the rates of a report are of.
+fn rate_window(report: &Value) -> [SystemTime; 2] {
+    let [from, to] = ["from", "to"].map(|end| time(&report["observed"][end]));
+    let steps = to.duration_since(from).unwrap_or_default().as_nanos() / STEP.as_nanos();
+    let end = from + STEP * u32::try_from(steps).unwrap_or(u32::MAX);
+    [end - RATE_WINDOW, end]
+}
+
+/// The count at a time, in proportion between those before and after.
+fn count_at(arrivals: &[(SystemTime, u64)], at: SystemTime) -> f64 {
+    let after = arrivals.partition_point(|(time, _)| *time < at);
+    let around = after.checked_sub(1).and_then(|before| arrivals.get(before..=after));
+    let Some([(earlier, few), (later, many)]) = around else { return f64::NAN };
+    let part = seconds_between(*earlier, at) / seconds_between(*earlier, *later);
+    *few as f64 + part * (many - few) as f64
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,11 +19,16 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// No flood lasts longer.
 const TIME_CAP: Duration = Duration::from_secs(20);
 
+/// Ports of one address that are flooded before the next address is.
+const PORTS: u32 = 64;
+
 /// A flood with forged sources.
 #[derive(Clone, Copy, Debug)]
 pub struct Flood {
     /// Whom the SYNs are for.
     pub target: SocketAddrV4,
+    /// As many services get alike: `target`, and those at the ports and addresses after its.
+    pub services: u32,
     /// The link-layer address that they are sent to.
     pub link: [u8; 6],
     /// SYNs per second; `None` for as many as possible.
@@ -77,11 +82,18 @@ impl Flood {
                 continue;
             }
             for frame in &mut frames[..batch] {
-                Segment::forged(self.target, &mut random).write(frame);
+                Segment::forged(self.pick(&mut random), &mut random).write(frame);
                 frame[..6].copy_from_slice(&self.link);
             }
             count += send_all(socket.as_raw_fd(), &mut frames[..batch])? as u64;
         }
+    }
+
+    /// One of the services.
+    fn pick(&self, random: &mut Random) -> SocketAddrV4 {
+        let number = random.next() as u32 % self.services.max(1);
+        let address = Ipv4Addr::from_bits(self.target.ip().to_bits() + number / PORTS);
+        SocketAddrV4::new(address, self.target.port() + (number % PORTS) as u16)
     }
 }
 

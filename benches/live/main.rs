@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench live` prints the tables of docs/performance.md in about half an hour. Needs
 //! root, two cores, and Debian's packages tcpdump and fastnetmon for the rows of those. Arguments:
-//! the number of rounds, 3 without one; `monitors` or `budget` for only one part.
+//! the number of rounds, 3 without one; `monitors`, `budget` or `services` for only these parts, and
+//! `mirror` or `victim` for only one site.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -17,6 +18,7 @@ mod fastnetmon;
 mod budget;
 mod generator;
 mod monitor;
+mod services;
 
 use std::error::Error;
 use std::net::SocketAddrV4;
@@ -57,6 +59,15 @@ enum Site {
     Mirror,
 }
 
+impl Site {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Victim => "victim",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
 /// What came of a run.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
@@ -80,28 +91,38 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let rounds = common::rounds(3);
-    let asked = |part: &str| std::env::args().any(|argument| argument == part);
+    let given = |word: &str| std::env::args().any(|argument| argument == word);
+    // All where none is named.
+    let asked = |word: &str, of: &[&str]| given(word) || !of.iter().any(|other| given(other));
+    let parts = ["monitors", "budget", "services"];
+    let mut sites = vec![Site::Mirror, Site::Victim];
+    sites.retain(|site| asked(site.name(), &["mirror", "victim"]));
     let version = fastnetmon::version().unwrap_or_else(|| "none".to_owned());
     println!("{}, FastNetMon {version}; median of {rounds} rounds", table::machine());
-    if !asked("budget") {
+    if asked("monitors", &parts) {
         let usable = |monitor: &Monitor| {
             let missing = monitor.program().filter(|program| !is_installed(program));
             missing.inspect(|program| eprintln!("skipped: {program} is not installed")).is_none()
         };
         let monitors: Vec<Monitor> = Monitor::ALL.into_iter().filter(usable).collect();
-        for site in [Site::Mirror, Site::Victim] {
-            compare(site, &monitors, rounds)?;
+        for site in &sites {
+            compare(*site, &monitors, rounds)?;
         }
     }
-    if !asked("monitors") {
-        budget::series(rounds)?;
+    if asked("budget", &parts) {
+        for site in &sites {
+            budget::series(*site, rounds)?;
+        }
+    }
+    if asked("services", &parts) {
+        services::series(rounds)?;
     }
     Ok(())
 }
 
 /// All monitors at all rates on one site.
 fn compare(site: Site, monitors: &[Monitor], rounds: usize) -> Result<(), Box<dyn Error>> {
-    println!("\n{site:?}\n");
+    println!("\n{}\n", site.name());
     table::head(&[
         "monitor",
         "offered, SYN/s",
@@ -166,7 +187,7 @@ fn quiet_lab() -> Lab {
 fn flood(site: Site, rate: Option<u32>, seed: u64) -> Flood {
     let link = if site == Site::Victim { VICTIM_MAC } else { ELSEWHERE };
     let target = SocketAddrV4::new(VICTIM_V4, PORT);
-    Flood { target, link, rate, duration: DURATION, seed: 1 + seed }
+    Flood { target, services: 1, link, rate, duration: DURATION, seed: 1 + seed }
 }
 
 fn print(monitors: &[Monitor], rate: Option<u32>, outcomes: &[Vec<Outcome>]) {

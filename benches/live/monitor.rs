@@ -12,11 +12,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::fastnetmon::FastNetMon;
-use crate::support::lab::{Lab, VICTIM_LINK, VICTIM_V4};
+use crate::support::lab::{Lab, VICTIM_LINK};
 use crate::support::program::Daemon;
 
 /// How long a program that has just started is left alone.
 const SETTLING: Duration = Duration::from_secs(2);
+/// What synwatch watches: the victim, and hosts that only a mirror port shows.
+const NETWORK: &str = "192.0.2.0/24";
 /// What tcpdump is to let through.
 const FLAGS: &str = "tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0";
 
@@ -67,7 +69,7 @@ impl Monitor {
     pub fn start<'a>(self, lab: &'a Lab, capture: &str, core: usize) -> io::Result<Running<'a>> {
         let daemon = |backend: &str| {
             let text = format!(
-                "[watch]\nnetworks = [\"{VICTIM_V4}/32\"]\n\
+                "[watch]\nnetworks = [\"{NETWORK}\"]\n\
                  [capture]\nbackend = \"{backend}\"\n{capture}"
             );
             Inner::Synwatch(Daemon::start_with(lab, &text, &["-i", VICTIM_LINK]))

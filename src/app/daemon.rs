@@ -15,6 +15,7 @@
 
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,11 +28,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
-use crate::app::feed::feed;
-use crate::app::{self, Clock, Host, LiveError, Load, open_source, render, settings, take_sample};
-use crate::capture::{self, Selection, Source};
+use crate::app::feed::{Selector, feed, selection};
+use crate::app::team::Team;
+use crate::app::{self, Clock, Host, LiveError, Load, Taps, render, settings, take_sample};
+use crate::capture::{self, Source};
 use crate::config::{Backend, Config, LogFormat};
 use crate::engine::{Action, Engine, SavedBaseline};
+use crate::flow::Hasher;
 use crate::http;
 use crate::kernel;
 use crate::metrics::Exporter;
@@ -104,8 +107,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
         false => None,
     };
     app::enter_namespace(config)?;
-    let (source, no_wire) = match open_source(config) {
-        Ok(source) => (Some(source), None),
+    let host = Host::look();
+    let mut engine_settings = settings(config, &host, false)?;
+    let ranks = *Hasher::new(engine_settings.key).ranks();
+    let (taps, no_wire) = match Taps::open(config, &ranks) {
+        Ok(taps) => (Some(taps), None),
         Err(error @ capture::Error::Permission) => (None, Some(error.to_string())),
         Err(error) => return Err(error.into()),
     };
@@ -124,13 +130,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     let state_file = state_file(config);
     let (learned, state_failing) = state_file.as_ref().map_or_else(Default::default, load);
-    let host = Host::look();
-    let engine_settings = settings(config, &host, source.is_none())?;
+    engine_settings.kernel_only = taps.is_none();
     let clock = Clock::start();
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         turns: AtomicU64::new(0),
-        capture_ok: AtomicBool::new(source.is_some()),
+        capture_ok: AtomicBool::new(taps.is_some()),
         kernel_ok: AtomicBool::new(reader.is_some()),
         counters: Arc::clone(&counters),
     });
@@ -140,9 +145,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
         None => None,
     };
     confine(config, state_file.as_ref())?;
-    announce(config, source.as_deref(), no_wire.as_deref(), no_kernel.as_deref());
+    announce(config, taps.as_ref().and_then(Taps::any), no_wire.as_deref(), no_kernel.as_deref());
 
-    let mut engine = Engine::new(engine_settings, clock.now());
+    let shards = taps.as_ref().map_or(NonZeroUsize::MIN, Taps::shards);
+    let mut engine = Engine::sharded(engine_settings, shards);
+    engine.reach(clock.now());
     let (baselines, keeper) = match state_file {
         Some(file) => {
             let path = file.path().display().to_string();
@@ -156,9 +163,17 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let (alerts, worker) = alert::start(sinks, counters)?;
     let (reports, latest) = watch::channel(Arc::new(engine.snapshot(clock.now())));
     let (ended, capture_end) = oneshot::channel();
+    let wire = match taps {
+        None => Wire::Nothing,
+        Some(Taps::One(source)) => Wire::One { source, selector: Selector::default() },
+        Some(Taps::Many(rings)) => Wire::Many {
+            loads: rings.iter().map(|_| Load::of_new_thread()).collect(),
+            team: Team::start(rings, &mut engine, &host, clock)?,
+        },
+    };
     let capture = Capture {
         engine,
-        source,
+        wire,
         samples,
         reports,
         alerts: alerts.clone(),
@@ -305,10 +320,30 @@ fn greets(config: &Config) -> bool {
     !service::stderr_is_journal() && matches!(config.log.format, LogFormat::Auto | LogFormat::Text)
 }
 
+/// Who looks at packets.
+enum Wire {
+    /// Nobody may.
+    Nothing,
+    /// The capture thread itself.
+    One { source: Box<dyn Source>, selector: Selector },
+    /// A thread for each shard.
+    Many { team: Team, loads: Vec<Load> },
+}
+
+impl Wire {
+    /// Runs `work` while the engine has all of its shards.
+    fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
+        match self {
+            Self::Many { team, .. } => team.assemble(engine, work),
+            _ => work(engine),
+        }
+    }
+}
+
 /// The capture thread: owner of the engine.
 struct Capture {
     engine: Engine,
-    source: Option<Box<dyn Source>>,
+    wire: Wire,
     samples: Option<Receiver<KernelSample>>,
     reports: watch::Sender<Arc<Report>>,
     alerts: Alerts,
@@ -332,7 +367,7 @@ impl Capture {
         if let Some(sample) =
             self.samples.as_ref().and_then(|s| s.recv_timeout(Duration::from_secs(1)).ok())
         {
-            take_sample(&mut self.engine, &mut self.host, &self.config, sample);
+            self.take_sample(sample);
         }
         let mut next_tick = Instant::now();
         // The first time at once: whether it can be written is known when it was just started.
@@ -340,18 +375,24 @@ impl Capture {
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.shared.turns.fetch_add(1, Ordering::Relaxed);
             let left = next_tick.saturating_duration_since(Instant::now());
-            match &mut self.source {
-                Some(source) => {
+            match &mut self.wire {
+                Wire::Nothing => thread::sleep(left),
+                Wire::One { source, .. } => {
                     let correction = || self.clock.correction();
                     feed(&mut self.engine, source.as_mut(), left, correction, &self.host)?;
                 }
-                None => thread::sleep(left),
+                Wire::Many { team, .. } => {
+                    thread::sleep(left);
+                    if let Some(end) = team.ended() {
+                        return end;
+                    }
+                }
             }
             self.take_samples();
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
-                self.tick()?;
+                self.tick();
             }
             if now >= next_keep {
                 next_keep = now + KEEP_INTERVAL;
@@ -367,13 +408,19 @@ impl Capture {
         }
     }
 
+    fn take_sample(&mut self, sample: KernelSample) {
+        let Self { engine, wire, host, config, .. } = self;
+        wire.assemble(engine, |engine| take_sample(engine, host, config, sample));
+        if let Wire::Many { team, .. } = wire {
+            team.learn(host);
+        }
+    }
+
     fn take_samples(&mut self) {
-        let Some(samples) = &self.samples else { return };
         loop {
+            let Some(samples) = &self.samples else { return };
             match samples.try_recv() {
-                Ok(sample) => {
-                    take_sample(&mut self.engine, &mut self.host, &self.config, sample);
-                }
+                Ok(sample) => self.take_sample(sample),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.shared.kernel_ok.store(false, Ordering::Relaxed);
@@ -383,29 +430,50 @@ impl Capture {
         }
     }
 
-    fn tick(&mut self) -> Result<(), capture::Error> {
-        if let Some(source) = &mut self.source {
-            self.engine.handle_capture(source.stats());
-        }
-        self.engine.handle_load(self.load.share());
-        for action in self.engine.tick(self.clock.settled()) {
+    fn tick(&mut self) {
+        let Self { engine, wire, clock, .. } = self;
+        let load = match wire {
+            Wire::Nothing => self.load.share(),
+            Wire::One { source, .. } => {
+                engine.handle_capture(source.stats());
+                self.load.share()
+            }
+            Wire::Many { team, loads } => {
+                engine.handle_capture(team.stats());
+                // The one that has most to do counts.
+                let shares =
+                    loads.iter_mut().zip(team.used()).map(|(load, used)| load.share_of(used));
+                shares.fold(0.0, f64::max)
+            }
+        };
+        engine.handle_load(load);
+        let (actions, mut report) = wire.assemble(engine, |engine| {
+            let actions = engine.tick(clock.settled());
+            (actions, engine.snapshot(engine.now()))
+        });
+        for action in actions {
             let (change, detection) = match action {
                 Action::Raised(detection) => (Change::Raised, detection),
                 Action::Updated(detection) => (Change::Updated, detection),
                 Action::Cleared(detection) => (Change::Cleared, detection),
             };
-            self.alerts.send(Alert { change, detection, at: self.engine.now() });
+            self.alerts.send(Alert { change, detection, at: engine.now() });
         }
-        let mut report = self.engine.snapshot(self.engine.now());
-        if let Some(source) = &mut self.source {
-            report.capture.source = source.name();
-            report.capture.interfaces = source.interfaces();
-            let (sampling, ranks) = self.engine.sampling();
-            let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
-            source.select(&Selection { data: report.capture.is_one_way(), flows })?;
+        let selected = selection(engine, &report);
+        match wire {
+            Wire::Nothing => {}
+            Wire::One { source, selector } => {
+                report.capture.source = source.name();
+                report.capture.interfaces = source.interfaces();
+                selector.select(source.as_mut(), &selected);
+            }
+            Wire::Many { team, .. } => {
+                report.capture.source = team.name();
+                report.capture.interfaces = team.interfaces();
+                team.select(selected);
+            }
         }
         self.reports.send_replace(Arc::new(report));
-        Ok(())
     }
 }
 

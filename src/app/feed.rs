@@ -1,19 +1,48 @@
-//! Frames from a source into the engine.
+//! Frames from a source into the engine, and back what the engine wants of them.
 
 use std::time::Duration;
 
 use crate::app::{Correction, Host};
-use crate::capture::{Batch, Error, Source};
+use crate::capture::{Batch, Error, Selection, Source};
 use crate::engine::Engine;
-use crate::wire::{self, Skip};
+use crate::observe::Report;
+use crate::time::Timestamp;
+use crate::wire::{self, Segment, Skip};
 
-/// Hands the source's next frames to the engine; waits for them up to `timeout`. Their times are those
+/// Who takes in what a source gives.
+pub trait Intake {
+    /// Takes in a segment, no later than at the next [`Self::flush`].
+    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32);
+
+    /// Takes in a frame that gave none.
+    fn skip(&mut self, at: Option<Timestamp>, skip: Skip);
+
+    /// There is no more for now.
+    fn flush(&mut self);
+}
+
+impl Intake for Engine {
+    #[inline]
+    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
+        self.queue_segment(at, segment, interface);
+    }
+
+    fn skip(&mut self, at: Option<Timestamp>, skip: Skip) {
+        self.handle_skip(at, skip);
+    }
+
+    fn flush(&mut self) {
+        self.handle_queue();
+    }
+}
+
+/// Hands the source's next frames to `intake`; waits for them up to `timeout`. Their times are those
 /// of another clock, which `correction` reckons with, and `host` is who captures.
 ///
 /// # Errors
 /// The source is of no use any more.
-pub fn feed<S: Source + ?Sized>(
-    engine: &mut Engine,
+pub fn feed<I: Intake, S: Source + ?Sized>(
+    intake: &mut I,
     source: &mut S,
     timeout: Duration,
     correction: impl Fn() -> Correction,
@@ -27,16 +56,135 @@ pub fn feed<S: Source + ?Sized>(
                 let correction = *reckoned.get_or_insert_with(&correction);
                 (frame, correction.apply(frame.at))
             }
-            Err(skip) => return engine.handle_skip(None, skip),
+            Err(skip) => return intake.skip(None, skip),
         };
         match &wire::decode(frame.link, frame.data, frame.original_len) {
             Ok(segment) if host.is_forged(&frame, segment) => {
-                engine.handle_skip(Some(at), Skip::ForgedSource);
+                intake.skip(Some(at), Skip::ForgedSource);
             }
-            Ok(segment) => engine.queue_segment(at, segment, frame.interface),
-            Err(skip) => engine.handle_skip(Some(at), *skip),
+            Ok(segment) => intake.segment(at, segment, frame.interface),
+            Err(skip) => intake.skip(Some(at), *skip),
         }
     });
-    engine.handle_queue();
+    intake.flush();
     batch
+}
+
+/// What `engine` looks at, as of `report`.
+#[must_use]
+pub fn selection(engine: &Engine, report: &Report) -> Selection {
+    let (sampling, ranks) = engine.sampling();
+    let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
+    Selection { data: report.capture.is_one_way(), flows }
+}
+
+/// Keeps a source to what the engine looks at.
+#[derive(Debug, Default)]
+pub struct Selector {
+    /// Whether the source did not take the last selection.
+    failing: bool,
+}
+
+impl Selector {
+    /// Has `source` pass what is selected.
+    ///
+    /// The kernel may be short of memory for another filter. That is no reason to end: it is told once, and tried
+    /// again each time. Of what comes up too much the engine leaves out by itself; of what does not come up
+    /// its counts are too low until then.
+    pub fn select(&mut self, source: &mut dyn Source, selection: &Selection) {
+        let selected = source.select(selection);
+        let was_failing = std::mem::replace(&mut self.failing, selected.is_err());
+        match selected {
+            Err(error) if !was_failing => {
+                tracing::warn!(%error, "the filter in the kernel stays as it is");
+            }
+            Ok(()) if was_failing => tracing::info!("the filter in the kernel is set again"),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::capture::Frame;
+    use crate::observe::CaptureStats;
+
+    /// A source that takes a selection only where it is told to.
+    #[derive(Default)]
+    struct Stubborn {
+        willing: bool,
+        asked: u32,
+    }
+
+    impl Source for Stubborn {
+        fn name(&self) -> &'static str {
+            "stubborn"
+        }
+
+        fn interfaces(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn read_batch(
+            &mut self,
+            _timeout: Duration,
+            _visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        ) -> Result<Batch, Error> {
+            Ok(Batch::Idle)
+        }
+
+        fn stats(&mut self) -> CaptureStats {
+            CaptureStats::default()
+        }
+
+        fn select(&mut self, _selection: &Selection) -> Result<(), Error> {
+            self.asked += 1;
+            let source = || io::ErrorKind::OutOfMemory.into();
+            self.willing
+                .then_some(())
+                .ok_or_else(|| Error::Socket { call: "SO_ATTACH_FILTER", source: source() })
+        }
+    }
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_selection_that_is_not_taken_is_told_once_and_tried_again() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .finish();
+        let mut source = Stubborn::default();
+        let mut selector = Selector::default();
+        tracing::subscriber::with_default(subscriber, || {
+            for willing in [false, false, false, true, true, false, false] {
+                source.willing = willing;
+                selector.select(&mut source, &Selection::default());
+            }
+        });
+        assert_eq!(source.asked, 7);
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let levels: Vec<_> =
+            log.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(levels, ["WARN", "INFO", "WARN"], "{log}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What the daemon and `--once` share: this host as the source.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -11,7 +12,7 @@ use crate::capture::{self, Direction, Frame, Interfaces, Source, pnet::Pnet, rin
 use crate::config::{self, Backend, Config};
 use crate::detect::RateLimits;
 use crate::engine::{Engine, Mute, ServiceSettings, Settings};
-use crate::flow::HashKey;
+use crate::flow::{HashKey, Ranks};
 use crate::observe::KernelSample;
 use crate::sys::memory::use_huge_pages;
 use crate::sys::netns;
@@ -88,17 +89,28 @@ impl Load {
         Self { at: Instant::now(), used: thread_time() }
     }
 
+    /// The same of a thread that is to begin.
+    #[must_use]
+    pub fn of_new_thread() -> Self {
+        Self { at: Instant::now(), used: Duration::ZERO }
+    }
+
     /// The part since the last call.
     pub fn share(&mut self) -> f64 {
-        let before = std::mem::replace(self, Self::start());
+        self.share_of(thread_time())
+    }
+
+    /// The same of another thread, which has `used` so much by now.
+    pub fn share_of(&mut self, used: Duration) -> f64 {
+        let before = std::mem::replace(self, Self { at: Instant::now(), used });
         let passed = (self.at - before.at).as_secs_f64();
-        let used = self.used.saturating_sub(before.used).as_secs_f64();
+        let used = used.saturating_sub(before.used).as_secs_f64();
         if passed > 0.0 { used / passed } else { 0.0 }
     }
 }
 
 /// Time that the calling thread has had a processor, in user mode and in the kernel.
-fn thread_time() -> Duration {
+pub(super) fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     // Neither is negative, of a clock that begins with the thread.
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
@@ -185,12 +197,7 @@ impl Host {
 /// # Errors
 /// An unknown interface, or no privilege.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
-    let names = config.capture.interfaces.iter().map(|name| name.as_str().to_owned());
-    let settings = capture::Settings {
-        interfaces: Interfaces::from_names(names),
-        ring_bytes: usize::try_from(config.capture.ring_size.get()).unwrap_or(usize::MAX),
-        ports: config.capture.ports.iter().collect(),
-    };
+    let settings = capture_settings(config);
     Ok(match config.capture.backend {
         Backend::Ring => Box::new(Ring::open(&settings)?),
         Backend::Pnet => Box::new(Pnet::open(&settings)?),
@@ -199,6 +206,58 @@ pub fn open_source(config: &Config) -> Result<Box<dyn Source>, capture::Error> {
         #[cfg(not(feature = "ebpf"))]
         Backend::Xdp => return Err(capture::Error::NoXdp),
     })
+}
+
+fn capture_settings(config: &Config) -> capture::Settings {
+    let names = config.capture.interfaces.iter().map(|name| name.as_str().to_owned());
+    capture::Settings {
+        interfaces: Interfaces::from_names(names),
+        ring_bytes: usize::try_from(config.capture.ring_size.get()).unwrap_or(usize::MAX),
+        ports: config.capture.ports.iter().collect(),
+    }
+}
+
+/// What listens on the wire.
+pub enum Taps {
+    /// One source.
+    One(Box<dyn Source>),
+    /// Rings that share the traffic, for a thread each.
+    Many(Vec<Ring>),
+}
+
+impl Taps {
+    /// Opens the capture of the configuration for its number of threads, among which flows are divided by `ranks`.
+    ///
+    /// # Errors
+    /// An unknown interface, or no privilege.
+    pub fn open(config: &Config, ranks: &Ranks) -> Result<Self, capture::Error> {
+        match (threads(config), config.capture.backend) {
+            (NonZeroUsize::MIN, _) => open_source(config).map(Self::One),
+            (threads, Backend::Ring) => {
+                Ring::open_group(&capture_settings(config), threads, ranks).map(Self::Many)
+            }
+            (_, backend) => {
+                tracing::warn!(?backend, "one thread captures: more go with the backend ring only");
+                open_source(config).map(Self::One)
+            }
+        }
+    }
+
+    /// One of the sources.
+    pub fn any(&self) -> Option<&dyn Source> {
+        match self {
+            Self::One(source) => Some(source.as_ref()),
+            Self::Many(rings) => rings.first().map(|ring| ring as &dyn Source),
+        }
+    }
+
+    /// How many shards they are for.
+    pub fn shards(&self) -> NonZeroUsize {
+        match self {
+            Self::One(_) => NonZeroUsize::MIN,
+            Self::Many(rings) => NonZeroUsize::new(rings.len()).unwrap_or(NonZeroUsize::MIN),
+        }
+    }
 }
 
 /// The engine's settings for this host, with a fresh secret.
@@ -236,6 +295,13 @@ pub fn fixed_settings(config: &Config) -> Settings {
         each: config.services.iter().map(service_settings).collect(),
         ..Settings::default()
     }
+}
+
+/// How many threads look at packets.
+#[must_use]
+pub fn threads(config: &Config) -> NonZeroUsize {
+    let threads = usize::try_from(config.capture.threads.get()).ok();
+    threads.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 100")]

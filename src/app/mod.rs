@@ -4,6 +4,7 @@
 //! from, how long they run and what is done with the outcome.
 
 pub mod check_config;
+mod crew;
 pub mod daemon;
 mod feed;
 mod live;
@@ -13,8 +14,9 @@ mod progress;
 pub mod range;
 pub mod render;
 pub mod replay;
+mod team;
 
 pub use live::{
-    Clock, Correction, Host, LiveError, Load, enter_namespace, fixed_settings, open_source,
-    settings, take_sample,
+    Clock, Correction, Host, LiveError, Load, Taps, enter_namespace, fixed_settings, open_source,
+    settings, take_sample, threads,
 };

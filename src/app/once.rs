@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::app::feed::feed;
+use crate::app::feed::{Selector, feed, selection};
 use crate::app::render;
 use crate::app::{Clock, Host, open_source, settings};
 use crate::capture::Source;
@@ -82,11 +82,20 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     kernel.ask(&mut engine, &mut host, config, &clock);
     let begin = Instant::now();
     if let Some(source) = &mut source {
+        let mut selector = Selector::default();
+        let mut next_tick = begin + STEP;
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
-            feed(&mut engine, source.as_mut(), left.min(STEP), || clock.correction(), &host)?;
+            let pause = next_tick.saturating_duration_since(Instant::now()).min(left);
+            feed(&mut engine, source.as_mut(), pause, || clock.correction(), &host)?;
             engine.handle_capture(source.stats());
-            engine.tick(clock.settled());
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + STEP;
+                engine.tick(clock.settled());
+                let report = engine.snapshot(engine.now());
+                selector.select(source.as_mut(), &selection(&engine, &report));
+            }
         }
         kernel.ask(&mut engine, &mut host, config, &clock);
         engine.tick(clock.now());

@@ -1,15 +1,17 @@
 //! `synwatch replay`: the same engine over capture files, with packet time as the clock.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::app::feed::feed;
+use crate::app::crew::Crew;
+use crate::app::feed::{Intake, feed};
 use crate::app::once::{Error, limits, print};
 use crate::app::progress::Progress;
 use crate::app::render;
-use crate::app::{Correction, Host};
+use crate::app::{Correction, Host, threads};
 use crate::capture::pcap::Pcap;
-use crate::capture::{Batch, Source};
+use crate::capture::{self, Batch, Source};
 use crate::cli::Output;
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
@@ -40,12 +42,11 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         key: HashKey(*b"synwatch replay."),
         ..crate::app::fixed_settings(config)
     };
-    let mut engine = Engine::idle(settings);
-    let mut progress = Progress::new(&source);
-    while feed(&mut engine, &mut source, Duration::ZERO, || Correction::NONE, &Host::default())?
-        != Batch::End
-    {
-        progress.show(&source);
+    let mut engine = Engine::sharded(settings, threads(config));
+    if engine.shards() == NonZeroUsize::MIN {
+        read(&mut engine, &mut source)?;
+    } else {
+        Crew::with(&mut engine, |crew| read(crew, &mut source))?;
     }
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
@@ -66,4 +67,14 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
     report.capture.source = source.name();
     report.capture.interfaces = source.interfaces();
     Ok(report)
+}
+
+/// Hands all of `source` to `intake`.
+fn read(intake: &mut impl Intake, source: &mut Pcap) -> Result<(), capture::Error> {
+    let mut progress = Progress::new(source);
+    let host = Host::default();
+    while feed(intake, source, Duration::ZERO, || Correction::NONE, &host)? != Batch::End {
+        progress.show(source);
+    }
+    Ok(())
 }

@@ -99,7 +99,7 @@ pub trait Source: Send {
     /// the other way around. It costs nothing where nothing has changed. Files always have all.
     ///
     /// # Errors
-    /// The kernel does not take the other filter.
+    /// The kernel does not take the other filter, and keeps the one that it has; another call tries again.
     fn select(&mut self, _selection: &Selection) -> Result<(), Error> {
         Ok(())
     }

@@ -122,7 +122,7 @@ impl Source for Pnet {
     }
 
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
-        let sockets = self.taps.iter().map(|tap| &tap.socket);
+        let sockets = self.taps.iter_mut().map(|tap| &mut tap.socket);
         select(&mut self.filter, selection, sockets)
     }
 }
@@ -140,13 +140,12 @@ struct Tap {
 impl Tap {
     fn open(interface: &NetworkInterface, filter: &Filter) -> Result<Self, Error> {
         let failed = |source| Error::Interface { interface: interface.name.clone(), source };
-        let channel = PacketSocket::open(filter)?;
-        let socket = channel.try_clone()?;
+        let socket = PacketSocket::open(filter)?;
         let config = Config {
             promiscuous: false,
             read_timeout: Some(Duration::ZERO),
             // `pnet_datalink` closes it, also where it fails.
-            socket_fd: Some(channel.into_raw_fd()),
+            socket_fd: Some(socket.duplicate()?),
             ..Config::default()
         };
         let Channel::Ethernet(_, receiver) =

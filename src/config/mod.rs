@@ -24,7 +24,7 @@ pub use service::{Mute, Service};
 pub use value::{
     Backend, Backlog, Bounded, BoundedSpan, CpuPercent, FilePath, Interface, KernelInterval,
     ListenAddress, LogFormat, LogLevel, MaxConnections, MaxServices, Netns, Network, OnceDuration,
-    PacketBudget, Port, Rate, RingSize, Span, TelemetryPath, TrackerCapacity, ValueError,
+    PacketBudget, Port, Rate, RingSize, Span, TelemetryPath, Threads, TrackerCapacity, ValueError,
 };
 
 /// The file that is read where none is named and this one exists.
@@ -70,6 +70,8 @@ pub struct Capture {
     pub packet_budget: Option<PacketBudget>,
     /// The part of a processor's time beyond which they are, in percent.
     pub cpu_percent: CpuPercent,
+    /// Threads that look at packets, each at its share of the flows.
+    pub threads: Threads,
     /// Only flows with one of these ports at an end are captured; empty for all.
     pub ports: Ports,
 }
@@ -82,6 +84,7 @@ impl Default for Capture {
             ring_size: const { RingSize::new(8 << 20) },
             packet_budget: None,
             cpu_percent: const { CpuPercent::new(25) },
+            threads: const { Threads::new(1) },
             ports: Ports::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Backend, Backlog, Config, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns,
-    Network, PacketBudget, TelemetryPath,
+    Network, PacketBudget, TelemetryPath, Threads,
 };
 
 /// Settings that stand above the file's; kept by the daemon, as they still hold after a reload.
@@ -14,6 +14,8 @@ pub struct Overrides {
     pub backend: Option<Backend>,
     /// `--packet-budget`
     pub packet_budget: Option<PacketBudget>,
+    /// `--threads`
+    pub threads: Option<Threads>,
     /// `--network`; empty where not given.
     pub networks: Vec<Network>,
     /// `--backlog`
@@ -37,6 +39,9 @@ impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) {
         replace_list(&mut config.capture.interfaces, &self.interfaces);
         replace(&mut config.capture.backend, self.backend.as_ref());
+        if let Some(threads) = self.threads {
+            config.capture.threads = threads;
+        }
         if self.packet_budget.is_some() {
             config.capture.packet_budget = self.packet_budget;
         }

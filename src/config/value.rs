@@ -83,6 +83,8 @@ pub type RingSize = Bounded<0x4_0000, 0x4000_0000>;
 pub type PacketBudget = Bounded<100, 1_000_000_000>;
 /// A part of one processor's time, in percent.
 pub type CpuPercent = Bounded<1, 100>;
+/// Threads that look at packets.
+pub type Threads = Bounded<1, 64>;
 /// Services that are followed one by one.
 pub type MaxServices = Bounded<2, 16_384>;
 /// Entries of the flow table.

@@ -213,6 +213,7 @@ impl Engine {
         for shard in self.shards.iter_mut() {
             shard.anchor(start);
         }
+        self.instruct();
     }
 
     /// The time that the engine has come to.
@@ -394,6 +395,7 @@ impl Engine {
             for shard in self.shards.iter_mut() {
                 shard.jump(self.now);
             }
+            self.instruct();
         }
         self.end_steps_until(self.now);
         for shard in self.shards.iter_mut() {
@@ -471,9 +473,11 @@ impl Engine {
     fn instruct(&mut self) {
         let (levels, sample) = (self.sampler.levels(), self.services.sample());
         let version = self.services.directory().version();
+        let limit = (self.step_end() + STEP).before(Duration::from_nanos(1));
         for shard in self.shards.iter_mut() {
             shard.levels = levels.clone();
             shard.sample = sample;
+            shard.limit = limit;
             shard.tallies.forget_before(version);
         }
     }

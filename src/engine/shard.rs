@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
 
+use crate::engine::STEP_NANOS;
 use crate::engine::directory::Shared;
 use crate::engine::sampling::Levels;
 use crate::engine::settings::Settings;
 use crate::engine::tally::Tallies;
-use crate::engine::{LATEST, STEP_NANOS};
 use crate::flow::{
     Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Tracker,
 };
@@ -125,6 +125,8 @@ pub struct Shard {
     next_bin: Timestamp,
     step: Step,
     step_began: Timestamp,
+    /// Where its time stands still until the engine's has come: the end of the step after the engine's.
+    pub(super) limit: Timestamp,
 }
 
 impl Shard {
@@ -159,6 +161,7 @@ impl Shard {
             next_bin: Timestamp::EPOCH,
             step: Step(0),
             step_began: Timestamp::EPOCH,
+            limit: Timestamp::EPOCH,
         }
     }
 
@@ -197,9 +200,9 @@ impl Shard {
         self.tracker.hasher()
     }
 
-    /// Lets time pass up to `now`: bins close, and steps end.
+    /// Lets time pass up to `now`, though not beyond the step after the engine's: bins close, and steps end.
     pub fn advance(&mut self, now: Timestamp) {
-        let now = now.min(LATEST);
+        let now = now.min(self.limit);
         while self.next_bin <= now {
             self.tracker.close_bin(self.tallies.len());
             self.thin_out();
@@ -244,21 +247,22 @@ impl Shard {
 
     /// Takes in all segments that are queued.
     pub fn handle_queue(&mut self) {
-        self.handle_queue_until(LATEST);
+        self.handle_first(self.queue.len());
     }
 
-    /// The same up to the first that arrived at `end` or later; its time.
+    /// Takes in those that are queued, up to the first that arrived at `end` or later; when that did.
     pub(super) fn handle_queue_until(&mut self, end: Timestamp) -> Option<Timestamp> {
+        let next = self.queue.iter().position(|queued| queued.at >= end);
+        self.handle_first(next.unwrap_or(self.queue.len()));
+        self.queue.first().map(|queued| queued.at)
+    }
+
+    fn handle_first(&mut self, count: usize) {
         let mut queue = std::mem::take(&mut self.queue);
-        let next = queue.iter().position(|queued| queued.at >= end);
-        let handled = next.unwrap_or(queue.len());
-        for queued in &queue[..handled] {
-            self.handle(queued);
+        for queued in queue.drain(..count) {
+            self.handle(&queued);
         }
-        queue.drain(..handled);
-        let next = queue.first().map(|queued| queued.at);
         self.queue = queue;
-        next
     }
 
     /// Takes in a frame that gave no segment.

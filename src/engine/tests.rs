@@ -3,6 +3,7 @@
 mod baselines;
 mod sampling;
 mod settings;
+mod shards;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

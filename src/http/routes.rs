@@ -10,14 +10,16 @@ use hyper::{Method, Response, StatusCode};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::http::page;
 use crate::metrics::{self, Exporter};
 use crate::observe::Report;
 
-/// Reports come every second; after so long without one the capture hangs or is gone.
+/// Reports come four times a second; after so long without one the capture hangs or is gone.
 const STALE: Duration = Duration::from_secs(5);
+/// The shortest time between two reports that are noted.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
@@ -59,6 +61,8 @@ impl State {
         let mut reports = self.reports.clone();
         while reports.changed().await.is_ok() {
             *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            // Not woken by each of them.
+            sleep(NOTE_INTERVAL).await;
         }
     }
 

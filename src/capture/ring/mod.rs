@@ -32,7 +32,7 @@ use crate::wire::{LinkType, Skip};
 
 use block::Packet;
 use map::Map;
-use socket::replace;
+use socket::update;
 pub(super) use socket::{PacketSocket, select, wait};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
@@ -47,12 +47,14 @@ const MIN_BLOCKS: usize = 4;
 /// without traffic there are none.
 const RETIRE_TIMEOUT: Duration = Duration::from_millis(64);
 
-/// How often an interface asked for by name is looked up, to follow one that was created again.
+/// How often interfaces are looked up, to follow one asked for by name that was created again.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Frames from `AF_PACKET` rings.
 pub struct Ring {
     interfaces: Interfaces,
+    /// Those of them that there were at the last look-up.
+    names: Vec<String>,
     filter: Filter,
     taps: Vec<Tap>,
     /// The tap whose turn it is: none can starve the others.
@@ -123,6 +125,7 @@ impl Ring {
     fn new(interfaces: &Interfaces, filter: Filter, taps: Vec<Tap>) -> Self {
         Self {
             interfaces: interfaces.clone(),
+            names: interfaces.names(),
             filter,
             taps,
             turn: 0,
@@ -136,6 +139,7 @@ impl Ring {
         let now = Instant::now();
         if now >= self.next_lookup {
             self.next_lookup = now + LOOKUP_INTERVAL;
+            self.names = self.interfaces.names();
             for tap in &self.taps {
                 tap.follow_interface();
             }
@@ -149,15 +153,11 @@ impl Ring {
     /// Has the filter pass what crosses the chosen interfaces, by the indexes that they have now.
     fn keep_to_interfaces(&mut self) -> Result<(), Error> {
         let index = |name: &String| self.taps.first()?.socket.interface_index(name).ok();
-        let interfaces = match &self.interfaces {
+        self.filter.interfaces = match &self.interfaces {
             Interfaces::Up | Interfaces::Any => None,
             Interfaces::Named(names) => Some(names.iter().filter_map(index).collect()),
         };
-        if interfaces != self.filter.interfaces {
-            let next = Filter { interfaces, ..self.filter.clone() };
-            replace(&mut self.filter, next, self.taps.iter().map(|tap| &tap.socket))?;
-        }
-        Ok(())
+        update(&self.filter, self.taps.iter_mut().map(|tap| &mut tap.socket))
     }
 
     /// The next tap with a block to read, beginning with the one whose turn it is.
@@ -175,7 +175,7 @@ impl Source for Ring {
     }
 
     fn interfaces(&self) -> Vec<String> {
-        self.interfaces.names()
+        self.names.clone()
     }
 
     /// Visits the frames of one block.
@@ -207,7 +207,7 @@ impl Source for Ring {
     }
 
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
-        let sockets = self.taps.iter().map(|tap| &tap.socket);
+        let sockets = self.taps.iter_mut().map(|tap| &mut tap.socket);
         select(&mut self.filter, selection, sockets)
     }
 }

@@ -12,7 +12,11 @@ use crate::capture::filter::Filter;
 use crate::capture::{Error, Selection};
 
 /// A packet socket that hears nothing until it is bound, and then only what its filter passes.
-pub(in crate::capture) struct PacketSocket(OwnedFd);
+pub(in crate::capture) struct PacketSocket {
+    descriptor: OwnedFd,
+    /// What it passes.
+    filter: Filter,
+}
 
 impl PacketSocket {
     /// Opens a socket in the network namespace of the calling thread. Protocol 0: no frame gets in
@@ -29,25 +33,25 @@ impl PacketSocket {
             });
         }
         // SAFETY: a descriptor that was just opened and that nothing else owns.
-        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut socket = Self { descriptor, filter: Filter::default() };
         socket.attach(filter)?;
         Ok(socket)
     }
 
-    /// A second handle to the same socket.
-    pub(in crate::capture) fn try_clone(&self) -> Result<Self, Error> {
-        self.0.try_clone().map(Self).map_err(|source| Error::Socket { call: "dup", source })
-    }
-
-    /// Gives the descriptor away.
-    pub(in crate::capture) fn into_raw_fd(self) -> RawFd {
-        self.0.into_raw_fd()
+    /// A second descriptor of the same socket, to be given away.
+    pub(in crate::capture) fn duplicate(&self) -> Result<RawFd, Error> {
+        let descriptor =
+            self.descriptor.try_clone().map_err(|source| Error::Socket { call: "dup", source })?;
+        Ok(descriptor.into_raw_fd())
     }
 
     /// Replaces the filter: between two frames, none is judged by neither or both.
-    pub(in crate::capture) fn attach(&self, filter: &Filter) -> Result<(), Error> {
+    fn attach(&mut self, filter: &Filter) -> Result<(), Error> {
         self.set_program(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter.program())
-            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })
+            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })?;
+        self.filter = filter.clone();
+        Ok(())
     }
 
     /// Joins the fan-out group of this number, or a new one where there is none, and returns its number. The
@@ -130,7 +134,7 @@ impl PacketSocket {
                 length,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                self.0.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 0,
             )
         };
@@ -154,7 +158,11 @@ impl PacketSocket {
         };
         // SAFETY: a valid address and its length.
         check(unsafe {
-            libc::bind(self.0.as_raw_fd(), (&raw const address).cast(), size_of_val_u32(&address))
+            libc::bind(
+                self.descriptor.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of_val_u32(&address),
+            )
         })
     }
 
@@ -174,7 +182,11 @@ impl PacketSocket {
         let mut length = size_of_val_u32(&address);
         // SAFETY: room for an address of the length given; the kernel writes no more.
         check(unsafe {
-            libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+            libc::getsockname(
+                self.descriptor.as_raw_fd(),
+                (&raw mut address).cast(),
+                &raw mut length,
+            )
         })?;
         Ok(address)
     }
@@ -192,7 +204,7 @@ impl PacketSocket {
         }
         // SAFETY: SIOCGIFINDEX reads the name and writes the index into the request.
         check(unsafe {
-            libc::ioctl(self.0.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request)
+            libc::ioctl(self.descriptor.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request)
         })?;
         // SAFETY: the member that the call has filled in.
         Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
@@ -217,7 +229,7 @@ impl PacketSocket {
         // SAFETY: a valid value and its length; the kernel copies it (and, for a filter, the program).
         check(unsafe {
             libc::setsockopt(
-                self.0.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 level,
                 option,
                 std::ptr::from_ref(value).cast(),
@@ -232,7 +244,7 @@ impl PacketSocket {
         // plain integers used here; the kernel writes no more.
         check(unsafe {
             libc::getsockopt(
-                self.0.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 level,
                 option,
                 std::ptr::from_mut(value).cast(),
@@ -250,7 +262,11 @@ pub(in crate::capture) fn wait<'a>(
 ) -> Result<Vec<bool>, Error> {
     let mut polled: Vec<libc::pollfd> = sockets
         .clone()
-        .map(|socket| libc::pollfd { fd: socket.0.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .map(|socket| libc::pollfd {
+            fd: socket.descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
         .collect();
     // Rounded up: a timeout of less than a millisecond must not become a busy loop.
     let millis = c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
@@ -271,28 +287,23 @@ pub(in crate::capture) fn wait<'a>(
     Ok(polled.iter().map(|polled| polled.revents & libc::POLLIN != 0).collect())
 }
 
-/// Has all `sockets` pass another selection, where it is another.
+/// Has all `sockets` pass another selection, those where it is another. One that fails keeps the one it had,
+/// and is tried again at the next call.
 pub(in crate::capture) fn select<'a>(
     filter: &mut Filter,
     selection: &Selection,
-    sockets: impl Iterator<Item = &'a PacketSocket>,
+    sockets: impl Iterator<Item = &'a mut PacketSocket>,
 ) -> Result<(), Error> {
-    if filter.selection != *selection {
-        let next = Filter { selection: selection.clone(), ..filter.clone() };
-        replace(filter, next, sockets)?;
-    }
-    Ok(())
+    filter.selection.clone_from(selection);
+    update(filter, sockets)
 }
 
-/// Has all `sockets` judge frames by another filter.
-pub(super) fn replace<'a>(
-    filter: &mut Filter,
-    next: Filter,
-    mut sockets: impl Iterator<Item = &'a PacketSocket>,
+/// Has all `sockets` judge frames by `filter`, those that do not yet.
+pub(super) fn update<'a>(
+    filter: &Filter,
+    sockets: impl Iterator<Item = &'a mut PacketSocket>,
 ) -> Result<(), Error> {
-    sockets.try_for_each(|socket| socket.attach(&next))?;
-    *filter = next;
-    Ok(())
+    sockets.filter(|socket| socket.filter != *filter).try_for_each(|socket| socket.attach(filter))
 }
 
 /// The result of a system call that returns -1 on failure.
@@ -303,4 +314,34 @@ fn check(result: c_int) -> io::Result<()> {
 /// The size of a value as the socket calls want it.
 fn size_of_val_u32<T>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(mem::size_of_val(value)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_takes_no_other_filter_keeps_none_of_the_rest_from_its_own() {
+        let mut filter = Filter::default();
+        let open = |filter: &Filter| PacketSocket::open(filter).ok();
+        let (Some(mut free), Some(mut locked)) = (open(&filter), open(&filter)) else {
+            eprintln!("skipped: needs CAP_NET_RAW");
+            return;
+        };
+        let on: c_int = 1;
+        locked.set(libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &on).unwrap();
+        let before = filter.selection.clone();
+        let data = Selection { data: true, flows: None };
+
+        let mut ask = |selection: &Selection, free: &mut PacketSocket| {
+            select(&mut filter, selection, [free, &mut locked].into_iter())
+        };
+        assert!(ask(&data, &mut free).is_err());
+        assert_eq!(free.filter.selection, data);
+        assert!(ask(&data, &mut free).is_err(), "it is tried again");
+        // Back to what the locked one still has: the other must be told.
+        ask(&before, &mut free).unwrap();
+        assert_eq!(free.filter.selection, before);
+        assert_eq!(locked.filter.selection, before);
+    }
 }

@@ -177,8 +177,9 @@ impl Source for Xdp {
 
     fn select(&mut self, selection: &Selection) -> Result<(), capture::Error> {
         if self.rules.selection != *selection {
-            self.rules.selection = selection.clone();
-            self.program.set_rules(&self.rules)?;
+            let rules = Rules { selection: selection.clone(), ..self.rules };
+            self.program.set_rules(&rules)?;
+            self.rules = rules;
         }
         Ok(())
     }

@@ -1,0 +1,264 @@
+//! Several capture threads in the daemon, each with a ring and a shard of its own.
+//!
+//! A thread holds its shard while it works on a block of the ring; four times a second the thread that owns the engine takes all
+//! shards, judges, and puts them back. So neither waits for the other longer than that takes.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::app::feed::{Intake, Selector, feed};
+use crate::app::{Clock, Host, live::thread_time};
+use crate::capture::{self, Selection, Source, ring::Ring};
+use crate::engine::{Engine, Shard};
+use crate::flow::{FlowKey, Hasher};
+use crate::observe::CaptureStats;
+use crate::stats::STEP;
+use crate::time::Timestamp;
+use crate::wire::{Segment, Skip};
+
+/// The capture threads.
+pub struct Team {
+    posts: Arc<[Post]>,
+    orders: Arc<Orders>,
+    threads: Vec<JoinHandle<Result<(), capture::Error>>>,
+    name: &'static str,
+}
+
+/// Where a thread and the owner of the engine meet.
+#[derive(Default)]
+struct Post {
+    /// None only while the engine has it, which holds the lock then.
+    shard: Mutex<Option<Shard>>,
+    stats: Mutex<CaptureStats>,
+    /// Processor time of the thread in nanoseconds.
+    used: AtomicU64,
+}
+
+/// What all threads go by.
+struct Orders {
+    stop: AtomicBool,
+    selection: Mutex<Selection>,
+    host: Mutex<Arc<Host>>,
+    interfaces: Mutex<Vec<String>>,
+}
+
+/// How long a thread waits for frames before it looks for orders.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Team {
+    /// Starts a thread for each of `rings`, which are the shards of `engine` in their order.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(
+        rings: Vec<Ring>,
+        engine: &mut Engine,
+        host: &Host,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let posts: Arc<[Post]> = rings.iter().map(|_| Post::default()).collect();
+        let orders = Arc::new(Orders {
+            stop: AtomicBool::new(false),
+            selection: Mutex::default(),
+            host: Mutex::new(Arc::new(host.clone())),
+            interfaces: Mutex::default(),
+        });
+        let name = rings.first().map_or("none", |ring| ring.name());
+        for (post, shard) in posts.iter().zip(engine.lend()) {
+            *lock(&post.shard) = Some(shard);
+        }
+        let hasher = *engine.hasher();
+        let threads = (0..)
+            .zip(rings)
+            .map(|(number, ring)| {
+                let member = Member {
+                    number,
+                    ring,
+                    hasher,
+                    clock,
+                    posts: Arc::clone(&posts),
+                    orders: Arc::clone(&orders),
+                };
+                thread::Builder::new()
+                    .name(format!("capture-{number}"))
+                    .spawn(move || member.watch())
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { posts, orders, threads, name })
+    }
+
+    /// Runs `work` while the engine has all of its shards.
+    pub fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mut places: Vec<_> = self.posts.iter().map(|post| lock(&post.shard)).collect();
+        engine.put_back(places.iter_mut().filter_map(|place| place.take()).collect());
+        let outcome = work(engine);
+        for (place, shard) in places.iter_mut().zip(engine.lend()) {
+            **place = Some(shard);
+        }
+        outcome
+    }
+
+    /// What all rings together have received and dropped.
+    pub fn stats(&self) -> CaptureStats {
+        self.posts.iter().fold(CaptureStats::default(), |mut sum, post| {
+            let stats = *lock(&post.stats);
+            sum.received += stats.received;
+            sum.dropped += stats.dropped;
+            sum
+        })
+    }
+
+    /// Processor time that each thread has used so far.
+    pub fn used(&self) -> impl Iterator<Item = Duration> {
+        self.posts.iter().map(|post| Duration::from_nanos(post.used.load(Ordering::Relaxed)))
+    }
+
+    /// The name of the sources.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The interfaces listened on.
+    pub fn interfaces(&self) -> Vec<String> {
+        lock(&self.orders.interfaces).clone()
+    }
+
+    /// Has all rings pass what is selected.
+    pub fn select(&self, selection: Selection) {
+        *lock(&self.orders.selection) = selection;
+    }
+
+    /// Tells all threads of a change of the host.
+    pub fn learn(&self, host: &Host) {
+        *lock(&self.orders.host) = Arc::new(host.clone());
+    }
+
+    /// How the first thread ended that has, where one has.
+    pub fn ended(&mut self) -> Option<Result<(), capture::Error>> {
+        let ended = self.threads.iter().position(JoinHandle::is_finished)?;
+        Some(join(self.threads.swap_remove(ended)))
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.orders.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // Whatever the end of the daemon is, it is told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How a thread ended; its panic goes on here.
+fn join(thread: JoinHandle<Result<(), capture::Error>>) -> Result<(), capture::Error> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panics ends the daemon.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of the threads.
+struct Member {
+    number: usize,
+    ring: Ring,
+    hasher: Hasher,
+    clock: Clock,
+    posts: Arc<[Post]>,
+    orders: Arc<Orders>,
+}
+
+impl Member {
+    fn watch(mut self) -> Result<(), capture::Error> {
+        let mut selector = Selector::default();
+        let mut next_look = Instant::now();
+        while !self.orders.stop.load(Ordering::Relaxed) {
+            let host = Arc::clone(&lock(&self.orders.host));
+            let mut desk = Desk {
+                number: self.number,
+                hasher: &self.hasher,
+                posts: &self.posts,
+                own: None,
+                strays: Vec::new(),
+            };
+            let clock = self.clock;
+            feed(&mut desk, &mut self.ring, PATIENCE, || clock.correction(), &host)?;
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + STEP;
+                let post = &self.posts[self.number];
+                *lock(&post.stats) = self.ring.stats();
+                let used = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
+                post.used.store(used, Ordering::Relaxed);
+                if self.number == 0 {
+                    *lock(&self.orders.interfaces) = self.ring.interfaces();
+                }
+            }
+            let selection = lock(&self.orders.selection).clone();
+            selector.select(&mut self.ring, &selection);
+        }
+        Ok(())
+    }
+}
+
+/// What a thread has before it while it works on a block.
+struct Desk<'a> {
+    number: usize,
+    hasher: &'a Hasher,
+    posts: &'a [Post],
+    /// Its shard, from the first frame on.
+    own: Option<MutexGuard<'a, Option<Shard>>>,
+    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first ring.
+    strays: Vec<(Timestamp, u32, FlowKey, Segment)>,
+}
+
+impl Desk<'_> {
+    fn own(&mut self) -> Option<&mut Shard> {
+        let post = &self.posts[self.number];
+        self.own.get_or_insert_with(|| lock(&post.shard)).as_mut()
+    }
+}
+
+impl Intake for Desk<'_> {
+    #[inline]
+    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
+        let flow = self.hasher.flow(segment);
+        let count = NonZeroUsize::new(self.posts.len()).unwrap_or(NonZeroUsize::MIN);
+        if flow.hash.rank().shard(count) != self.number {
+            return self.strays.push((at, interface, flow, *segment));
+        }
+        if let Some(shard) = self.own()
+            && shard.queue_segment(at, interface, flow, segment)
+        {
+            shard.handle_queue();
+        }
+    }
+
+    fn skip(&mut self, _at: Option<Timestamp>, skip: Skip) {
+        if let Some(shard) = self.own() {
+            shard.skip(skip);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(mut own) = self.own.take()
+            && let Some(shard) = own.as_mut()
+        {
+            shard.handle_queue();
+        }
+        // One lock at a time.
+        for (at, interface, flow, segment) in self.strays.drain(..) {
+            let count = NonZeroUsize::new(self.posts.len()).unwrap_or(NonZeroUsize::MIN);
+            if let Some(shard) = lock(&self.posts[flow.hash.rank().shard(count)].shard).as_mut() {
+                shard.queue_segment(at, interface, flow, &segment);
+                shard.handle_queue();
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! However the flows are divided, the same comes out.
+
+use super::*;
+
+/// Clients, a flood, a scanner and one source at full tilt; the report at the end and all that was said.
+fn run(shards: usize) -> (Report, Vec<(f64, Action)>) {
+    let mut world = World::new();
+    let shards = NonZeroUsize::new(shards).expect("some");
+    world.engine = Engine::sharded(Settings { flows: 1 << 18, ..settings() }, shards);
+    world.engine.reach(START);
+    world.clients(0.0, 50.0, 60.0, 2).flood(20.0, 40.0, 400.0, Random::address);
+    let scanner = Address::v4([198, 51, 100, 9]);
+    for n in 0..400_u16 {
+        let syn = Segment {
+            source: scanner,
+            destination: VICTIM,
+            source_port: 50_000 + n % 7,
+            destination_port: 1_000 + n,
+            ..state_test_segment(SYN, n.into(), 0)
+        };
+        world.send(5.0 + f64::from(n) * 0.003, syn);
+    }
+    for n in 0..12_000_u16 {
+        let syn = Segment {
+            source: Address::v4([203, 0, 113, 77]),
+            destination: Address::v4([192, 0, 2, 99]),
+            source_port: n,
+            destination_port: n.wrapping_mul(7_919),
+            ..state_test_segment(SYN, u32::from(n) * 65_536, 0)
+        };
+        world.send(42.0 + f64::from(n) / 8_000.0, syn);
+    }
+    world.until(50.0);
+    (world.report(), world.said)
+}
+
+/// Without what only approximates a whole, or is a matter of rounding: the most half-open connections at once, one
+/// source's share of all, the capacity of the tables, a sum of many small numbers.
+fn comparable(mut report: Report) -> Report {
+    report.totals.half_open_peak = 0;
+    report.internals.flow_table_capacity = 0;
+    report.internals.handshake_durations.sum = report.internals.handshake_durations.sum.round();
+    for detection in &mut report.detections {
+        if detection.target.port.is_none() {
+            detection.evidence.top_prefixes.clear();
+        }
+    }
+    report
+}
+
+#[test]
+fn shards_together_come_to_the_same_verdicts_as_one() {
+    let (one, told) = run(1);
+    let classes: std::collections::BTreeSet<_> =
+        one.detections.iter().map(|d| (d.class, d.variant)).collect();
+    assert!(classes.contains(&(Class::SynFlood, Some(Variant::SpoofedRandom))), "{classes:?}");
+    assert!(classes.contains(&(Class::SynFlood, Some(Variant::SingleSource))), "{classes:?}");
+    assert!(classes.contains(&(Class::PortScan, Some(Variant::Vertical))), "{classes:?}");
+    for shards in [2, 3, 8] {
+        let (many, said) = run(shards);
+        let peak = (one.totals.half_open_peak, many.totals.half_open_peak);
+        assert!(peak.1 >= peak.0 && peak.1 <= peak.0 + peak.0 / 20, "{peak:?}");
+        assert_eq!(said.len(), told.len());
+        let (many, one) = (comparable(many), comparable(one.clone()));
+        assert_eq!(many.detections, one.detections, "{shards} shards");
+        assert_eq!(many.services, one.services, "{shards} shards");
+        assert!(many == one, "{shards} shards");
+    }
+}
