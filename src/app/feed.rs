@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::app::{Correction, Host};
-use crate::capture::{Batch, Error, Selection, Source};
+use crate::capture::{Batch, Error, Frames, Selection, Source};
 use crate::engine::Engine;
 use crate::observe::Report;
 use crate::time::Timestamp;
@@ -41,7 +41,7 @@ impl Intake for Engine {
 ///
 /// # Errors
 /// The source is of no use any more.
-pub fn feed<I: Intake, S: Source + ?Sized>(
+pub fn feed<I: Intake, S: Frames + ?Sized>(
     intake: &mut I,
     source: &mut S,
     timeout: Duration,
@@ -50,7 +50,7 @@ pub fn feed<I: Intake, S: Source + ?Sized>(
 ) -> Result<Batch, Error> {
     // Asked for at the first frame: the clock may have been set while none came.
     let mut reckoned = None;
-    let batch = source.read_batch(timeout, &mut |record| {
+    let batch = source.visit(timeout, |record| {
         let (frame, at) = match record {
             Ok(frame) => {
                 let correction = *reckoned.get_or_insert_with(&correction);

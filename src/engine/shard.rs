@@ -22,8 +22,8 @@ use crate::stats::{Attempt, BINS, Hosts, Lot, Recent, Step, network_of, sketch, 
 use crate::time::Timestamp;
 use crate::wire::{Address, Flags, Segment, Skip};
 
-/// What opens or closes a connection.
-const CONTROL: Flags = Flags(Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0);
+/// What opens a connection or resets it.
+const OPENS_OR_RESETS: Flags = Flags(Flags::SYN.0 | Flags::RST.0);
 /// Segments that are queued: more than it takes to fetch what is known of a flow.
 const QUEUE: usize = 32;
 /// Completions that are kept until they are entered together.
@@ -87,8 +87,18 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Counts one segment or flow in a total, for as many as it stands for.
+    #[inline]
+    fn add(&mut self, level: Level, total: impl Fn(&mut Totals) -> &mut u64) {
+        let weight = u64::from(level.weight());
+        *total(&mut self.totals) += weight;
+        if weight > 1 {
+            *total(&mut self.squares) += weight * (weight - 1);
+        }
+    }
+
     /// Adds the counts of another.
-    pub fn add(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         self.totals.add(&other.totals);
         self.squares.add(&other.squares);
         self.attempts += other.attempts;
@@ -302,7 +312,10 @@ impl Shard {
             Event::Unsampled => return self.skip(Skip::Unsampled),
             _ => {}
         }
-        if seen.event == Event::None && !segment.flags.intersects(CONTROL) {
+        if seen.event == Event::None && !segment.flags.intersects(OPENS_OR_RESETS) {
+            if segment.flags.intersects(Flags::FIN) {
+                self.sums.add(seen.level, |totals| &mut totals.fin);
+            }
             return self.carry_on(seen.service, !seen.from_client);
         }
         self.sums.packets += 1;
@@ -313,7 +326,7 @@ impl Shard {
         self.note(segment, &seen, source);
     }
 
-    /// Counts a segment that neither opens nor closes anything.
+    /// Counts a segment that is no part of a handshake.
     #[inline]
     fn carry_on(&mut self, service: ServiceId, from_server: bool) {
         self.sums.packets += 1;
@@ -325,50 +338,46 @@ impl Shard {
     /// The totals, over all services. A SYN has a source.
     fn count(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
         let flags = segment.flags;
-        // A RST for a flow that is not known has no role; it is an answer to something.
-        self.sums.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
         let weight = seen.level.weight();
-        let (totals, squares) = (&mut self.sums.totals, &mut self.sums.squares);
-        let mut add = |total: fn(&mut Totals) -> &mut u64| {
-            *total(totals) += u64::from(weight);
-            if weight > 1 {
-                *total(squares) += u64::from(weight) * u64::from(weight - 1);
-            }
-        };
+        let sums = &mut self.sums;
+        // A RST for a flow that is not known has no role; it is an answer to something.
+        sums.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
         if let Some(source) = source {
-            add(|totals| &mut totals.syn);
+            sums.add(seen.level, |totals| &mut totals.syn);
             if seen.event == Event::SynRepeated {
-                add(|totals| &mut totals.syn_retransmitted);
+                sums.add(seen.level, |totals| &mut totals.syn_retransmitted);
             } else {
                 self.sources.update_with_coupon(source);
-                self.sums.attempts += 1;
-                self.sums.weighted_attempts += u64::from(weight);
+                sums.attempts += 1;
+                sums.weighted_attempts += u64::from(weight);
             }
         }
         if flags.is_syn_ack() {
-            add(|totals| &mut totals.syn_ack);
+            sums.add(seen.level, |totals| &mut totals.syn_ack);
         }
         if flags.intersects(Flags::FIN) {
-            add(|totals| &mut totals.fin);
+            sums.add(seen.level, |totals| &mut totals.fin);
         }
         if flags.intersects(Flags::RST) {
-            add(|totals| &mut totals.rst);
+            sums.add(seen.level, |totals| &mut totals.rst);
         }
         match seen.event {
             Event::Completed | Event::CompletedLate => {
-                add(|totals| &mut totals.handshakes_completed);
+                sums.add(seen.level, |totals| &mut totals.handshakes_completed);
                 if seen.event == Event::Completed {
-                    self.sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
+                    sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
                 } else {
                     // It was presumed before.
-                    let presumed = &mut totals.handshakes_presumed;
+                    let presumed = &mut sums.totals.handshakes_presumed;
                     *presumed = presumed.saturating_sub(weight.into());
                 }
             }
             Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
-                add(|totals| &mut totals.handshakes_presumed);
+                sums.add(seen.level, |totals| &mut totals.handshakes_presumed);
             }
-            Event::Refused(_) | Event::Reset(_) => add(|totals| &mut totals.handshakes_reset),
+            Event::Refused(_) | Event::Reset(_) => {
+                sums.add(seen.level, |totals| &mut totals.handshakes_reset);
+            }
             Event::None
             | Event::Copy
             | Event::Unsampled

@@ -136,7 +136,7 @@ impl Shards {
     /// What was counted over all services.
     pub fn sums(&self) -> Sums {
         let mut sums = Sums::default();
-        self.iter().for_each(|shard| sums.add(&shard.sums));
+        self.iter().for_each(|shard| sums.merge(&shard.sums));
         sums
     }
 

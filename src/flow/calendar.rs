@@ -36,8 +36,9 @@ impl Bin {
 /// Counts by deadline, for deadlines less than `2^shift * LENGTH` bins ahead.
 #[derive(Clone, Debug)]
 pub struct Calendar<const LENGTH: usize> {
-    /// Nothing before the first count: most of a thousand services never come.
-    counts: Option<Box<[u64; LENGTH]>>,
+    /// Nothing before the first count: most of a thousand services never come. A table of 2^24 flows that stand for
+    /// 2^16 each would have to be due in one bin, nearly all of it half-open, to be too many for 32 bits.
+    counts: Option<Box<[u32; LENGTH]>>,
     /// One count covers `2^shift` bins.
     shift: u32,
     total: u64,
@@ -67,7 +68,7 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
         Bin(deadline.0 | ((1 << self.shift) - 1))
     }
 
-    fn slot(&mut self, deadline: Bin) -> &mut u64 {
+    fn slot(&mut self, deadline: Bin) -> &mut u32 {
         let counts = self.counts.get_or_insert_with(|| Box::new([0; LENGTH]));
         &mut counts[(deadline.0 >> self.shift) as usize % LENGTH]
     }
@@ -77,8 +78,10 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
     #[inline]
     pub fn enter(&mut self, deadline: Bin, now: Bin, weight: u32) -> Bin {
         let deadline = self.round(deadline, now);
-        *self.slot(deadline) += u64::from(weight);
-        self.total += u64::from(weight);
+        let slot = self.slot(deadline);
+        let entered = weight.min(u32::MAX - *slot);
+        *slot += entered;
+        self.total += u64::from(entered);
         deadline
     }
 
@@ -86,10 +89,10 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
     #[inline]
     pub fn strike(&mut self, deadline: Bin, weight: u32) {
         let slot = self.slot(deadline);
-        debug_assert!(*slot >= u64::from(weight), "struck what was never entered");
-        let struck = (*slot).min(u64::from(weight));
+        debug_assert!(*slot >= weight, "struck what was never entered");
+        let struck = (*slot).min(weight);
         *slot -= struck;
-        self.total -= struck;
+        self.total -= u64::from(struck);
     }
 
     /// Closes the bin `bin`, which must be called for every bin in turn; returns how many expired
@@ -99,7 +102,7 @@ impl<const LENGTH: usize> Calendar<LENGTH> {
         if self.total == 0 || bin.0 & last != last {
             return 0;
         }
-        let expired = std::mem::take(self.slot(bin));
+        let expired = u64::from(std::mem::take(self.slot(bin)));
         self.total -= expired;
         expired
     }

@@ -14,7 +14,7 @@ use crate::wire::{Address, Segment, SeqNumber};
 /// Attempts that are drawn from a step, where few services have any.
 pub(super) const PER_STEP: usize = 64;
 /// The fewest, however many services have some.
-const LEAST: usize = 8;
+const LEAST: usize = 4;
 /// Attempts that are drawn from a step of all services together.
 const OF_ALL: usize = 2_048;
 /// Steps whose samples are kept until they are mature.

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::capture::{Batch, Direction, Error, Frame, Source};
+use crate::capture::{Batch, Direction, Error, Frame, Frames, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
 use crate::wire::{LinkType, Skip};
@@ -83,12 +83,25 @@ impl Source for Pcap {
         self.files.iter().map(|file| file.path.display().to_string()).collect()
     }
 
-    /// Visits up to 4,096 records; standard input is waited for without a timeout.
-    #[inline]
     fn read_batch(
         &mut self,
-        _timeout: Duration,
+        timeout: Duration,
         visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+    ) -> Result<Batch, Error> {
+        self.visit(timeout, visit)
+    }
+
+    fn stats(&mut self) -> CaptureStats {
+        CaptureStats { received: self.received, dropped: 0 }
+    }
+}
+
+impl Frames for Pcap {
+    /// Visits up to 4,096 records; standard input is waited for without a timeout.
+    fn visit(
+        &mut self,
+        _timeout: Duration,
+        mut visit: impl FnMut(Result<Frame<'_>, Skip>),
     ) -> Result<Batch, Error> {
         let mut visited = 0;
         while visited < BATCH {
@@ -118,7 +131,7 @@ impl Source for Pcap {
                     let run = file.run(
                         |at| until.is_none_or(|until| (at, index) < until),
                         BATCH - visited,
-                        visit,
+                        &mut visit,
                     );
                     visited += run;
                     self.received += run as u64;
@@ -126,10 +139,6 @@ impl Source for Pcap {
             }
         }
         Ok(Batch::Frames)
-    }
-
-    fn stats(&mut self) -> CaptureStats {
-        CaptureStats { received: self.received, dropped: 0 }
     }
 }
 
@@ -209,7 +218,7 @@ impl File {
         &mut self,
         due: impl Fn(Timestamp) -> bool,
         limit: usize,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut impl FnMut(Result<Frame<'_>, Skip>),
     ) -> usize {
         let (window, _) = self.input.window();
         let (mut next, mut visited) = (self.next, 0);

@@ -24,7 +24,9 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::capture::filter::{self, Filter};
-use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
+use crate::capture::{
+    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
+};
 use crate::flow::Ranks;
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
@@ -178,22 +180,12 @@ impl Source for Ring {
         self.names.clone()
     }
 
-    /// Visits the frames of one block.
     fn read_batch(
         &mut self,
         timeout: Duration,
         visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
     ) -> Result<Batch, Error> {
-        self.follow_interfaces();
-        let mut ready = self.ready();
-        if ready.is_none() {
-            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
-            ready = self.ready();
-        }
-        let Some(index) = ready else { return Ok(Batch::Idle) };
-        self.taps[index].read_block(visit);
-        self.turn = index + 1;
-        Ok(Batch::Frames)
+        self.visit(timeout, visit)
     }
 
     fn stats(&mut self) -> CaptureStats {
@@ -209,6 +201,26 @@ impl Source for Ring {
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
         let sockets = self.taps.iter_mut().map(|tap| &mut tap.socket);
         select(&mut self.filter, selection, sockets)
+    }
+}
+
+impl Frames for Ring {
+    /// Visits the frames of one block.
+    fn visit(
+        &mut self,
+        timeout: Duration,
+        visit: impl FnMut(Result<Frame<'_>, Skip>),
+    ) -> Result<Batch, Error> {
+        self.follow_interfaces();
+        let mut ready = self.ready();
+        if ready.is_none() {
+            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
+            ready = self.ready();
+        }
+        let Some(index) = ready else { return Ok(Batch::Idle) };
+        self.taps[index].read_block(visit);
+        self.turn = index + 1;
+        Ok(Batch::Frames)
     }
 }
 
@@ -263,7 +275,7 @@ impl Tap {
         self.map.block(self.block).is_some()
     }
 
-    fn read_block(&mut self, visit: &mut dyn FnMut(Result<Frame<'_>, Skip>)) {
+    fn read_block(&mut self, mut visit: impl FnMut(Result<Frame<'_>, Skip>)) {
         if let Some(block) = self.map.block(self.block) {
             for packet in block::packets(block) {
                 visit(Ok(frame(&packet)));
