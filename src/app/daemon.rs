@@ -41,6 +41,7 @@ use crate::metrics::Exporter;
 use crate::observe::{KernelSample, Report};
 use crate::state::{self, StateFile};
 use crate::stats::STEP;
+use crate::sys::memory::share_heap;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
 
@@ -101,6 +102,7 @@ struct Shared {
 /// # Errors
 /// Where it cannot start, or cannot go on.
 pub fn run(config: &Config) -> Result<(), Error> {
+    share_heap();
     app::logging::start(&config.log);
     let listener = match config.web.enabled {
         true => Some(http::bind(config.web.listen_address.0)?),

@@ -111,7 +111,7 @@ impl Default for Watch {
             networks: Vec::new(),
             // net.core.somaxconn since Linux 5.4.
             backlog: const { Backlog::new(4_096) },
-            max_services: const { MaxServices::new(1_024) },
+            max_services: const { MaxServices::new(512) },
             netns: None,
         }
     }

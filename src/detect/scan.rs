@@ -38,6 +38,12 @@ const PER_NETWORK: f64 = 2.0;
 #[derive(Clone, Debug)]
 struct Bits<const N: usize>([u64; N]);
 
+impl<const N: usize> Default for Bits<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
 impl<const N: usize> Bits<N> {
     /// Whether the hash (or, the fuller the set, another) was not in the set before.
     fn insert(&mut self, hash: u64) -> bool {
@@ -56,6 +62,36 @@ impl<const N: usize> Bits<N> {
     }
 }
 
+/// Hashes of what a source tried.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    service: u64,
+    host: u64,
+    /// The /16 (IPv6: /48) of the host.
+    network: u64,
+    port: u64,
+}
+
+/// All that a source tried.
+#[derive(Clone, Debug, Default)]
+struct AllTried {
+    services: Bits<32>,
+    hosts: Bits<8>,
+    networks: Bits<8>,
+    ports: Bits<32>,
+}
+
+impl AllTried {
+    /// Whether the service was not tried before.
+    fn insert(&mut self, tried: &Tried) -> bool {
+        let new = self.services.insert(tried.service);
+        self.hosts.insert(tried.host);
+        self.networks.insert(tried.network);
+        self.ports.insert(tried.port);
+        new
+    }
+}
+
 /// One source.
 #[derive(Clone, Debug)]
 struct Walk {
@@ -66,11 +102,9 @@ struct Walk {
     first: Timestamp,
     /// Its last first contact.
     last: Timestamp,
-    services: Bits<32>,
-    hosts: Bits<8>,
-    /// The /16s (IPv6: /48s) of the hosts.
-    networks: Bits<8>,
-    ports: Bits<32>,
+    first_tried: Tried,
+    /// Where that is not all: most sources of a flood come once.
+    tried: Option<Box<AllTried>>,
     /// One of its addresses: of IPv6 a /64 is one source.
     address: Address,
     /// What it tried last, and the prefix of all that it tried.
@@ -119,28 +153,20 @@ impl Scanners {
     /// Takes in the outcome of an attempt of `source` at `to` that began at `at`.
     pub fn observe(&mut self, at: Timestamp, address: Address, to: (Address, u16), success: bool) {
         let source = source_of(address);
-        // Without a failure there is nothing to tell: the ratio would stay at 1.
-        let room = !success && self.map.len() < LIMIT;
-        let walk = match self.map.get_mut(&source) {
-            Some(walk) => walk,
-            None if room => self.map.entry(source).or_insert_with(|| Walk::new(at, address, to)),
-            None => return,
-        };
-        walk.attempts += 1;
-        walk.failed += u32::from(!success);
         let host = self.hasher.address(to.0);
         let port = self.hasher.address(Address::from_bits(u128::from(to.1)));
-        if !walk.services.insert(host ^ port.rotate_left(32)) {
-            return;
-        }
-        walk.ratio = if success { walk.ratio.saturating_sub(1) } else { walk.ratio + 1 };
-        walk.hosts.insert(host);
         let network = to.0.prefix(if to.0.is_ipv4() { 16 } else { 48 });
-        walk.networks.insert(self.hasher.address(network));
-        walk.ports.insert(port);
-        walk.last = walk.last.max(at);
-        walk.target = to;
-        walk.prefix = walk.prefix.and_then(|prefix| widened(prefix, to.0));
+        let network = self.hasher.address(network);
+        let tried = Tried { service: host ^ port.rotate_left(32), host, network, port };
+        // Without a failure there is nothing to tell: the ratio would stay at 1.
+        let room = !success && self.map.len() < LIMIT;
+        match self.map.get_mut(&source) {
+            Some(walk) => walk.go_on(at, to, tried, success),
+            None if room => {
+                self.map.insert(source, Walk::new(at, address, to, tried));
+            }
+            None => {}
+        }
     }
 
     /// Forgets sources that have made no first contact for long.
@@ -163,32 +189,60 @@ impl Scanners {
 }
 
 impl Walk {
-    fn new(at: Timestamp, address: Address, to: (Address, u16)) -> Self {
+    /// A source whose first attempt fails.
+    fn new(at: Timestamp, address: Address, to: (Address, u16), tried: Tried) -> Self {
         Self {
-            ratio: 0,
-            attempts: 0,
-            failed: 0,
+            ratio: 1,
+            attempts: 1,
+            failed: 1,
             first: at,
             last: at,
-            services: Bits([0; 32]),
-            hosts: Bits([0; 8]),
-            networks: Bits([0; 8]),
-            ports: Bits([0; 32]),
+            first_tried: tried,
+            tried: None,
             address,
             target: to,
             prefix: common_prefix([to.0].into_iter()),
         }
     }
 
+    fn go_on(&mut self, at: Timestamp, to: (Address, u16), tried: Tried, success: bool) {
+        self.attempts += 1;
+        self.failed += u32::from(!success);
+        let first = &self.first_tried;
+        if self.tried.is_none() && tried.service == first.service {
+            return;
+        }
+        let all = self.tried.get_or_insert_with(|| {
+            let mut all = Box::<AllTried>::default();
+            all.insert(first);
+            all
+        });
+        if !all.insert(&tried) {
+            return;
+        }
+        self.ratio = if success { self.ratio.saturating_sub(1) } else { self.ratio + 1 };
+        self.last = self.last.max(at);
+        self.target = to;
+        self.prefix = self.prefix.and_then(|prefix| widened(prefix, to.0));
+    }
+
+    /// About how many of something it tried.
+    fn count<const N: usize>(&self, of: impl Fn(&AllTried) -> &Bits<N>) -> f64 {
+        self.tried.as_ref().map_or(1.0, |all| of(all).estimate())
+    }
+
     fn is_scan(&self) -> bool {
-        let (hosts, networks) = (self.hosts.estimate(), self.networks.estimate());
         self.ratio >= DECIDED
-            && self.services.estimate() >= FRESH * f64::from(self.attempts)
-            && (hosts < 1.5 || hosts >= PER_NETWORK * networks)
+            && self.count(|all| &all.services) >= FRESH * f64::from(self.attempts)
+            && {
+                let hosts = self.count(|all| &all.hosts);
+                hosts < 1.5 || hosts >= PER_NETWORK * self.count(|all| &all.networks)
+            }
     }
 
     fn scan(&self, source: Address) -> Scan {
-        let (one_host, one_port) = (self.hosts.estimate() < 1.5, self.ports.estimate() < 1.5);
+        let one_host = self.count(|all| &all.hosts) < 1.5;
+        let one_port = self.count(|all| &all.ports) < 1.5;
         let (address, port) = self.target;
         Scan {
             source,
@@ -203,7 +257,7 @@ impl Walk {
                 port: one_port.then_some(port),
             },
             prefix: self.prefix.filter(|_| !one_host),
-            services: self.services.estimate(),
+            services: self.count(|all| &all.services),
             attempts: self.attempts,
             failed: self.failed,
             first: self.first,

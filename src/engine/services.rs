@@ -156,10 +156,11 @@ impl Services {
         if step > self.step {
             self.step = step;
             self.sample = Drawn::size(self.list.iter().map(|service| &service.drawn));
+            let kept = Failures::limit(self.list.iter().map(|service| &service.failures));
             let mut directory = self.directory.look();
             for (service, id) in self.list.iter_mut().zip(0..) {
                 service.windows.begin(step);
-                service.failures.resize(self.sample);
+                service.failures.resize(kept);
                 service.counts.packets = 0;
                 directory.tenant_mut(ServiceId(id)).may_go = service.is_idle(now);
             }

@@ -42,7 +42,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             flows: 1 << 20,
-            services: 1_024,
+            services: 512,
             networks: Vec::new(),
             backlog: 4_096,
             kernel_only: false,

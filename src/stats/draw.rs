@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 use crate::wire::{Address, Segment, SeqNumber};
 
 /// Attempts that are drawn from a step, where few services have any.
-pub(super) const PER_STEP: usize = 64;
+const PER_STEP: usize = 64;
 /// The fewest, however many services have some.
 const LEAST: usize = 4;
 /// Attempts that are drawn from a step of all services together.

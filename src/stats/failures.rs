@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::observe::{Fingerprint, PrefixShare};
-use crate::stats::draw::{Attempt, PER_STEP};
+use crate::stats::draw::Attempt;
 use crate::stats::looks::{Completions, Sighting};
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -20,6 +20,10 @@ use crate::wire::Address;
 /// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
 /// error, more adds nothing.
 const KEPT: usize = 256;
+/// The fewest, however many services have some: enough to name a kind by.
+const LEAST: usize = 64;
+/// Failures that are kept of all services together, as long as that leaves each the fewest.
+const OF_ALL: usize = 16_384;
 /// Failures older than this say nothing of what happens now.
 const MAX_AGE: Duration = Duration::from_secs(30);
 /// Failures from which on an outage of the path can be told.
@@ -59,14 +63,21 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// Adapts to samples of `size` attempts a step: where they are small, still enough failures are kept to name
-    /// a kind by.
-    pub fn resize(&mut self, size: usize) {
-        self.limit = (KEPT * size / PER_STEP).max(KEPT / 4);
-        if self.kept.len() > self.limit {
-            self.kept.drain(..self.kept.len() - self.limit);
-            self.kept.shrink_to(self.limit);
+    /// How many failures of each service may be kept, where these are all services: the more of them have some, the
+    /// fewer of each.
+    pub fn limit<'a>(all: impl Iterator<Item = &'a Self>) -> usize {
+        let failing = all.filter(|failures| !failures.kept.is_empty()).count();
+        (OF_ALL / failing.max(1)).clamp(LEAST, KEPT)
+    }
+
+    /// Keeps no more than [`Self::limit`], neither of failures nor of what completed.
+    pub fn resize(&mut self, limit: usize) {
+        self.limit = limit;
+        if self.kept.len() > limit {
+            self.kept.drain(..self.kept.len() - limit);
+            self.kept.shrink_to(limit);
         }
+        self.completed.resize(limit);
     }
 
     /// Keeps a failure, and forgets those that are too old or too many.

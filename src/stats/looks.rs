@@ -62,17 +62,33 @@ impl From<&Attempt> for Sighting {
 }
 
 /// The SYNs of some handshakes that completed, spread over minutes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Completions {
     kept: VecDeque<Sighting>,
     last: Timestamp,
+    limit: usize,
+}
+
+impl Default for Completions {
+    fn default() -> Self {
+        Self { kept: VecDeque::new(), last: Timestamp::EPOCH, limit: KEPT }
+    }
 }
 
 impl Completions {
+    /// Remembers no more than `limit`.
+    pub fn resize(&mut self, limit: usize) {
+        self.limit = limit.min(KEPT);
+        if self.kept.len() > self.limit {
+            self.kept.drain(..self.kept.len() - self.limit);
+            self.kept.shrink_to(self.limit);
+        }
+    }
+
     /// Takes in the sampled attempts of one step that completed.
     pub fn add(&mut self, attempts: &[Attempt]) {
         for attempt in attempts.iter().take(PER_STEP) {
-            if self.kept.len() == KEPT {
+            if self.kept.len() >= self.limit {
                 if attempt.at < self.last + EVERY {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! Large pages for large tables.
+//! Large pages for large tables, and one heap for all threads.
 
 use std::ops::Range;
 
@@ -14,6 +14,16 @@ pub fn use_huge_pages(memory: &Range<*const u8>) {
         // SAFETY: the advice changes neither the contents nor the addresses of the memory, so it is harmless
         // whatever the range is.
         unsafe { libc::madvise(address, length, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Has all threads allocate from one heap: by default glibc gives each its own, of which what one frees is of no use to
+/// another. None of them allocates where it matters.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a parameter of the allocator; it takes any number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
