@@ -113,7 +113,7 @@ pub struct Engine {
     /// Sources whose attempts failed in the last minute or two.
     failed_sources: Recent,
     incidents: Incidents,
-    /// How many of them were active at the end of the last step.
+    /// How many of them are active.
     told: u32,
     actions: Vec<Action>,
     kernel: Option<KernelView>,

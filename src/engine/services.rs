@@ -35,7 +35,7 @@ pub struct Service {
     pub drawn: Drawn,
     /// Who fails.
     pub failures: Failures,
-    /// Entropy of their sources over the highest that their number allows, as of the last second.
+    /// Entropy of their sources over the highest that their number allows, as of its last turn.
     pub entropy_ratio: f64,
     /// What was counted since the start; packets since the beginning of the step.
     pub counts: Counts,

@@ -287,7 +287,7 @@ impl Lookup for Tallies {
 struct Asked([Option<(Address, u16, ServiceId)>; Self::PLACES]);
 
 impl Asked {
-    const PLACES: usize = 256;
+    const PLACES: usize = 1_024;
 
     const fn empty() -> Self {
         Self([None; Self::PLACES])

@@ -16,7 +16,7 @@ const PER_STEP: usize = 64;
 /// The fewest, however many services have some.
 const LEAST: usize = 4;
 /// Attempts that are drawn from a step of all services together.
-const OF_ALL: usize = 2_048;
+const OF_ALL: usize = 1_024;
 /// Steps whose samples are kept until they are mature.
 const STEPS: usize = Step::MATURE as usize + 2;
 
@@ -158,14 +158,15 @@ impl Drawn {
         let sample = &mut self.steps[step.0 as usize % STEPS];
         sample.clear();
         self.offered = 0;
-        let mut all: Vec<(Lot, Attempt)> = Vec::new();
+        let (mut lots, mut all): (Vec<(Lot, usize)>, Vec<Attempt>) = Default::default();
         for draw in draws {
             self.offered = self.offered.saturating_add(draw.offered);
-            all.extend(draw.lots.iter().copied().zip(draw.drawn.iter().copied()));
+            lots.extend(draw.lots.iter().copied().zip(all.len()..));
+            all.extend_from_slice(&draw.drawn);
             draw.clear(size);
         }
-        all.sort_unstable_by_key(|(lot, _)| *lot);
-        sample.extend(all.into_iter().take(size).map(|(_, attempt)| attempt));
+        lots.sort_unstable();
+        sample.extend(lots.into_iter().take(size).map(|(_, place)| all[place]));
         sample.shrink_to(size);
     }
 

@@ -63,6 +63,12 @@ impl Recent {
         }
     }
 
+    /// Has the processor begin to fetch what [`Self::contains`] will look at.
+    pub fn prefetch(&self, hash: u64) {
+        prefetch_index(&self.current, bits(hash, &self.current)[0].0);
+        prefetch_index(&self.previous, bits(hash, &self.previous)[0].0);
+    }
+
     /// Whether a hash was entered within the period (or, rarely, not).
     #[must_use]
     pub fn contains(&self, hash: u64) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::detect::{Circumstances, Configured, Detail, Onset, Subject, are_real, variant};
-use crate::engine::judge::{SECOND, filter};
+use crate::engine::judge::filter;
 use crate::engine::services::Service;
 use crate::engine::{Engine, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
@@ -47,10 +47,8 @@ impl Engine {
     /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and else once a
     /// second; where there are many, as often as a few of them in every step allow.
     fn is_due(&self, id: ServiceId, subject: Subject, severity: Option<Severity>) -> bool {
-        const AT_ONCE: u32 = 4;
         let Some(told) = self.incidents.active(Class::SynFlood, subject) else { return true };
-        let turns = (self.told / AT_ONCE).max(SECOND);
-        severity > told.current_severity() || self.is_turn(id, turns)
+        severity > told.current_severity() || self.is_turn(id, self.turns())
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once is told

@@ -11,7 +11,9 @@ use crate::detect::{
     Circumstances, Detail, Detector, Observation, Onset, Subject, are_real, variant,
 };
 use crate::engine::Engine;
-use crate::engine::judge::{Judged, completion_ratio, evidence_stderr, filter, sources_evidence};
+use crate::engine::judge::{
+    Judged, SECOND, completion_ratio, evidence_stderr, filter, sources_evidence,
+};
 use crate::flow::{Hasher, ServiceId};
 use crate::observe::{Class, Evidence, Severity, Target, Variant};
 use crate::stats::{
@@ -187,6 +189,7 @@ impl Engine {
             group.observe(at, step, backlog);
             let (told, severity) = (group.told, group.severity());
             match severity {
+                Some(severity) if told && !self.is_group_due(subject, severity) => {}
                 Some(severity) => {
                     if let Some(onset) = self.group_onset(subject, severity) {
                         let class = onset.class;
@@ -202,6 +205,14 @@ impl Engine {
                 None => {}
             }
         }
+    }
+
+    /// Whether what is told of a group is to be brought up to date: when it becomes graver, and else once a second.
+    fn is_group_due(&self, subject: Subject, severity: Severity) -> bool {
+        let told = |class| self.incidents.active(class, subject);
+        let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
+        self.step.0.is_multiple_of(SECOND)
+            || told.is_none_or(|told| Some(severity) > told.current_severity())
     }
 
     fn set_told(&mut self, subject: Subject, told: bool) {

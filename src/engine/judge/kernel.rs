@@ -119,11 +119,13 @@ impl Engine {
         let port = service.port;
         let Some(severity) = severity else { return };
         let mut failures = Failures::default();
+        let completed = self.completed.look();
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
             let to = (row.address.into(), port);
             let attempt = Attempt::known_by_kernel(at, (*source).into(), to);
-            failures.keep(self.failure(attempt, false, false));
+            failures.keep(self.failure(attempt, &completed, false, false));
         }
+        drop(completed);
         let profile = failures.profile(&[]);
         let busiest = rows.iter().max_by_key(|row| row.count);
         let address = busiest

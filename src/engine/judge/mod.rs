@@ -10,7 +10,8 @@ use std::time::Duration;
 
 pub(super) use groups::Groups;
 
-use crate::detect::{Configured, Filter, Observation, Onset, Subject, variant};
+use crate::detect::{Action, Configured, Filter, Observation, Onset, Subject, variant};
+use crate::engine::shard::Known;
 use crate::engine::{Engine, KernelView};
 use crate::flow::{Fate, ServiceId};
 use crate::observe::{Class, Evidence, EvidenceStderr, Severity, Variant, rounded_up, stderr};
@@ -86,13 +87,19 @@ impl Engine {
     /// Looks up what became of the attempts that were drawn in `step`.
     fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
         let service = self.services.get(id);
-        let mut judged = Judged::default();
+        let completed = self.completed.look();
+        // All that is random access is fetched before it is looked at.
         for attempt in service.drawn.of(step) {
             self.shards.prefetch(attempt.flow);
+            let (source, network) = self.origin(attempt);
+            completed.networks.prefetch(network);
+            completed.sources.prefetch(source);
+            self.failed_sources.prefetch(source);
         }
+        let mut judged = Judged::default();
         for attempt in service.drawn.of(step) {
             let (fate, retransmitted) = self.shards.fate(attempt.flow, attempt.isn);
-            let failure = |reset| self.failure(*attempt, retransmitted, reset);
+            let failure = |reset| self.failure(*attempt, &completed, retransmitted, reset);
             match fate {
                 Fate::HalfOpen => judged.failed.push(failure(false)),
                 Fate::Reset => judged.failed.push(failure(true)),
@@ -105,17 +112,27 @@ impl Engine {
         judged
     }
 
-    fn failure(&self, attempt: Attempt, retransmitted: bool, reset: bool) -> Failure {
+    /// Hashes of the source of an attempt, and of its network.
+    fn origin(&self, attempt: &Attempt) -> (u64, u64) {
         let hash = |address| self.hasher.address(address);
-        let completed = self.completed.look();
-        let known = completed.networks.contains(hash(network_of(attempt.source)));
-        let weight = match (retransmitted, known) {
+        (hash(source_of(attempt.source)), hash(network_of(attempt.source)))
+    }
+
+    fn failure(
+        &self,
+        attempt: Attempt,
+        completed: &Known,
+        retransmitted: bool,
+        reset: bool,
+    ) -> Failure {
+        let (source, network) = self.origin(&attempt);
+        let weight = match (retransmitted, completed.networks.contains(network)) {
             (true, _) => WEIGHT_RETRANSMITTED,
             (false, true) => WEIGHT_KNOWN,
             (false, false) => 1.0,
         };
-        let new = !completed.sources.contains(hash(source_of(attempt.source)));
-        let returning = self.failed_sources.contains(hash(source_of(attempt.source)));
+        let new = !completed.sources.contains(source);
+        let returning = self.failed_sources.contains(source);
         Failure { attempt, retransmitted, reset, new, returning, weight }
     }
 
@@ -146,6 +163,12 @@ impl Engine {
         sample.len() >= ENOUGH && again * 2 < sample.len()
     }
 
+    /// In so many steps everything has its turn that is looked at closely: a second, or more where much is told.
+    fn turns(&self) -> u32 {
+        const AT_ONCE: u32 = 2;
+        (self.told / AT_ONCE).max(SECOND)
+    }
+
     /// Whether it is a service's turn, once in so many steps: what is done in turns makes no step long, however
     /// many services there are.
     fn is_turn(&self, id: ServiceId, steps: u32) -> bool {
@@ -164,7 +187,7 @@ impl Engine {
         let accept_queue_full = self.is_accept_queue_full(id);
         let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
         let weight = self.sampler.level(id).weight();
-        let is_turn = self.is_turn(id, SECOND);
+        let is_turn = self.is_turn(id, self.turns());
         let service = self.services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let failed = f64::from(window.failed()) * service.failures.mean_weight(&judged.failed);
@@ -226,6 +249,7 @@ impl Engine {
         let at = self.last_packet.map_or(at, |last| last.min(at));
         let onset = onset.map(|onset| self.configure(subject, onset));
         let action = self.incidents.update(at, class, subject, onset);
+        self.told += u32::from(matches!(action, Some(Action::Raised(_))));
         self.actions.extend(action);
     }
 
