@@ -275,9 +275,14 @@ impl Engine {
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
     pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
-        if let Some(at) = at.filter(|at| *at >= self.shards.first().next_bin()) {
-            self.handle_queue();
-            self.reach(at.min(LATEST));
+        if let Some(at) = at.map(|at| at.min(LATEST)) {
+            if at >= self.shards.first().next_bin() {
+                self.handle_queue();
+                self.reach(at);
+            } else {
+                // Within a bin nothing is due.
+                self.now = self.now.max(at);
+            }
         }
         self.shards.first().skip(skip);
     }
