@@ -300,3 +300,52 @@ impl Intake for Desk<'_> {
         self.strays.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Settings;
+    use crate::flow::state_test_segment;
+    use crate::wire::Flags;
+
+    #[test]
+    fn segments_of_other_shards_come_to_those() {
+        const SYNS: u16 = 300;
+        let start = Timestamp::from_nanos(1_000_000_000);
+        let shards = NonZeroUsize::new(3).expect("some");
+        let mut engine =
+            Engine::sharded(Settings { flows: 1 << 12, ..Settings::default() }, shards);
+        engine.reach(start);
+        // Without rings there are no threads either.
+        let team = Team::start(Vec::new(), &mut engine, &Host::default(), Clock::start());
+        let team = team.expect("no thread is needed");
+        let hasher = *engine.hasher();
+        let mut desk =
+            Desk { number: 1, hasher: &hasher, posts: &team.posts, own: None, strays: Vec::new() };
+        for port in 0..SYNS {
+            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
+            syn.source_port = port;
+            desk.segment(start, &syn, 1);
+        }
+        assert!(desk.own.is_some() && desk.strays.len() > usize::from(SYNS) / 2);
+        desk.flush();
+        assert!(desk.own.is_none() && desk.strays.is_empty());
+        let totals = team.assemble(&mut engine, |engine| {
+            engine.tick(start + STEP);
+            engine.snapshot(start + STEP).totals
+        });
+        assert_eq!((totals.syn, totals.syn_retransmitted), (u64::from(SYNS), 0));
+        // Each is where its repeat finds it.
+        for port in 0..SYNS {
+            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
+            syn.source_port = port;
+            let (flow, at) = (hasher.flow(&syn), start + STEP * 4);
+            let mut place = team.posts.take(team.posts.shard_of(&flow));
+            let shard = place.as_mut().expect("it is back");
+            shard.queue_segment(at, 1, flow, &syn);
+            shard.handle_queue();
+        }
+        let totals = team.assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).totals);
+        assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
+    }
+}
