@@ -13,7 +13,7 @@
 //! | [`flow`] | the state machine of a connection, and the bounded table that holds connections |
 //! | [`stats`] | per service: counts by step, a sample of failing attempts, the number of sources |
 //! | [`detect`] | change detection, severity, kind, confidence, incidents, the verdict in words |
-//! | [`engine`] | owns all of the above: segments, kernel samples and time in, actions and a report out |
+//! | [`engine`] | owns all of the above: segments, kernel samples and time in, actions and a report out; shards count, one judge decides |
 //! | [`observe`] | the plain values that cross the border: kernel samples in, the report out |
 //! | [`metrics`] | a report becomes families of Prometheus |
 //!
@@ -36,11 +36,12 @@
 //! A SYN reaches an interface. The kernel runs the classic BPF program of `capture::filter` on the frame,
 //! which passes TCP segments with SYN, FIN or RST and those without payload (beyond the packet budget only those
 //! of a sample of the flows), and writes the first 160
-//! octets of it into the ring. The capture thread finds it there when the block is full or 64 ms old,
+//! octets of it into the ring; where several threads capture, into the ring of the flow's shard. The capture thread finds it
+//! there when the block is full or 64 ms old,
 //! and hands it to [`wire::decode`], which takes off link, VLAN, tunnel and IP headers and gives a
 //! [`wire::Segment`]. Whatever is no TCP segment is one counted [`wire::Skip`].
 //!
-//! [`engine::Engine::handle_segment`] first lets time pass: every 62.5 ms that are over close a bin, in
+//! The [`engine::Shard`] that has the flow first lets time pass: every 62.5 ms that are over close a bin, in
 //! which the counting calendars of [`flow`] drop what was due, and every fourth of them ends a step of the
 //! detector. Both ends of the connection were hashed with secret numbers when the segment was queued, so that
 //! both directions find the same place, and the processor has fetched it since. [`flow::Tracker::handle`] looks there. No such flow is there, so the SYN begins one in SYN_SENT,
@@ -53,7 +54,7 @@
 //! cookie and kept nothing). The copy of a segment that crosses a second interface changes nothing and is
 //! counted as `duplicate`.
 //!
-//! 1.5 s after its step has ended the attempt is judged with all others of that step. Those drawn are looked up
+//! At the end of the step the engine collects what its shards have counted, and 1.5 s after it the attempt is judged with all others of that step. Those drawn are looked up
 //! once more: the failed ones say who fails, and how much each failure counts. The step's completions and
 //! weighted failures go into [`detect::Detector`], whose severity, together with the kernel's latest
 //! sample, raises, changes or clears an incident. [`engine::Engine::tick`] returns that as an

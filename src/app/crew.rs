@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope};
 
 use crate::app::feed::Intake;
-use crate::engine::{Engine, Shard};
+use crate::engine::{Engine, LATEST, Shard};
 use crate::flow::FlowKey;
 use crate::time::Timestamp;
 use crate::wire::{Segment, Skip};
@@ -108,7 +108,7 @@ impl<'a> Crew<'a> {
     /// Lets steps end that are over by `at`.
     #[inline]
     fn reach(&mut self, at: Timestamp) {
-        self.last = self.last.max(at);
+        self.last = self.last.max(at.min(LATEST));
         if at >= self.engine.step_end() {
             self.call_in();
             self.engine.reach(at);
@@ -119,6 +119,8 @@ impl<'a> Crew<'a> {
 impl Intake for Crew<'_> {
     #[inline]
     fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
+        // Time runs backwards in no shard: what came late in the file counts as of the latest of all, not of its shard.
+        let at = at.min(LATEST).max(self.last);
         self.reach(at);
         let flow = self.engine.hasher().flow(segment);
         let shard = flow.hash.rank().shard(self.engine.shards());

@@ -7,8 +7,9 @@
 //!    here ends the program with one line.
 //! 2. Start the kernel thread, which alone keeps what it takes to name other users' processes.
 //! 3. Drop all other privileges and enter the sandbox; both hold for the threads started from here on.
-//! 4. Start the threads for the state file and for alerts and the capture thread, which owns the engine; last the asynchronous
-//!    runtime with HTTP and signals on the first thread.
+//! 4. Start the threads for the state file and for alerts and the capture thread, which owns the engine, and once it knows
+//!    the listeners starts those that work on shards; last the asynchronous runtime with HTTP and signals on the first
+//!    thread.
 //!
 //! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
 //! through a bounded queue, baselines through a queue of one, kernel samples come in through one that it only looks into.
@@ -40,7 +41,6 @@ use crate::kernel;
 use crate::metrics::Exporter;
 use crate::observe::{KernelSample, Report};
 use crate::state::{self, StateFile};
-use crate::stats::STEP;
 use crate::sys::memory::share_heap;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
@@ -165,17 +165,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let (alerts, worker) = alert::start(sinks, counters)?;
     let (reports, latest) = watch::channel(Arc::new(engine.snapshot(clock.now())));
     let (ended, capture_end) = oneshot::channel();
-    let wire = match taps {
-        None => Wire::Nothing,
-        Some(Taps::One(source)) => Wire::One { source, selector: Selector::default() },
-        Some(Taps::Many(rings)) => Wire::Many {
-            loads: rings.iter().map(|_| Load::of_new_thread()).collect(),
-            team: Team::start(rings, &mut engine, &host, clock)?,
-        },
-    };
     let capture = Capture {
         engine,
-        wire,
+        wire: Wire::Nothing,
         samples,
         reports,
         alerts: alerts.clone(),
@@ -188,7 +180,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     };
     let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
         // Where the receiver is gone the daemon is ending anyway.
-        let _ = ended.send(capture.run());
+        let _ = ended.send(capture.run(taps));
     })?;
 
     let outcome = serve(config, listener, latest, &shared, &alerts, capture_end);
@@ -333,6 +325,17 @@ enum Wire {
 }
 
 impl Wire {
+    /// Begins to look.
+    fn start(taps: Taps, engine: &mut Engine, host: &Host, clock: Clock) -> io::Result<Self> {
+        Ok(match taps {
+            Taps::One(source) => Self::One { source, selector: Selector::default() },
+            Taps::Many(rings) => Self::Many {
+                loads: rings.iter().map(|_| Load::of_new_thread()).collect(),
+                team: Team::start(rings, engine, host, clock)?,
+            },
+        })
+    }
+
     /// Runs `work` while the engine has all of its shards.
     fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
         match self {
@@ -358,18 +361,21 @@ struct Capture {
 }
 
 impl Capture {
-    fn run(mut self) -> Result<(), capture::Error> {
-        let outcome = self.watch();
+    fn run(mut self, taps: Option<Taps>) -> Result<(), Error> {
+        let outcome = self.watch(taps);
         self.keep_baselines();
         outcome
     }
 
-    fn watch(&mut self) -> Result<(), capture::Error> {
+    fn watch(&mut self, taps: Option<Taps>) -> Result<(), Error> {
         // The listeners have their places before the first SYN comes.
         if let Some(sample) =
             self.samples.as_ref().and_then(|s| s.recv_timeout(Duration::from_secs(1)).ok())
         {
             self.take_sample(sample);
+        }
+        if let Some(taps) = taps {
+            self.wire = Wire::start(taps, &mut self.engine, &self.host, self.clock)?;
         }
         let mut next_tick = Instant::now();
         // The first time at once: whether it can be written is known when it was just started.
@@ -386,15 +392,15 @@ impl Capture {
                 Wire::Many { team, .. } => {
                     thread::sleep(left);
                     if let Some(end) = team.ended() {
-                        return end;
+                        return Ok(end?);
                     }
                 }
             }
             self.take_samples();
             let now = Instant::now();
             if now >= next_tick {
-                next_tick = now + STEP;
                 self.tick();
+                next_tick = self.clock.when_settled(self.engine.step_end());
             }
             if now >= next_keep {
                 next_keep = now + KEEP_INTERVAL;
@@ -486,7 +492,7 @@ fn serve(
     latest: watch::Receiver<Arc<Report>>,
     shared: &Arc<Shared>,
     alerts: &Alerts,
-    capture_end: oneshot::Receiver<Result<(), capture::Error>>,
+    capture_end: oneshot::Receiver<Result<(), Error>>,
 ) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -528,8 +534,7 @@ fn serve(
                     service::ready("watching");
                 }
                 end = &mut capture_end => break match end {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => Err(Error::Capture(error)),
+                    Ok(end) => end,
                     Err(_) => Err(Error::Ended("panic".to_owned())),
                 },
             }

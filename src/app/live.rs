@@ -65,6 +65,12 @@ impl Clock {
         self.now().before(SETTLE)
     }
 
+    /// When all frames up to `at` will have come up.
+    #[must_use]
+    pub fn when_settled(&self, at: Timestamp) -> Instant {
+        self.begin + (at + SETTLE - self.base)
+    }
+
     /// What turns times of the system's clock into this one's, as of now.
     #[must_use]
     pub fn correction(&self) -> Correction {

@@ -1,7 +1,8 @@
 //! Several capture threads in the daemon, each with a ring and a shard of its own.
 //!
 //! A thread holds its shard while it works on a block of the ring; four times a second the thread that owns the engine takes all
-//! shards, judges, and puts them back. So neither waits for the other longer than that takes.
+//! shards, judges, and puts them back. So neither waits for the other longer than that takes: no thread holds two shards, and
+//! none takes another while the owner waits.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -22,13 +23,35 @@ use crate::wire::{Segment, Skip};
 
 /// The capture threads.
 pub struct Team {
-    posts: Arc<[Post]>,
+    posts: Arc<Posts>,
     orders: Arc<Orders>,
     threads: Vec<JoinHandle<Result<(), capture::Error>>>,
     name: &'static str,
 }
 
-/// Where a thread and the owner of the engine meet.
+/// Where the threads and the owner of the engine meet.
+struct Posts {
+    /// Closed while the shards are assembled. A thread under load takes its shard again so soon after it has put it
+    /// down that whoever waits for that alone has not woken up yet, time after time.
+    gate: Mutex<()>,
+    list: Box<[Post]>,
+}
+
+impl Posts {
+    /// Takes a shard, as one of the threads does, which has none then.
+    fn take(&self, shard: usize) -> MutexGuard<'_, Option<Shard>> {
+        drop(lock(&self.gate));
+        lock(&self.list[shard].shard)
+    }
+
+    /// The shard that keeps a flow.
+    fn shard_of(&self, flow: &FlowKey) -> usize {
+        let count = NonZeroUsize::new(self.list.len()).unwrap_or(NonZeroUsize::MIN);
+        flow.hash.rank().shard(count)
+    }
+}
+
+/// What is shared with one thread.
 #[derive(Default)]
 struct Post {
     /// None only while the engine has it, which holds the lock then.
@@ -41,7 +64,8 @@ struct Post {
 /// What all threads go by.
 struct Orders {
     stop: AtomicBool,
-    selection: Mutex<Selection>,
+    /// Another with every step.
+    selection: Mutex<Arc<Selection>>,
     host: Mutex<Arc<Host>>,
     interfaces: Mutex<Vec<String>>,
 }
@@ -60,40 +84,35 @@ impl Team {
         host: &Host,
         clock: Clock,
     ) -> io::Result<Self> {
-        let posts: Arc<[Post]> = rings.iter().map(|_| Post::default()).collect();
-        let orders = Arc::new(Orders {
-            stop: AtomicBool::new(false),
-            selection: Mutex::default(),
-            host: Mutex::new(Arc::new(host.clone())),
-            interfaces: Mutex::default(),
-        });
-        let name = rings.first().map_or("none", |ring| ring.name());
-        for (post, shard) in posts.iter().zip(engine.lend()) {
-            *lock(&post.shard) = Some(shard);
-        }
+        let list = engine.lend().into_iter();
+        let post = |shard| Post { shard: Mutex::new(Some(shard)), ..Post::default() };
+        let first = rings.first();
+        let mut team = Self {
+            posts: Arc::new(Posts { gate: Mutex::default(), list: list.map(post).collect() }),
+            orders: Arc::new(Orders {
+                stop: AtomicBool::new(false),
+                selection: Mutex::default(),
+                host: Mutex::new(Arc::new(host.clone())),
+                interfaces: Mutex::new(first.map_or_else(Vec::new, |ring| ring.interfaces())),
+            }),
+            threads: Vec::with_capacity(rings.len()),
+            name: first.map_or("none", |ring| ring.name()),
+        };
         let hasher = *engine.hasher();
-        let threads = (0..)
-            .zip(rings)
-            .map(|(number, ring)| {
-                let member = Member {
-                    number,
-                    ring,
-                    hasher,
-                    clock,
-                    posts: Arc::clone(&posts),
-                    orders: Arc::clone(&orders),
-                };
-                thread::Builder::new()
-                    .name(format!("capture-{number}"))
-                    .spawn(move || member.watch())
-            })
-            .collect::<io::Result<_>>()?;
-        Ok(Self { posts, orders, threads, name })
+        for (number, ring) in rings.into_iter().enumerate() {
+            let (posts, orders) = (Arc::clone(&team.posts), Arc::clone(&team.orders));
+            let member = Member { number, ring, hasher, clock, posts, orders };
+            let thread = thread::Builder::new().name(format!("capture-{number}"));
+            // Where there is no thread, those that there are end with the team.
+            team.threads.push(thread.spawn(move || member.watch())?);
+        }
+        Ok(team)
     }
 
     /// Runs `work` while the engine has all of its shards.
     pub fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
-        let mut places: Vec<_> = self.posts.iter().map(|post| lock(&post.shard)).collect();
+        let _gate = lock(&self.posts.gate);
+        let mut places: Vec<_> = self.posts.list.iter().map(|post| lock(&post.shard)).collect();
         engine.put_back(places.iter_mut().filter_map(|place| place.take()).collect());
         let outcome = work(engine);
         for (place, shard) in places.iter_mut().zip(engine.lend()) {
@@ -104,7 +123,7 @@ impl Team {
 
     /// What all rings together have received and dropped.
     pub fn stats(&self) -> CaptureStats {
-        self.posts.iter().fold(CaptureStats::default(), |mut sum, post| {
+        self.posts.list.iter().fold(CaptureStats::default(), |mut sum, post| {
             let stats = *lock(&post.stats);
             sum.received += stats.received;
             sum.dropped += stats.dropped;
@@ -114,7 +133,7 @@ impl Team {
 
     /// Processor time that each thread has used so far.
     pub fn used(&self) -> impl Iterator<Item = Duration> {
-        self.posts.iter().map(|post| Duration::from_nanos(post.used.load(Ordering::Relaxed)))
+        self.posts.list.iter().map(|post| Duration::from_nanos(post.used.load(Ordering::Relaxed)))
     }
 
     /// The name of the sources.
@@ -129,7 +148,7 @@ impl Team {
 
     /// Has all rings pass what is selected.
     pub fn select(&self, selection: Selection) {
-        *lock(&self.orders.selection) = selection;
+        *lock(&self.orders.selection) = Arc::new(selection);
     }
 
     /// Tells all threads of a change of the host.
@@ -170,13 +189,14 @@ struct Member {
     ring: Ring,
     hasher: Hasher,
     clock: Clock,
-    posts: Arc<[Post]>,
+    posts: Arc<Posts>,
     orders: Arc<Orders>,
 }
 
 impl Member {
     fn watch(mut self) -> Result<(), capture::Error> {
         let mut selector = Selector::default();
+        let mut selected = Arc::default();
         let mut next_look = Instant::now();
         while !self.orders.stop.load(Ordering::Relaxed) {
             let host = Arc::clone(&lock(&self.orders.host));
@@ -189,19 +209,24 @@ impl Member {
             };
             let clock = self.clock;
             feed(&mut desk, &mut self.ring, PATIENCE, || clock.correction(), &host)?;
+            let post = &self.posts.list[self.number];
+            // With every block: of figures as old as a step the owner of the engine would see none in one and two in
+            // the next.
+            let used = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
+            post.used.store(used, Ordering::Relaxed);
             let now = Instant::now();
             if now >= next_look {
                 next_look = now + STEP;
-                let post = &self.posts[self.number];
                 *lock(&post.stats) = self.ring.stats();
-                let used = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
-                post.used.store(used, Ordering::Relaxed);
                 if self.number == 0 {
                     *lock(&self.orders.interfaces) = self.ring.interfaces();
                 }
             }
-            let selection = lock(&self.orders.selection).clone();
-            selector.select(&mut self.ring, &selection);
+            let selection = Arc::clone(&lock(&self.orders.selection));
+            if !Arc::ptr_eq(&selection, &selected) {
+                selector.select(&mut self.ring, &selection);
+                selected = selection;
+            }
         }
         Ok(())
     }
@@ -211,17 +236,25 @@ impl Member {
 struct Desk<'a> {
     number: usize,
     hasher: &'a Hasher,
-    posts: &'a [Post],
+    posts: &'a Posts,
     /// Its shard, from the first frame on.
     own: Option<MutexGuard<'a, Option<Shard>>>,
     /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first ring.
-    strays: Vec<(Timestamp, u32, FlowKey, Segment)>,
+    strays: Vec<Stray>,
+}
+
+/// A segment of another shard.
+struct Stray {
+    shard: usize,
+    at: Timestamp,
+    interface: u32,
+    flow: FlowKey,
+    segment: Segment,
 }
 
 impl Desk<'_> {
     fn own(&mut self) -> Option<&mut Shard> {
-        let post = &self.posts[self.number];
-        self.own.get_or_insert_with(|| lock(&post.shard)).as_mut()
+        self.own.get_or_insert_with(|| self.posts.take(self.number)).as_mut()
     }
 }
 
@@ -229,9 +262,9 @@ impl Intake for Desk<'_> {
     #[inline]
     fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
         let flow = self.hasher.flow(segment);
-        let count = NonZeroUsize::new(self.posts.len()).unwrap_or(NonZeroUsize::MIN);
-        if flow.hash.rank().shard(count) != self.number {
-            return self.strays.push((at, interface, flow, *segment));
+        let shard = self.posts.shard_of(&flow);
+        if shard != self.number {
+            return self.strays.push(Stray { shard, at, interface, flow, segment: *segment });
         }
         if let Some(shard) = self.own()
             && shard.queue_segment(at, interface, flow, segment)
@@ -252,13 +285,67 @@ impl Intake for Desk<'_> {
         {
             shard.handle_queue();
         }
-        // One lock at a time.
-        for (at, interface, flow, segment) in self.strays.drain(..) {
-            let count = NonZeroUsize::new(self.posts.len()).unwrap_or(NonZeroUsize::MIN);
-            if let Some(shard) = lock(&self.posts[flow.hash.rank().shard(count)].shard).as_mut() {
-                shard.queue_segment(at, interface, flow, &segment);
+        // One shard at a time, each flow in its order.
+        self.strays.sort_by_key(|stray| stray.shard);
+        for strays in self.strays.chunk_by(|one, next| one.shard == next.shard) {
+            if let Some(shard) = self.posts.take(strays[0].shard).as_mut() {
+                for Stray { at, interface, flow, segment, .. } in strays {
+                    if shard.queue_segment(*at, *interface, *flow, segment) {
+                        shard.handle_queue();
+                    }
+                }
                 shard.handle_queue();
             }
         }
+        self.strays.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Settings;
+    use crate::flow::state_test_segment;
+    use crate::wire::Flags;
+
+    #[test]
+    fn segments_of_other_shards_come_to_those() {
+        const SYNS: u16 = 300;
+        let start = Timestamp::from_nanos(1_000_000_000);
+        let shards = NonZeroUsize::new(3).expect("some");
+        let mut engine =
+            Engine::sharded(Settings { flows: 1 << 12, ..Settings::default() }, shards);
+        engine.reach(start);
+        // Without rings there are no threads either.
+        let team = Team::start(Vec::new(), &mut engine, &Host::default(), Clock::start());
+        let team = team.expect("no thread is needed");
+        let hasher = *engine.hasher();
+        let mut desk =
+            Desk { number: 1, hasher: &hasher, posts: &team.posts, own: None, strays: Vec::new() };
+        for port in 0..SYNS {
+            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
+            syn.source_port = port;
+            desk.segment(start, &syn, 1);
+        }
+        assert!(desk.own.is_some() && desk.strays.len() > usize::from(SYNS) / 2);
+        desk.flush();
+        assert!(desk.own.is_none() && desk.strays.is_empty());
+        let totals = team.assemble(&mut engine, |engine| {
+            engine.tick(start + STEP);
+            engine.snapshot(start + STEP).totals
+        });
+        assert_eq!((totals.syn, totals.syn_retransmitted), (u64::from(SYNS), 0));
+        // Each is where its repeat finds it.
+        for port in 0..SYNS {
+            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
+            syn.source_port = port;
+            let (flow, at) = (hasher.flow(&syn), start + STEP * 4);
+            let mut place = team.posts.take(team.posts.shard_of(&flow));
+            let shard = place.as_mut().expect("it is back");
+            shard.queue_segment(at, 1, flow, &syn);
+            shard.handle_queue();
+        }
+        let totals = team.assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).totals);
+        assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
     }
 }

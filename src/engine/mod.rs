@@ -138,7 +138,7 @@ pub struct Engine {
 const LONG_SILENCE: Duration = Duration::from_secs(1_200);
 /// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
 /// to go on.
-const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
+pub const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
 const STEP_NANOS: u64 = STEP.as_nanos() as u64;
 /// Capture losses are judged over so long.
 const LOSS_WINDOW: Duration = Duration::from_secs(10);
@@ -275,9 +275,14 @@ impl Engine {
 
     /// Takes in a frame that gave no segment, and arrived at `at` where that is known.
     pub fn handle_skip(&mut self, at: Option<Timestamp>, skip: Skip) {
-        if let Some(at) = at.filter(|at| *at >= self.shards.first().next_bin()) {
-            self.handle_queue();
-            self.reach(at.min(LATEST));
+        if let Some(at) = at.map(|at| at.min(LATEST)) {
+            if at >= self.shards.first().next_bin() {
+                self.handle_queue();
+                self.reach(at);
+            } else {
+                // Within a bin nothing is due.
+                self.now = self.now.max(at);
+            }
         }
         self.shards.first().skip(skip);
     }

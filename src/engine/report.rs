@@ -1,5 +1,7 @@
 //! The engine's state as a document.
 
+use std::cmp::Reverse;
+
 use crate::detect::Subject;
 use crate::engine::Engine;
 use crate::engine::judge::{completion_ratio, completion_stderr};
@@ -145,11 +147,13 @@ impl Engine {
                 let severity = self.verdict(service).map(|(_, _, severity)| severity);
                 let kernel = service.kernel_half_open.filter(|_| self.fresh_kernel());
                 let half_open = wire.max(kernel.map_or(0, u64::from));
-                shown.then_some((std::cmp::Reverse((severity, half_open, service.counts.syn)), id))
+                let rank = Reverse((severity, half_open, service.counts.syn));
+                // Among equals not by number, which shards give out as they meet services.
+                shown.then_some((rank, service.address, service.port, id))
             })
             .collect();
-        ranked.sort();
-        ranked.into_iter().take(SERVICES).map(|(_, id)| self.service_report(id)).collect()
+        ranked.sort_unstable();
+        ranked.into_iter().take(SERVICES).map(|(.., id)| self.service_report(id)).collect()
     }
 
     /// The gravest of what is told of a service now.

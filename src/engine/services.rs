@@ -47,6 +47,8 @@ pub struct Service {
     pub detector: Detector,
     /// What is set for it.
     pub settings: Option<ServiceSettings>,
+    /// How many were admitted up to it: what is done in turns goes by that.
+    pub turn: u32,
 }
 
 impl Service {
@@ -66,6 +68,7 @@ impl Service {
             kernel_half_open: None,
             detector: Detector::default(),
             settings: None,
+            turn: 0,
         }
     }
 
@@ -127,6 +130,8 @@ pub struct Services {
     step: Step,
     /// Attempts to draw for each service in this step.
     sample: usize,
+    /// Services that ever took a place, modulo 2^32.
+    admitted: u32,
 }
 
 impl Services {
@@ -142,6 +147,7 @@ impl Services {
             now,
             step: Step(0),
             sample: Drawn::size(std::iter::empty()),
+            admitted: 0,
         }
     }
 
@@ -178,9 +184,9 @@ impl Services {
     pub fn admit(&mut self) {
         let mut directory = self.directory.look();
         let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.tenant(id)));
-        let newcomers: Vec<_> = newcomers.collect();
+        let mut newcomers: Vec<_> = newcomers.collect();
         drop(directory);
-        for (id, Tenant { address, port, .. }) in newcomers {
+        for &(id, Tenant { address, port, .. }) in &newcomers {
             let mut service = Service::new(address, port, self.now, self.step);
             service.settings = ServiceSettings::find(&self.each, address, port).cloned();
             if let Some(baseline) = self.baselines.remove(&(address, port)) {
@@ -195,6 +201,12 @@ impl Services {
                 }
                 None => self.list.push(service),
             }
+        }
+        // By their names: which of several shards met its service first, and so their numbers, is left to chance.
+        newcomers.sort_unstable_by_key(|(_, tenant)| (tenant.address, tenant.port));
+        for (id, _) in newcomers {
+            self.admitted = self.admitted.wrapping_add(1);
+            self.list[usize::from(id.0)].turn = self.admitted;
         }
     }
 

@@ -73,9 +73,9 @@ impl Shards {
         self.iter_mut().filter_map(|shard| shard.handle_queue_until(end)).min()
     }
 
-    /// The time that the farthest has come to.
+    /// The time that all have come to: to others than the farthest, segments of before that may still come.
     pub fn now(&self) -> Timestamp {
-        self.iter().map(Shard::now).max().unwrap_or_default()
+        self.iter().map(Shard::now).min().unwrap_or_default()
     }
 
     /// Has the processor begin to fetch what is known of a flow.

@@ -235,7 +235,7 @@ fn extreme_times_are_times() {
     // pcapng: 64 bits of seconds, of microseconds, of nanoseconds, of 2^-127 s.
     for unit in [0, 6, 9, 0xff] {
         for time in [0, 1, u64::from(DAY), u64::MAX / 2, u64::MAX] {
-            let file = [section(unit, time), packet_block(u64::MAX - time)].concat();
+            let file = [section(unit, time), packet_block(u64::MAX - time, &syn(0))].concat();
             assert_eq!(report(&file).totals.syn, 2, "{time} of unit {unit}");
         }
     }

@@ -97,17 +97,16 @@ pub fn section(unit: u8, time: u64) -> Vec<u8> {
     // LINKTYPE_ETHERNET, no limit, option 9 (if_tsresol), end of options.
     let interface = [1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, unit, 0, 0, 0, 0, 0, 0, 0];
     file.extend(block(1, 32, &interface));
-    file.extend(packet_block(time));
+    file.extend(packet_block(time, &syn(0)));
     file
 }
 
-pub fn packet_block(time: u64) -> Vec<u8> {
-    let frame = syn(0);
+pub fn packet_block(time: u64, frame: &[u8]) -> Vec<u8> {
     let length = u32::try_from(frame.len()).unwrap();
     let (high, low) = ((time >> 32).to_le_bytes(), time.to_le_bytes());
     let lengths = [length.to_le_bytes(), length.to_le_bytes()].concat();
     let padding = vec![0; frame.len().next_multiple_of(4) - frame.len()];
-    let body = [&[0; 4], &high[..4], &low[..4], &lengths, &frame, &padding].concat();
+    let body = [&[0; 4], &high[..4], &low[..4], &lengths, frame, &padding].concat();
     block(6, 12 + u32::try_from(body.len()).unwrap(), &body)
 }
 

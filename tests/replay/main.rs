@@ -14,5 +14,6 @@ mod program;
 mod progress;
 mod reference;
 mod segments;
+mod threads;
 mod verdicts;
 mod ways;

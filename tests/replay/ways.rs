@@ -56,7 +56,7 @@ fn every_way_gives_the_same_report() {
 
     let micros = u64::from(DAY) * 1_000_000;
     let mut ng = section(6, micros);
-    let packet = packet_block(micros);
+    let packet = packet_block(micros, &syn(0));
     while ng.len() < 2 * SIZES[1] {
         ng.extend(&packet);
     }

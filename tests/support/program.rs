@@ -15,14 +15,15 @@ use super::lab::{Family, Lab};
 
 /// The program under test.
 pub const SYNWATCH: &str = env!("CARGO_BIN_EXE_synwatch");
-/// Where the daemon of a lab serves its API, inside the victim's namespace.
-const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_197);
+/// The port where the daemon of a lab serves its API, inside the victim's namespace.
+const API: u16 = 10_197;
 /// How long to wait for what should take moments.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running daemon. Dropping it kills it.
 pub struct Daemon<'a> {
     lab: &'a Lab,
+    api: SocketAddr,
     child: Child,
     files: TempDir,
 }
@@ -35,6 +36,12 @@ impl<'a> Daemon<'a> {
 
     /// The same with more configuration and arguments.
     pub fn start_with(lab: &'a Lab, settings: &str, arguments: &[&str]) -> Self {
+        Self::start_at(lab, API, settings, arguments)
+    }
+
+    /// The same where another has the usual port of the API.
+    pub fn start_at(lab: &'a Lab, port: u16, settings: &str, arguments: &[&str]) -> Self {
+        let api = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let files = tempfile::tempdir().expect("a temporary directory");
         let config = files.path().join("synwatch.toml");
         let events = files.path().join("events.json");
@@ -46,7 +53,7 @@ impl<'a> Daemon<'a> {
             .command(SYNWATCH)
             .arg("--config")
             .arg(&config)
-            .args(["--web.listen-address", &API.to_string(), "--log.format", "text"])
+            .args(["--web.listen-address", &api.to_string(), "--log.format", "text"])
             .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -54,7 +61,7 @@ impl<'a> Daemon<'a> {
             .stderr(log)
             .spawn()
             .expect("start synwatch");
-        let mut daemon = Self { lab, child, files };
+        let mut daemon = Self { lab, api, child, files };
         daemon.wait_until_ready();
         daemon
     }
@@ -92,7 +99,7 @@ impl<'a> Daemon<'a> {
     /// The body of a page; `None` where there is no answer or not 200.
     pub fn get(&self, path: &str) -> Option<String> {
         self.lab.victim.run(|| {
-            let mut stream = TcpStream::connect(API).ok()?;
+            let mut stream = TcpStream::connect(self.api).ok()?;
             stream.set_read_timeout(Some(PATIENCE)).ok()?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: synwatch\r\nConnection: close\r\n\r\n")
                 .ok()?;

@@ -172,7 +172,7 @@ impl Engine {
     /// Whether it is a service's turn, once in so many steps: what is done in turns makes no step long, however
     /// many services there are.
     fn is_turn(&self, id: ServiceId, steps: u32) -> bool {
-        (self.step.0 + u32::from(id.0)).is_multiple_of(steps)
+        self.step.0.wrapping_add(self.services.get(id).turn).is_multiple_of(steps)
     }
 
     fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
