@@ -230,7 +230,7 @@ fn seconds(criterion: &mut Criterion) {
             spent
         });
     });
-    let path = full();
+    let mut path = full();
     let now = path.0.now();
     group.bench_function("snapshot, 1 M live flows", |bencher| {
         bencher.iter(|| black_box(path.0.snapshot(now)));
