@@ -1,4 +1,4 @@
-//! The daemon's memory while as many services are flooded at once as it has places for.
+//! The daemon's memory while twice as many services are flooded at once as it has places for.
 
 use std::error::Error;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::generator::Flood;
 use crate::monitor::Monitor;
 use crate::{DRAIN, SENDER, Site, WATCHER, flood, quiet_lab, sampling_ratio};
 
-/// The services that a daemon at defaults has places for (`watch.max_services`).
+/// Twice as many services as a daemon at defaults has places for (`watch.max_services`).
 const SERVICES: u32 = 1_024;
 /// The floods of all of them together, in SYNs per second; `None` for as many as the sender's core can.
 const RATES: [Option<u32>; 3] = [Some(25_000), Some(100_000), None];
