@@ -55,7 +55,6 @@ impl Engine {
     /// once, and of each only where its queue is full; a crowd and clients that wait for accept() take room.
     fn is_covered(&self, id: ServiceId, severity: Severity) -> bool {
         let service = self.services.get(id);
-        // A list of hundreds says no more than what they have in common.
         let critical =
             severity == Severity::Critical && service.detector.is_queue_full() && self.told < MANY;
         (self.is_group_told(service.address) && !critical)
