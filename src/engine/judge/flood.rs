@@ -11,7 +11,7 @@ use crate::observe::{Class, Evidence, Severity, Sysctls, Target, Variant};
 use crate::stats::{Failure, SourceProfile, Step};
 use crate::time::Timestamp;
 
-/// So many incidents are told at once before those of single services give way to what they have in common.
+/// With so many incidents at once further floods of single services are told only as what they have in common.
 const MANY: u32 = 64;
 /// An accept queue has recovered after so long without a sign of trouble.
 const ACCEPT_CALM: Duration = Duration::from_secs(30);
@@ -55,9 +55,10 @@ impl Engine {
     /// once, and of each only where its queue is full; a crowd and clients that wait for accept() take room.
     fn is_covered(&self, id: ServiceId, severity: Severity) -> bool {
         let service = self.services.get(id);
-        let critical =
-            severity == Severity::Critical && service.detector.is_queue_full() && self.told < MANY;
-        (self.is_group_told(service.address) && !critical)
+        let critical = severity == Severity::Critical && service.detector.is_queue_full();
+        // A list of hundreds says no more than what they have in common.
+        self.told >= MANY
+            || (self.is_group_told(service.address) && !critical)
             || (severity == Severity::Info
                 && (service.detector.is_crowded() || self.is_accept_queue_full(id)))
     }
