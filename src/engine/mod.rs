@@ -118,10 +118,11 @@ pub struct Engine {
     actions: Vec<Action>,
     kernel: Option<KernelView>,
     capture: CaptureView,
-    /// The most handshakes that had timed out, or were presumed complete, at the end of any step:
-    /// counters do not fall where the first word was not the last.
+    /// The most handshakes that had timed out, were presumed complete, or were not answered, at the end of any
+    /// step: counters do not fall where the first word was not the last.
     timed_out: u64,
     presumed: u64,
+    unanswered: u64,
     /// The most half-open connections at once.
     half_open_peak: u64,
     start: Timestamp,
@@ -187,6 +188,7 @@ impl Engine {
             capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
             timed_out: 0,
             presumed: 0,
+            unanswered: 0,
             half_open_peak: 0,
             start,
             now: start,

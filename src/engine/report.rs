@@ -33,7 +33,7 @@ impl Engine {
         let totals = Totals {
             handshakes_timed_out: self.timed_out.max(self.shards.timed_out()),
             handshakes_presumed: self.presumed.max(sums.totals.handshakes_presumed),
-            syn_unanswered: self.shards.unanswered(),
+            syn_unanswered: self.unanswered.max(self.shards.unanswered()),
             half_open: self.shards.half_open_total(),
             half_open_peak: self.half_open_peak,
             sources: rounded(scaled_up(
@@ -276,6 +276,7 @@ impl Engine {
     /// Keeps counters from falling where the first word on a handshake was not the last.
     pub(super) fn settle(&mut self) {
         self.timed_out = self.timed_out.max(self.shards.timed_out());
+        self.unanswered = self.unanswered.max(self.shards.unanswered());
         let presumed = self.shards.sums().totals.handshakes_presumed;
         self.presumed = self.presumed.max(presumed);
     }

@@ -98,7 +98,7 @@ impl Shards {
         self.iter().map(|shard| shard.tracker.half_open_total()).sum()
     }
 
-    /// Attempts that nobody answered, since the start.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
     pub fn unanswered(&self) -> u64 {
         self.iter().map(|shard| shard.tracker.unanswered()).sum()
     }

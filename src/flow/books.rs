@@ -100,8 +100,7 @@ pub(super) struct Books {
     /// When an open connection ends that has a segment now.
     idle: Bin,
     half_open: u64,
-    /// Requests that expired, less those that came back, and the most that these ever were.
-    lapsed: u64,
+    /// Requests that expired, less those that came back.
     unanswered: u64,
     /// Half-open connections that expired, less those that came back.
     timed_out: u64,
@@ -117,7 +116,6 @@ impl Books {
             bin: Bin(0),
             idle: Bin(0),
             half_open: 0,
-            lapsed: 0,
             unanswered: 0,
             timed_out: 0,
         }
@@ -184,8 +182,7 @@ impl Books {
         for (number, calendar) in self.states.iter_mut().enumerate() {
             let expired = calendar.close(bin);
             if number == StateName::SynSent as usize {
-                self.lapsed += expired;
-                self.unanswered = self.unanswered.max(self.lapsed);
+                self.unanswered += expired;
             }
         }
         self.bin = Bin(bin.0.saturating_add(1));
@@ -264,7 +261,9 @@ impl Books {
         let weight = u64::from(weight);
         match count {
             Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(weight),
-            Count::State(StateName::SynSent) => self.lapsed = self.lapsed.saturating_sub(weight),
+            Count::State(StateName::SynSent) => {
+                self.unanswered = self.unanswered.saturating_sub(weight);
+            }
             Count::State(_) | Count::Nowhere => {}
         }
     }

@@ -176,7 +176,7 @@ impl Tracker {
         self.books.half_open(service)
     }
 
-    /// Attempts that nobody answered, since the start.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
     pub const fn unanswered(&self) -> u64 {
         self.books.unanswered()
     }

@@ -65,7 +65,7 @@ proptest! {
                 <= scene.tracker.capacity() as u64);
             prop_assert!(scene.tracker.timed_out() <= answered);
             prop_assert!(scene.tracker.half_open_total() <= answered);
-            prop_assert!(scene.tracker.unanswered() <= attempts);
+            prop_assert!(scene.unanswered <= attempts);
         }
         scene.until(scene.now + Duration::from_secs(1_000));
         check_books(&scene.tracker);
