@@ -80,8 +80,14 @@ impl Frame {
     }
 
     fn decode(&self) -> wire::Segment {
-        let decoded = wire::decode(LinkType::Ethernet, &self.octets[..self.length], self.original);
-        decoded.expect("a frame of our own")
+        let mut segment = wire::Segment::default();
+        self.decode_into(&mut segment).expect("a frame of our own");
+        segment
+    }
+
+    fn decode_into(&self, segment: &mut wire::Segment) -> Result<(), wire::Skip> {
+        let octets = &self.octets[..self.length];
+        wire::decode_into(LinkType::Ethernet, octets, self.original, segment)
     }
 }
 
@@ -104,8 +110,7 @@ impl Pipeline {
     /// As `app::feed` does for what a capture gives at once.
     fn frames(&mut self, frames: &[Frame]) {
         for frame in frames {
-            let segment = frame.decode();
-            self.0.queue_segment(frame.at, &segment, 1);
+            self.0.queue_frame(frame.at, 1, |segment| frame.decode_into(segment));
         }
         self.0.handle_queue();
     }

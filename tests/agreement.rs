@@ -215,12 +215,12 @@ fn read_recorded(case: Case) -> (Vec<(Timestamp, Segment)>, Vec<Count>) {
     let mut segments = Vec::new();
     let mut batch = Batch::Frames;
     while batch != Batch::End {
-        let visit = &mut |frame: Result<synwatch::capture::Frame<'_>, _>| {
-            let frame = frame.expect("a frame");
+        let visit = &mut |frame: synwatch::capture::Frame<'_>| {
             let segment = decode(frame.link, frame.data, frame.original_len);
             segments.push((frame.at, segment.expect("a segment")));
         };
         batch = source.read_batch(Duration::ZERO, visit).expect("a batch");
+        assert_ne!(batch, Batch::Damaged);
     }
     let counts = fs::read_to_string(path.with_extension("csv")).expect("counts");
     let count = |line: &str| {

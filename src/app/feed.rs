@@ -17,6 +17,21 @@ pub trait Intake {
     /// Takes in a frame that gave none.
     fn skip(&mut self, at: Option<Timestamp>, skip: Skip);
 
+    /// Takes in the segment that `decode` writes, or the reason why there is none.
+    #[inline]
+    fn frame(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
+    ) {
+        let mut segment = Segment::default();
+        match decode(&mut segment) {
+            Ok(()) => self.segment(at, &segment, interface),
+            Err(skip) => self.skip(Some(at), skip),
+        }
+    }
+
     /// There is no more for now.
     fn flush(&mut self);
 }
@@ -29,6 +44,16 @@ impl Intake for Engine {
 
     fn skip(&mut self, at: Option<Timestamp>, skip: Skip) {
         self.handle_skip(at, skip);
+    }
+
+    #[inline]
+    fn frame(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
+    ) {
+        self.queue_frame(at, interface, decode);
     }
 
     fn flush(&mut self) {
@@ -50,22 +75,16 @@ pub fn feed<I: Intake, S: Frames + ?Sized>(
 ) -> Result<Batch, Error> {
     // Asked for at the first frame: the clock may have been set while none came.
     let mut reckoned = None;
-    let batch = source.visit(timeout, |record| {
-        let (frame, at) = match record {
-            Ok(frame) => {
-                let correction = *reckoned.get_or_insert_with(&correction);
-                (frame, correction.apply(frame.at))
-            }
-            Err(skip) => return intake.skip(None, skip),
-        };
-        match &wire::decode(frame.link, frame.data, frame.original_len) {
-            Ok(segment) if host.is_forged(&frame, segment) => {
-                intake.skip(Some(at), Skip::ForgedSource);
-            }
-            Ok(segment) => intake.segment(at, segment, frame.interface),
-            Err(skip) => intake.skip(Some(at), *skip),
-        }
+    let batch = source.visit(timeout, |frame| {
+        let correction = *reckoned.get_or_insert_with(&correction);
+        intake.frame(correction.apply(frame.at), frame.interface, |segment| {
+            wire::decode_into(frame.link, frame.data, frame.original_len, segment)?;
+            if host.is_forged(&frame, segment) { Err(Skip::ForgedSource) } else { Ok(()) }
+        });
     });
+    if let Ok(Batch::Damaged) = batch {
+        intake.skip(None, Skip::BadCaptureRecord);
+    }
     intake.flush();
     batch
 }
@@ -132,7 +151,7 @@ mod tests {
         fn read_batch(
             &mut self,
             _timeout: Duration,
-            _visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+            _visit: &mut dyn FnMut(Frame<'_>),
         ) -> Result<Batch, Error> {
             Ok(Batch::Idle)
         }

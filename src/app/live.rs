@@ -190,6 +190,7 @@ impl Host {
     /// Whether a packet from outside claims to come from this host: with forged answers and
     /// acknowledgements an attacker would make a flood look completed. The kernel drops such
     /// packets as martians after the capture has seen them.
+    #[inline]
     #[must_use]
     pub fn is_forged(&self, frame: &Frame<'_>, segment: &Segment) -> bool {
         frame.direction == Direction::Incoming

@@ -30,7 +30,7 @@ use self::filter::Filter;
 use crate::flow::{Ranks, Sampling};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
-use crate::wire::{LinkType, Skip};
+use crate::wire::LinkType;
 
 /// One frame as it was captured; it may have been cut to its headers.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +63,10 @@ pub enum Direction {
 /// What came of one [`Source::read_batch`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Batch {
-    /// At least one frame, or record that could not be read, was visited.
+    /// At least one frame was visited.
     Frames,
+    /// So may have been; then came a record that could not be read.
+    Damaged,
     /// No frame: the timeout passed or a signal arrived.
     Idle,
     /// No frame will ever come again.
@@ -80,15 +82,14 @@ pub trait Source: Send {
     /// network namespace of the calling thread.
     fn interfaces(&self) -> Vec<String>;
 
-    /// Visits the next frames; waits for them up to `timeout` (files never wait). `Err` handed to
-    /// `visit` is a record that could not be read.
+    /// Visits the next frames; waits for them up to `timeout` (files never wait).
     ///
     /// # Errors
     /// The source is of no use any more. An interface that goes down or away is no error.
     fn read_batch(
         &mut self,
         timeout: Duration,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error>;
 
     /// Frames received and dropped since the source was opened.
@@ -112,18 +113,14 @@ pub trait Frames {
     ///
     /// # Errors
     /// The source is of no use any more.
-    fn visit(
-        &mut self,
-        timeout: Duration,
-        visitor: impl FnMut(Result<Frame<'_>, Skip>),
-    ) -> Result<Batch, Error>;
+    fn visit(&mut self, timeout: Duration, visitor: impl FnMut(Frame<'_>)) -> Result<Batch, Error>;
 }
 
 impl Frames for dyn Source + '_ {
     fn visit(
         &mut self,
         timeout: Duration,
-        mut visitor: impl FnMut(Result<Frame<'_>, Skip>),
+        mut visitor: impl FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
         self.read_batch(timeout, &mut visitor)
     }

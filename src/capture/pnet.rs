@@ -13,7 +13,7 @@ use crate::capture::ring::{PacketSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
-use crate::wire::{LinkType, Skip};
+use crate::wire::LinkType;
 
 /// Frames read from one interface before it is the next one's turn.
 const TURN: usize = 64;
@@ -101,7 +101,7 @@ impl Source for Pnet {
     fn read_batch(
         &mut self,
         timeout: Duration,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
         self.follow_interfaces()?;
         let ready = wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
@@ -109,7 +109,7 @@ impl Source for Pnet {
         for (tap, _) in self.taps.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             for _ in 0..TURN {
                 let Some(frame) = tap.next()? else { break };
-                visit(Ok(frame));
+                visit(frame);
                 batch = Batch::Frames;
             }
         }

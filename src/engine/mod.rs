@@ -257,10 +257,29 @@ impl Engine {
 
     /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor has fetched
     /// what is known of the flow.
-    #[inline]
     pub fn queue_segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
-        let flow = self.hasher.flow(segment);
-        if self.shards.of(flow.hash).queue_segment(at.min(LATEST), interface, flow, segment) {
+        self.queue_frame(at, interface, |queued| {
+            *queued = *segment;
+            Ok(())
+        });
+    }
+
+    /// The same of a frame whose segment `decode` writes to where it will wait, or says why there is none.
+    #[inline]
+    pub fn queue_frame(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
+    ) {
+        let next = self.shards.first().next_queued();
+        if let Err(skip) = decode(&mut next.segment) {
+            return self.handle_skip(Some(at), skip);
+        }
+        next.at = at.min(LATEST);
+        next.interface = interface;
+        next.flow = self.hasher.flow(&next.segment);
+        if self.shards.queue_next() {
             self.handle_queue();
         }
     }

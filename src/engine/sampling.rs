@@ -121,10 +121,12 @@ impl Levels {
     /// The level of a flow that begins now, and the one at which flows are known that began before.
     #[inline]
     pub fn of_flow(&self, ends: [End; 2]) -> (Level, Level) {
-        match self.exact {
-            true => (Level::ALL, Level::ALL),
-            false => (self.now.level(ends), self.settled.level(ends)),
-        }
+        if self.exact { (Level::ALL, Level::ALL) } else { self.of_sampled_flow(ends) }
+    }
+
+    #[inline(never)]
+    fn of_sampled_flow(&self, ends: [End; 2]) -> (Level, Level) {
+        (self.now.level(ends), self.settled.level(ends))
     }
 
     /// The level of a service's flows that begin now.

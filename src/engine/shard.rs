@@ -57,13 +57,14 @@ impl Completed {
 }
 
 /// A segment whose flow is being fetched.
-struct Queued {
-    at: Timestamp,
-    interface: u32,
+#[derive(Clone, Copy, Default)]
+pub struct Queued {
+    pub at: Timestamp,
+    pub interface: u32,
     level: Level,
     settled: Level,
-    flow: FlowKey,
-    segment: Segment,
+    pub flow: FlowKey,
+    pub segment: Segment,
 }
 
 /// What is counted over all services.
@@ -129,7 +130,9 @@ pub struct Shard {
     completed: Completed,
     /// Hashes of sources and networks that are not entered there yet.
     completions: Vec<(u64, u64)>,
-    queue: Vec<Queued>,
+    /// The first `queued` of these wait.
+    queue: Box<[Queued]>,
+    queued: usize,
     start: Timestamp,
     now: Timestamp,
     next_bin: Timestamp,
@@ -165,7 +168,8 @@ impl Shard {
             sample: 0,
             completed,
             completions: Vec::with_capacity(COMPLETED),
-            queue: Vec::with_capacity(QUEUE),
+            queue: vec![Queued::default(); QUEUE].into(),
+            queued: 0,
             start: Timestamp::EPOCH,
             now: Timestamp::EPOCH,
             next_bin: Timestamp::EPOCH,
@@ -237,7 +241,6 @@ impl Shard {
 
     /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether
     /// [`Self::handle_queue`] is due then. Until that is called the processor fetches what is known of the flow.
-    #[inline]
     pub fn queue_segment(
         &mut self,
         at: Timestamp,
@@ -245,33 +248,51 @@ impl Shard {
         flow: FlowKey,
         segment: &Segment,
     ) -> bool {
-        let (level, settled) = self.levels.of_flow(flow.ends);
-        if !level.includes(flow.hash.rank()) {
+        let next = self.next_queued();
+        (next.at, next.interface, next.flow, next.segment) = (at, interface, flow, *segment);
+        self.queue_next()
+    }
+
+    /// What the next segment is written to that is to be queued.
+    #[inline]
+    pub(super) fn next_queued(&mut self) -> &mut Queued {
+        &mut self.queue[self.queued]
+    }
+
+    /// Queues what was written there, as [`Self::queue_segment`] does.
+    #[inline]
+    pub(super) fn queue_next(&mut self) -> bool {
+        let next = &mut self.queue[self.queued];
+        (next.level, next.settled) = self.levels.of_flow(next.flow.ends);
+        let hash = next.flow.hash;
+        if !next.level.includes(hash.rank()) {
             self.skip(Skip::Unsampled);
             return false;
         }
-        self.tracker.prefetch(flow.hash);
-        self.queue.push(Queued { at, interface, level, settled, flow, segment: *segment });
-        self.queue.len() == QUEUE
+        self.tracker.prefetch(hash);
+        self.queued += 1;
+        self.queued == QUEUE
     }
 
     /// Takes in all segments that are queued.
     pub fn handle_queue(&mut self) {
-        self.handle_first(self.queue.len());
+        self.handle_first(self.queued);
     }
 
     /// Takes in those that are queued, up to the first that arrived at `end` or later; when that did.
     pub(super) fn handle_queue_until(&mut self, end: Timestamp) -> Option<Timestamp> {
-        let next = self.queue.iter().position(|queued| queued.at >= end);
-        self.handle_first(next.unwrap_or(self.queue.len()));
-        self.queue.first().map(|queued| queued.at)
+        let next = self.queue[..self.queued].iter().position(|queued| queued.at >= end);
+        self.handle_first(next.unwrap_or(self.queued));
+        self.queue[..self.queued].first().map(|queued| queued.at)
     }
 
     fn handle_first(&mut self, count: usize) {
         let mut queue = std::mem::take(&mut self.queue);
-        for queued in queue.drain(..count) {
-            self.handle(&queued);
+        for queued in &queue[..count] {
+            self.handle(queued);
         }
+        queue.copy_within(count..self.queued, 0);
+        self.queued -= count;
         self.queue = queue;
     }
 

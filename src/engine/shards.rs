@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::engine::directory::Shared;
 use crate::engine::settings::Settings;
-use crate::engine::shard::{ALL_SOURCES_LG_K, Completed, Shard, Sums};
+use crate::engine::shard::{ALL_SOURCES_LG_K, Completed, Queued, Shard, Sums};
 use crate::engine::tally::SOURCES_LG_K;
 use crate::flow::{Fate, Fill, FlowHash, HalfOpen, ServiceId};
 use crate::observe::FlowCounts;
@@ -55,13 +55,17 @@ impl Shards {
         &mut self.list[0]
     }
 
-    /// The one that keeps a flow.
-    #[inline]
-    pub fn of(&mut self, flow: FlowHash) -> &mut Shard {
-        match self.count {
-            NonZeroUsize::MIN => &mut self.list[0],
-            count => &mut self.list[flow.rank().shard(count)],
+    /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard that keeps its flow;
+    /// whether the queues are to be taken in.
+    // Always: see `wire::plain`.
+    #[inline(always)]
+    pub fn queue_next(&mut self) -> bool {
+        if self.count == NonZeroUsize::MIN {
+            return self.first().queue_next();
         }
+        let Queued { at, interface, flow, segment, .. } = *self.first().next_queued();
+        let shard = flow.hash.rank().shard(self.count);
+        self.list[shard].queue_segment(at, interface, flow, &segment)
     }
 
     fn get(&self, flow: FlowHash) -> &Shard {

@@ -11,11 +11,11 @@ pub struct HashKey(pub [u8; 16]);
 
 /// A keyed hash of the two ends of a connection, the same for both directions: its [`Rank`], and below that 32
 /// bits of another hash.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct FlowHash(pub u64);
 
 /// The flow that a segment belongs to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FlowKey {
     /// Its hash.
     pub hash: FlowHash,
@@ -85,7 +85,8 @@ impl Hasher {
     }
 
     /// The flow of a segment.
-    #[inline]
+    // Always: see `wire::plain`.
+    #[inline(always)]
     pub fn flow(&self, segment: &Segment) -> FlowKey {
         let Segment { source, source_port, destination, destination_port, .. } = *segment;
         let (ends, bits) = match (source.to_v4(), destination.to_v4()) {
@@ -94,10 +95,7 @@ impl Hasher {
                 [(from, source_port), (to, destination_port)]
                     .map(|(address, port)| u64::from(address) << 16 | u64::from(port)),
             ),
-            _ => {
-                let both = [(source, source_port), (destination, destination_port)];
-                (self.ranks.ends(segment), both.map(|end| self.bits(end)))
-            }
+            _ => self.ends_and_bits(segment),
         };
         // Either order will do that is the same for both directions.
         let sender_first = bits[0] <= bits[1];
@@ -106,6 +104,14 @@ impl Hasher {
         let hash = fold(fold(low ^ for_low, high ^ for_high), last);
         let rank = u64::from(self.ranks.of(ends).0);
         FlowKey { hash: FlowHash(rank << 32 | hash >> 32), ends, sender_first }
+    }
+
+    /// Both ends of a flow of IPv6. Apart, so that the rest goes into its caller.
+    #[inline(never)]
+    fn ends_and_bits(&self, segment: &Segment) -> ([End; 2], [u64; 2]) {
+        let Segment { source, source_port, destination, destination_port, .. } = *segment;
+        let both = [(source, source_port), (destination, destination_port)];
+        (self.ranks.ends(segment), both.map(|end| self.bits(end)))
     }
 
     /// One end of a flow of IPv6 in 64 bits, by a hash.

@@ -69,9 +69,7 @@ impl Recent {
     /// Whether a hash was entered within the period (or, rarely, not).
     #[must_use]
     pub fn contains(&self, hash: u64) -> bool {
-        self.current.contains(hash)
-            || self.previous.contains(hash)
-            || self.fetching.contains(&hash)
+        self.current.contains(hash) || self.previous.contains(hash) || self.fetching.contains(&hash)
     }
 }
 

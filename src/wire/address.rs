@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 or IPv6 address in 128 bits; IPv4 is held as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2).
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Address(u128);
 
 const MAPPED: u128 = 0xffff_0000_0000;
@@ -37,7 +37,8 @@ impl Address {
     /// Whether this is an IPv4 address (or an IPv4-mapped one).
     #[must_use]
     pub const fn is_ipv4(self) -> bool {
-        self.0 >> 32 == 0xffff
+        // In halves that registers hold.
+        self.0 >> 64 == 0 && self.0 as u64 >> 32 == 0xffff
     }
 
     /// The 32 bits of an IPv4 address (or an IPv4-mapped one).

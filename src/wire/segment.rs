@@ -184,7 +184,7 @@ impl fmt::Display for OptionLayout {
 }
 
 /// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Segment {
     /// Source address.
     pub source: Address,

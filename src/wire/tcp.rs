@@ -55,7 +55,7 @@ pub(super) fn decode(envelope: Envelope, rest: Rest<'_>) -> Result<Segment, Skip
 /// Walks the options up to their end, or to the first that is broken or cut off (RFC 9293, section
 /// 3.1: every kind but 0 and 1 has a length octet that counts kind and length). As in Linux'
 /// `tcp_parse_options` the last maximum segment size counts.
-#[inline]
+#[inline(never)]
 pub(super) fn read_options(mut octets: &[u8]) -> (Option<u16>, OptionLayout) {
     let mut mss = None;
     let mut layout = OptionLayout::default();

@@ -23,12 +23,13 @@ struct Label {
 fn count(path: &PathBuf) -> Result<(u64, u64), synwatch::capture::Error> {
     let mut source = Pcap::open(&[path])?;
     let (mut frames, mut bad) = (0, 0);
-    while source.read_batch(Duration::ZERO, &mut |frame| match frame {
-        Ok(_) => frames += 1,
-        Err(_) => bad += 1,
-    })? != Batch::End
-    {}
-    Ok((frames, bad))
+    loop {
+        match source.read_batch(Duration::ZERO, &mut |_| frames += 1)? {
+            Batch::Damaged => bad += 1,
+            Batch::End => return Ok((frames, bad)),
+            Batch::Frames | Batch::Idle => {}
+        }
+    }
 }
 
 /// The collection and its labels; `None`, with the reason printed, where there is none.

@@ -97,7 +97,6 @@ pub fn drain(source: &mut dyn Source) -> Vec<Identity> {
     let mut segments = Vec::new();
     while source
         .read_batch(TIMEOUT, &mut |frame| {
-            let frame = frame.unwrap();
             // What is not TCP is the kernel's own.
             if let Ok(segment) = decode(frame.link, frame.data, frame.original_len) {
                 segments.push(identity(&segment));

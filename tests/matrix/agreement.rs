@@ -89,14 +89,14 @@ fn read_syns(path: &Path) -> Vec<(u64, Segment)> {
     let mut syns = Vec::new();
     let mut batch = Batch::Frames;
     while batch != Batch::End {
-        let visit = &mut |frame: Result<synwatch::capture::Frame<'_>, _>| {
-            let frame = frame.expect("a frame");
+        let visit = &mut |frame: synwatch::capture::Frame<'_>| {
             let segment = decode(frame.link, frame.data, frame.original_len).expect("a segment");
             if segment.flags.is_syn() {
                 syns.push((frame.at.as_nanos(), segment));
             }
         };
         batch = source.read_batch(Duration::ZERO, visit).expect("a batch");
+        assert_ne!(batch, Batch::Damaged);
     }
     syns
 }

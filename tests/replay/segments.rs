@@ -27,7 +27,6 @@ pub fn read(path: &Path) -> Result<(Timestamp, Vec<Found>), Error> {
     let mut fragments = IpDefragPool::new();
     let (mut first, mut found) = (None, Vec::new());
     while source.read_batch(Duration::ZERO, &mut |frame| {
-        let Ok(frame) = frame else { return };
         first.get_or_insert(frame.at);
         found.extend(match decode(frame.link, frame.data, frame.original_len) {
             Ok(segment) => Some((segment, None)),

@@ -35,7 +35,6 @@ pub fn read(xdp: &mut Xdp) -> Vec<Identity> {
     let mut seen = Vec::new();
     while xdp
         .read_batch(TIMEOUT, &mut |frame| {
-            let frame = frame.unwrap();
             assert_eq!((frame.link, frame.direction), (LinkType::Ethernet, Direction::Incoming));
             assert!(frame.data.len() <= 144);
             seen.push(identity(&decode(frame.link, frame.data, frame.original_len).unwrap()));
@@ -130,7 +129,6 @@ fn frames_carry_time_interface_and_length() {
     let arrived = now();
     let mut count = 0;
     xdp.read_batch(TIMEOUT, &mut |read| {
-        let read = read.unwrap();
         assert_eq!((read.interface, read.original_len), (index, frame.len() as u32));
         assert_eq!(read.data, &frame[..144]);
         assert!(sent <= read.at + slack && read.at <= arrived + slack, "{:?}", read.at);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::capture::{Batch, Direction, Error, Frame, Frames, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
-use crate::wire::{LinkType, Skip};
+use crate::wire::LinkType;
 
 use classic::Classic;
 use input::Input;
@@ -86,7 +86,7 @@ impl Source for Pcap {
     fn read_batch(
         &mut self,
         timeout: Duration,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
         self.visit(timeout, visit)
     }
@@ -101,7 +101,7 @@ impl Frames for Pcap {
     fn visit(
         &mut self,
         _timeout: Duration,
-        mut visit: impl FnMut(Result<Frame<'_>, Skip>),
+        mut visit: impl FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
         let mut visited = 0;
         while visited < BATCH {
@@ -112,10 +112,7 @@ impl Frames for Pcap {
             let Some(next) = &file.next else {
                 match file.advance()? {
                     Step::Record(_) => {}
-                    Step::Bad => {
-                        visit(Err(Skip::BadCaptureRecord));
-                        visited += 1;
-                    }
+                    Step::Bad => return Ok(Batch::Damaged),
                     Step::End => self.current = self.waiting.pop().map(|Reverse((_, index))| index),
                 }
                 continue;
@@ -218,7 +215,7 @@ impl File {
         &mut self,
         due: impl Fn(Timestamp) -> bool,
         limit: usize,
-        visit: &mut impl FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut impl FnMut(Frame<'_>),
     ) -> usize {
         let (window, _) = self.input.window();
         let (mut next, mut visited) = (self.next, 0);
@@ -227,7 +224,7 @@ impl File {
             && let Some(record) = next
             && due(record.at)
         {
-            visit(Ok(record.frame(window)));
+            visit(record.frame(window));
             visited += 1;
             next = match &mut self.format {
                 Format::Classic(classic) => classic.record(window, record.end),

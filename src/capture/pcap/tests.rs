@@ -22,11 +22,13 @@ fn read_all(source: &mut Pcap) -> Read {
     loop {
         let batch = source
             .read_batch(Duration::ZERO, &mut |frame| {
-                read.push(frame.ok().map(|f| (f.at.as_nanos(), f.data.to_vec(), f.original_len)));
+                read.push(Some((frame.at.as_nanos(), frame.data.to_vec(), frame.original_len)));
             })
             .unwrap();
-        if batch == Batch::End {
-            return read;
+        match batch {
+            Batch::Damaged => read.push(None),
+            Batch::End => return read,
+            Batch::Frames | Batch::Idle => {}
         }
     }
 }

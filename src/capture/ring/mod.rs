@@ -30,7 +30,7 @@ use crate::capture::{
 use crate::flow::Ranks;
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
-use crate::wire::{LinkType, Skip};
+use crate::wire::LinkType;
 
 use block::Packet;
 use map::Map;
@@ -183,7 +183,7 @@ impl Source for Ring {
     fn read_batch(
         &mut self,
         timeout: Duration,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
         self.visit(timeout, visit)
     }
@@ -206,11 +206,7 @@ impl Source for Ring {
 
 impl Frames for Ring {
     /// Visits the frames of one block.
-    fn visit(
-        &mut self,
-        timeout: Duration,
-        visit: impl FnMut(Result<Frame<'_>, Skip>),
-    ) -> Result<Batch, Error> {
+    fn visit(&mut self, timeout: Duration, visit: impl FnMut(Frame<'_>)) -> Result<Batch, Error> {
         self.follow_interfaces();
         let mut ready = self.ready();
         if ready.is_none() {
@@ -275,10 +271,10 @@ impl Tap {
         self.map.block(self.block).is_some()
     }
 
-    fn read_block(&mut self, mut visit: impl FnMut(Result<Frame<'_>, Skip>)) {
+    fn read_block(&mut self, mut visit: impl FnMut(Frame<'_>)) {
         if let Some(block) = self.map.block(self.block) {
             for packet in block::packets(block) {
-                visit(Ok(frame(&packet)));
+                visit(frame(&packet));
             }
         }
         self.map.release(self.block);

@@ -26,7 +26,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::capture::{self, Batch, Direction, Frame, Interfaces, Selection, Settings, Source};
 use crate::observe::CaptureStats;
 use crate::time::Timestamp;
-use crate::wire::{LinkType, Skip};
+use crate::wire::LinkType;
 
 use program::{Program, Rules};
 
@@ -153,7 +153,7 @@ impl Source for Xdp {
     fn read_batch(
         &mut self,
         timeout: Duration,
-        visit: &mut dyn FnMut(Result<Frame<'_>, Skip>),
+        visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, capture::Error> {
         if !self.unread {
             self.wait(timeout)?;
@@ -164,7 +164,11 @@ impl Source for Xdp {
             && let Some(octets) = self.frames.next()
         {
             count += 1;
-            visit(frame(&octets, boot));
+            let Some(frame) = frame(&octets, boot) else {
+                self.unread = true;
+                return Ok(Batch::Damaged);
+            };
+            visit(frame);
         }
         self.unread = count == BATCH;
         Ok(if count == 0 { Batch::Idle } else { Batch::Frames })
@@ -186,9 +190,9 @@ impl Source for Xdp {
 }
 
 /// The frame of a record; `boot` is when CLOCK_BOOTTIME began.
-fn frame(octets: &[u8], boot: u64) -> Result<Frame<'_>, Skip> {
-    let record = record::read(octets).ok_or(Skip::Truncated)?;
-    Ok(Frame {
+fn frame(octets: &[u8], boot: u64) -> Option<Frame<'_>> {
+    let record = record::read(octets)?;
+    Some(Frame {
         at: Timestamp::from_nanos(record.time.wrapping_add(boot)),
         link: LinkType::Ethernet,
         data: record.data,
