@@ -25,7 +25,7 @@
 //! | `http` | metrics, health, status page, JSON |
 //! | `state` | the file that keeps what was learned over a restart |
 //! | `config` | the TOML file and the options above it |
-//! | `sys` | privileges, sandbox, service manager, network namespaces, mapped files |
+//! | `sys` | privileges, sandbox, service manager, network namespaces |
 //! | `app` | the daemon, `--once`, `replay`, `check-config`: the only place where parts are wired together |
 //! | `cli` | the command line |
 //!

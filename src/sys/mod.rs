@@ -1,7 +1,6 @@
 //! The operating system around the program: what changes the process itself, and what safe
 //! Rust has no words for.
 
-pub mod map;
 pub mod memory;
 pub mod netns;
 pub mod privileges;

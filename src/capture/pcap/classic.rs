@@ -5,10 +5,9 @@
 use std::io;
 
 use pcap_parser::{PcapHeader, parse_pcap_header};
-use prefetch_index::prefetch_index;
 
 use super::input::Input;
-use super::{AHEAD, ByteOrder, MAX_RECORD, Record, Step, Unknown};
+use super::{ByteOrder, MAX_RECORD, Record, Step, Unknown};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -62,7 +61,6 @@ impl Classic {
         if length > octets.len().min(MAX_RECORD) {
             return None;
         }
-        prefetch_index(octets, AHEAD * length);
         let nanos = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.nanos_per_unit;
         Some(Record {
             at: Timestamp::from_nanos(nanos),

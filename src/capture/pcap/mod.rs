@@ -32,10 +32,6 @@ const BATCH: usize = 4096;
 /// of 512 KiB). A length beyond it is damage.
 const MAX_RECORD: usize = 1 << 20;
 
-/// How many records ahead of the one at hand the CPU is told to load, on the guess that they are as long
-/// as it. By itself it loads up to the end of a page of 4 KiB only.
-const AHEAD: usize = 64;
-
 /// Frames from capture files. Of several files always the one with the oldest next frame goes on; within
 /// a file the order is the file's own.
 pub struct Pcap {
@@ -48,7 +44,7 @@ pub struct Pcap {
 }
 
 impl Pcap {
-    /// Opens all `paths`; `-` is standard input. Plain files are mapped into memory.
+    /// Opens all `paths`; `-` is standard input.
     ///
     /// # Errors
     /// A file that does not exist, may not be read, is empty, or is not a capture file.
@@ -68,7 +64,7 @@ impl Pcap {
         self.files.iter().map(|file| file.length).sum()
     }
 
-    /// How many of them have been read. Costs a system call for each file that is not mapped.
+    /// How many of them have been read. Costs a system call for each file.
     pub fn position(&self) -> u64 {
         self.files.iter().map(|file| file.input.position()).sum()
     }

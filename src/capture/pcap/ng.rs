@@ -8,10 +8,9 @@ use std::io;
 use pcap_parser::{
     OptionCode, parse_interfacedescriptionblock_be, parse_interfacedescriptionblock_le,
 };
-use prefetch_index::prefetch_index;
 
 use super::input::Input;
-use super::{AHEAD, ByteOrder, MAX_RECORD, Record, Step, Unknown};
+use super::{ByteOrder, MAX_RECORD, Record, Step, Unknown};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -63,7 +62,6 @@ impl Ng {
             return None;
         }
         let block = self.block(octets)?;
-        prefetch_index(octets, AHEAD * block.len());
         self.packet(kind, block, position)
     }
 

@@ -33,12 +33,12 @@ fn read_all(source: &mut Pcap) -> Read {
     }
 }
 
-/// Reads a file, mapped and decompressed.
+/// Reads a file, plain and decompressed.
 fn read(content: &[u8]) -> Read {
-    let mapped = read_all(&mut Pcap::open(&[file(content).path()]).unwrap());
+    let plain = read_all(&mut Pcap::open(&[file(content).path()]).unwrap());
     let zipped = file(&gzip(content));
-    assert_eq!(read_all(&mut Pcap::open(&[zipped.path()]).unwrap()), mapped);
-    mapped
+    assert_eq!(read_all(&mut Pcap::open(&[zipped.path()]).unwrap()), plain);
+    plain
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {
