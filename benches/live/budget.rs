@@ -23,10 +23,8 @@ use crate::{
 const BUDGET: u32 = 2_000;
 /// What leaves the daemon unbounded, to know what it would say then.
 const UNBOUNDED: &str = "packet_budget = 1000000000\ncpu_percent = 100\n";
-/// The floods, in SYNs per second.
-const RATES: [u32; 4] = [2_000, 20_000, 200_000, 1_000_000];
-/// What is more needs two senders, one of them beside the daemon.
-const ONE_CORE: u32 = 400_000;
+/// The floods, in SYNs per second; none is as many as can be.
+const RATES: [Option<u32>; 4] = [Some(2_000), Some(20_000), Some(200_000), None];
 /// How long each lasts.
 const DURATION: Duration = Duration::from_secs(12);
 /// From when on the cost counts: until then the daemon may look for the right share of the flows.
@@ -59,6 +57,7 @@ pub fn series(site: Site, rounds: usize) -> Result<(), Box<dyn Error>> {
         "CPU, % of a core",
         "times the first",
         "CPU, %, unbounded",
+        "dropped",
         "sampling ratio",
         "verdict",
         "SYN/s",
@@ -88,13 +87,16 @@ pub fn series(site: Site, rounds: usize) -> Result<(), Box<dyn Error>> {
             let off = (outcome.number("syn_rate")? - outcome.rate).abs();
             Some(off / outcome.number("syn_rate_stderr")?)
         });
+        let dropped = |outcome: &Outcome| outcome.report["capture"]["dropped"].as_f64();
+        let dropped = of_rate.iter().chain(of_unbounded).filter_map(dropped);
         let ratios = of_rate.iter().filter_map(|outcome| sampling_ratio(&outcome.report));
         let mut cells = vec![
-            thousands(i64::from(*rate)),
+            rate.map_or_else(|| "flat out".to_owned(), |rate| thousands(i64::from(rate))),
             thousands(median(of_rate.iter().map(|outcome| outcome.rate)).round() as i64),
             figure(share(of_rate)),
             figure(share(of_rate) / share(&outcomes[0])),
             figure(share(of_unbounded)),
+            thousands(dropped.sum::<f64>() as i64),
             format!("{:.4}", median(ratios)),
             verdicts(of_rate),
             figure(number("syn_rate")),
@@ -151,16 +153,23 @@ fn is_known(settings: &str) -> Result<bool, Box<dyn Error>> {
     Ok(output.status.success())
 }
 
-fn run(site: Site, rate: u32, capture: &str, seed: u64) -> Result<Outcome, Box<dyn Error>> {
+fn run(site: Site, rate: Option<u32>, capture: &str, seed: u64) -> Result<Outcome, Box<dyn Error>> {
     let lab = quiet_lab();
     let target = service(Family::V4, PORT);
     let _service = (site == Site::Victim).then(|| Service::start(&lab, target, BACKLOG.into()));
     let running = Monitor::Ring.start(&lab, capture, WATCHER)?;
-    let cores: &[usize] = if rate > ONE_CORE { &[SENDER, WATCHER] } else { &[SENDER] };
-    let each = rate / cores.len() as u32;
+    // Flat out a victim's stack keeps both cores busy.
+    let cores: &[usize] = match (site, rate) {
+        (Site::Victim, None) => &[SENDER, WATCHER],
+        _ => &[SENDER],
+    };
     let send = |core: usize| {
-        let flood = flood(site, Some(each), seed + ((core as u64) << 32));
-        generator::Flood { duration: DURATION, ..flood }.send(&lab, core)
+        let flood = flood(site, rate, seed + ((core as u64) << 32));
+        let flood = generator::Flood { duration: DURATION, ..flood };
+        match (site, rate) {
+            (Site::Mirror, None) => flood.storm(&lab, core),
+            _ => flood.send(&lab, core).map(drop),
+        }
     };
     thread::scope(|scope| {
         let senders: Vec<_> = cores.iter().map(|core| scope.spawn(|| send(*core))).collect();

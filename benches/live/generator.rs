@@ -131,7 +131,7 @@ fn set_option(socket: i32, level: i32, option: i32) -> io::Result<()> {
 }
 
 /// Keeps the calling thread on one core.
-fn pin(core: usize) -> io::Result<()> {
+pub fn pin(core: usize) -> io::Result<()> {
     // SAFETY: all zeros are a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     // SAFETY: writes within the set, of which it checks the bounds.

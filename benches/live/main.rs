@@ -19,6 +19,7 @@ mod budget;
 mod generator;
 mod monitor;
 mod services;
+mod storm;
 
 use std::error::Error;
 use std::net::SocketAddrV4;

@@ -278,7 +278,7 @@ pub fn packet_socket(interface: &str) -> io::Result<Socket> {
 }
 
 /// The index of an interface in the namespace of the calling thread.
-fn interface_index(interface: &str) -> io::Result<i32> {
+pub fn interface_index(interface: &str) -> io::Result<i32> {
     let name = std::ffi::CString::new(interface)?;
     // SAFETY: the pointer is to a NUL-terminated string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
