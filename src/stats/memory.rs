@@ -13,21 +13,25 @@ use crate::time::Timestamp;
 /// filter; Putze, Sanders and Singler 2009), so that each entry costs one miss, and none that anything waits for.
 #[derive(Clone)]
 pub struct Recent {
-    current: Filter,
-    previous: Filter,
+    current: Box<[u64]>,
+    previous: Box<[u64]>,
     /// Hashes whose places are being fetched.
     fetching: Vec<u64>,
     period: Duration,
     since: Timestamp,
+    /// Nothing was ever entered, and neither filter's memory is touched: to look up a few hashes in it, as
+    /// `--once` does, would cost more than all else.
+    unused: bool,
 }
 
 impl Recent {
     /// An empty set of two filters of `2^lg_bits` bits that remembers for `period`, from `now` on.
     #[must_use]
     pub fn new(lg_bits: u32, period: Duration, now: Timestamp) -> Self {
-        let empty = || Filter::new(1 << lg_bits.saturating_sub(6));
+        // Zeros of its own for each: memory that nobody has written to yet costs nothing, a copy does.
+        let empty = || vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
         let fetching = Vec::with_capacity(FETCHING);
-        Self { current: empty(), previous: empty(), fetching, period, since: now }
+        Self { current: empty(), previous: empty(), fetching, period, since: now, unused: true }
     }
 
     /// Lets time pass.
@@ -35,12 +39,14 @@ impl Recent {
         self.enter();
         while now - self.since >= self.period {
             std::mem::swap(&mut self.current, &mut self.previous);
-            self.current.clear();
+            if !self.unused {
+                self.current.fill(0);
+            }
             // Two empty filters are the same for ever.
             let idle = now - self.since >= self.period * 3;
             self.since = if idle { now } else { self.since + self.period };
-            if idle {
-                self.previous.clear();
+            if idle && !self.unused {
+                self.previous.fill(0);
             }
         }
     }
@@ -50,71 +56,37 @@ impl Recent {
         if self.fetching.len() == FETCHING {
             self.enter();
         }
-        self.current.prefetch(hash);
+        prefetch_index(&self.current, bits(hash, &self.current)[0].0);
         self.fetching.push(hash);
     }
 
     fn enter(&mut self) {
+        if self.unused && !self.fetching.is_empty() {
+            self.unused = false;
+            // All of the memory now, so that it never grows.
+            self.current.fill(0);
+            self.previous.fill(0);
+        }
         for hash in self.fetching.drain(..) {
-            self.current.insert(hash);
+            for (word, bit) in bits(hash, &self.current) {
+                self.current[word] |= bit;
+            }
         }
     }
 
     /// Has the processor begin to fetch what [`Self::contains`] will look at.
     pub fn prefetch(&self, hash: u64) {
-        self.current.prefetch(hash);
-        self.previous.prefetch(hash);
+        prefetch_index(&self.current, bits(hash, &self.current)[0].0);
+        prefetch_index(&self.previous, bits(hash, &self.previous)[0].0);
     }
 
     /// Whether a hash was entered within the period (or, rarely, not).
     #[must_use]
     pub fn contains(&self, hash: u64) -> bool {
-        self.current.contains(hash) || self.previous.contains(hash) || self.fetching.contains(&hash)
-    }
-}
-
-/// A Bloom filter whose memory is not touched before something is in it.
-#[derive(Clone)]
-struct Filter {
-    /// As many as a power of two.
-    words: Box<[u64]>,
-    empty: bool,
-}
-
-impl Filter {
-    fn new(words: usize) -> Self {
-        // Zeros of its own: memory that nobody has looked at yet costs nothing, a copy does.
-        Self { words: vec![0; words].into_boxed_slice(), empty: true }
-    }
-
-    fn clear(&mut self) {
-        if !self.empty {
-            self.words.fill(0);
-            self.empty = true;
-        }
-    }
-
-    fn prefetch(&self, hash: u64) {
-        prefetch_index(&self.words, self.bits(hash)[0].0);
-    }
-
-    fn insert(&mut self, hash: u64) {
-        self.empty = false;
-        for (word, bit) in self.bits(hash) {
-            self.words[word] |= bit;
-        }
-    }
-
-    fn contains(&self, hash: u64) -> bool {
-        !self.empty && self.bits(hash).iter().all(|(word, bit)| self.words[*word] & bit != 0)
-    }
-
-    /// The words and bits of a hash.
-    #[expect(clippy::cast_possible_truncation, reason = "masked")]
-    fn bits(&self, hash: u64) -> [(usize, u64); 2] {
-        let line = hash as usize & (self.words.len() - 1) & !(LINE - 1);
-        let place = |part: u64| (line | (part >> 6) as usize & (LINE - 1), 1 << (part & 63));
-        [place(hash >> 46), place(hash >> 55)]
+        let within =
+            |filter: &[u64]| bits(hash, filter).iter().all(|(word, bit)| filter[*word] & bit != 0);
+        let entered = !self.unused && (within(&self.current) || within(&self.previous));
+        entered || self.fetching.contains(&hash)
     }
 }
 
@@ -122,6 +94,14 @@ impl Filter {
 const FETCHING: usize = 16;
 /// Words of a cache line.
 const LINE: usize = 8;
+
+/// The words and bits of a hash in a filter whose length is a power of two.
+#[expect(clippy::cast_possible_truncation, reason = "masked")]
+fn bits(hash: u64, filter: &[u64]) -> [(usize, u64); 2] {
+    let line = hash as usize & (filter.len() - 1) & !(LINE - 1);
+    let place = |part: u64| (line | (part >> 6) as usize & (LINE - 1), 1 << (part & 63));
+    [place(hash >> 46), place(hash >> 55)]
+}
 
 #[cfg(test)]
 mod tests {
