@@ -239,8 +239,8 @@ impl Shard {
         }
     }
 
-    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether
-    /// [`Self::handle_queue`] is due then. Until that is called the processor fetches what is known of the flow.
+    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether the queue is full then, and
+    /// [`Self::handle_queue`] to be called before the next. Meanwhile the processor fetches what is known of the flow.
     pub fn queue_segment(
         &mut self,
         at: Timestamp,
