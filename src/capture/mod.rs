@@ -65,7 +65,7 @@ pub enum Direction {
 pub enum Batch {
     /// At least one frame was visited.
     Frames,
-    /// So may have been; then came a record that could not be read.
+    /// Frames may have been visited; then came a record that could not be read.
     Damaged,
     /// No frame: the timeout passed or a signal arrived.
     Idle,
