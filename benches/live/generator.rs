@@ -17,7 +17,7 @@ const BATCH: usize = 32;
 /// The longest pause between two bursts.
 const PAUSE: Duration = Duration::from_micros(200);
 /// No flood lasts longer.
-const TIME_CAP: Duration = Duration::from_secs(20);
+pub const TIME_CAP: Duration = Duration::from_secs(20);
 
 /// Ports of one address that are flooded before the next address is.
 const PORTS: u32 = 64;

@@ -3,12 +3,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
 use crate::common::frames::{BARE, Segment};
-use crate::generator::{Flood, pin};
+use crate::generator::{Flood, TIME_CAP, pin};
 use crate::support::flood::{Random, interface_index, refuse_outside_tests};
 use crate::support::lab::{ATTACKER_LINK, Lab, VICTIM_LINK};
 
@@ -16,8 +16,6 @@ use crate::support::lab::{ATTACKER_LINK, Lab, VICTIM_LINK};
 const FRAMES: u32 = 2_000_000;
 /// Frames sent at once: as many as a NAPI poll takes.
 const BATCH: u32 = 64;
-/// No storm lasts longer.
-const TIME_CAP: Duration = Duration::from_secs(20);
 
 /// Commands and numbers of bpf(2) (`linux/bpf.h`).
 const PROG_LOAD: libc::c_long = 5;

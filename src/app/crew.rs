@@ -118,14 +118,23 @@ impl<'a> Crew<'a> {
 
 impl Intake for Crew<'_> {
     #[inline]
-    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
+    fn frame(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
+    ) {
+        let mut segment = Segment::default();
+        if let Err(skip) = decode(&mut segment) {
+            return self.skip(Some(at), skip);
+        }
         // Time runs backwards in no shard: what came late in the file counts as of the latest of all, not of its shard.
         let at = at.min(LATEST).max(self.last);
         self.reach(at);
-        let flow = self.engine.hasher().flow(segment);
+        let flow = self.engine.hasher().flow(&segment);
         let shard = flow.hash.rank().shard(self.engine.shards());
         let batch = &mut self.batches[shard];
-        batch.push(Arrived { at, interface, flow, segment: *segment });
+        batch.push(Arrived { at, interface, flow, segment });
         if batch.len() == BATCH {
             self.hand_out(shard);
         }

@@ -11,41 +11,23 @@ use crate::wire::{self, Segment, Skip};
 
 /// Who takes in what a source gives.
 pub trait Intake {
-    /// Takes in a segment, no later than at the next [`Self::flush`].
-    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32);
-
-    /// Takes in a frame that gave none.
-    fn skip(&mut self, at: Option<Timestamp>, skip: Skip);
-
-    /// Takes in the segment that `decode` writes, or the reason why there is none.
-    #[inline]
+    /// Takes in the segment that `decode` writes, no later than at the next [`Self::flush`], or the reason why there is
+    /// none.
     fn frame(
         &mut self,
         at: Timestamp,
         interface: u32,
         decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
-    ) {
-        let mut segment = Segment::default();
-        match decode(&mut segment) {
-            Ok(()) => self.segment(at, &segment, interface),
-            Err(skip) => self.skip(Some(at), skip),
-        }
-    }
+    );
+
+    /// Takes in what gave no frame, or no segment.
+    fn skip(&mut self, at: Option<Timestamp>, skip: Skip);
 
     /// There is no more for now.
     fn flush(&mut self);
 }
 
 impl Intake for Engine {
-    #[inline]
-    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
-        self.queue_segment(at, segment, interface);
-    }
-
-    fn skip(&mut self, at: Option<Timestamp>, skip: Skip) {
-        self.handle_skip(at, skip);
-    }
-
     #[inline]
     fn frame(
         &mut self,
@@ -54,6 +36,10 @@ impl Intake for Engine {
         decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
     ) {
         self.queue_frame(at, interface, decode);
+    }
+
+    fn skip(&mut self, at: Option<Timestamp>, skip: Skip) {
+        self.handle_skip(at, skip);
     }
 
     fn flush(&mut self) {

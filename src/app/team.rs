@@ -260,14 +260,23 @@ impl Desk<'_> {
 
 impl Intake for Desk<'_> {
     #[inline]
-    fn segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
-        let flow = self.hasher.flow(segment);
+    fn frame(
+        &mut self,
+        at: Timestamp,
+        interface: u32,
+        decode: impl FnOnce(&mut Segment) -> Result<(), Skip>,
+    ) {
+        let mut segment = Segment::default();
+        if let Err(skip) = decode(&mut segment) {
+            return self.skip(Some(at), skip);
+        }
+        let flow = self.hasher.flow(&segment);
         let shard = self.posts.shard_of(&flow);
         if shard != self.number {
-            return self.strays.push(Stray { shard, at, interface, flow, segment: *segment });
+            return self.strays.push(Stray { shard, at, interface, flow, segment });
         }
         if let Some(shard) = self.own()
-            && shard.queue_segment(at, interface, flow, segment)
+            && shard.queue_segment(at, interface, flow, &segment)
         {
             shard.handle_queue();
         }
@@ -325,7 +334,10 @@ mod tests {
         for port in 0..SYNS {
             let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
             syn.source_port = port;
-            desk.segment(start, &syn, 1);
+            desk.frame(start, 1, |segment| {
+                *segment = syn;
+                Ok(())
+            });
         }
         assert!(desk.own.is_some() && desk.strays.len() > usize::from(SYNS) / 2);
         desk.flush();
