@@ -104,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Flood::random(target, FLOOD_RATE, Duration::from_secs_f64(seconds)).start(&lab).join();
     thread::sleep(SETTLING);
 
-    let truth = KernelTruth::of(&lab);
+    let mut truth = KernelTruth::of(&lab);
     let looks: Vec<&Look> = LOOKS.iter().filter(|look| is_usable(look)).collect();
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); looks.len()];
     let mut half_open = Vec::new();

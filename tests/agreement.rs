@@ -111,12 +111,13 @@ fn flood_and_compare(case: Case) {
     let target = service(case.family, PORT);
     let _service = Service::start(&lab, target, i32::from(case.backlog));
     let daemon = Daemon::start(&lab);
-    let truth = KernelTruth::of(&lab);
+    let mut truth = KernelTruth::of(&lab);
 
     let flood = Flood::random(target, case.rate, Duration::from_secs(20)).start(&lab);
     let over = AtomicBool::new(false);
     let (kernel, said) = thread::scope(|scope| {
         let kernel = scope.spawn(|| {
+            let mut truth = KernelTruth::of(&lab);
             let mut counts = Vec::new();
             loop {
                 // Once more when the other is done, or the zero that it ended on might be missing here.
@@ -128,7 +129,7 @@ fn flood_and_compare(case: Case) {
                 thread::sleep(KERNEL_PERIOD);
             }
         });
-        let said = listen(&daemon, &truth, case.family);
+        let said = listen(&daemon, &mut truth, case.family);
         over.store(true, Ordering::Relaxed);
         (kernel.join().expect("the kernel's counts"), said)
     });
@@ -139,7 +140,7 @@ fn flood_and_compare(case: Case) {
 }
 
 /// Collects reports until the kernel and synwatch both count nothing any more.
-fn listen(daemon: &Daemon, truth: &KernelTruth, family: Family) -> Vec<Said> {
+fn listen(daemon: &Daemon, truth: &mut KernelTruth, family: Family) -> Vec<Said> {
     let started = Instant::now();
     let mut all: Vec<Said> = Vec::new();
     while started.elapsed() < GIVE_UP {

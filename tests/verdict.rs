@@ -128,7 +128,7 @@ fn flood_slowly(backlog: u16, family: Family, clients: u32) {
     let target = service(family, PORT);
     let _service = Service::start(&lab, target, i32::from(backlog));
     let daemon = Daemon::start(&lab);
-    let truth = KernelTruth::of(&lab);
+    let mut truth = KernelTruth::of(&lab);
     let clients = Clients::start(&lab, target, &lab.add_clients(family, CLIENTS), clients);
     thread::sleep(Duration::from_secs(2));
 

@@ -124,7 +124,7 @@ fn flood(backlog: u16, rate: u32, round: usize) -> Outcome {
     let defaults = FastNetMon::start(&lab, &[]);
     let mut lowest = FastNetMon::start(&lab, &lowest_settings());
     let daemon = Daemon::start(&lab);
-    let truth = KernelTruth::of(&lab);
+    let mut truth = KernelTruth::of(&lab);
     thread::sleep(WARM_UP);
     // A hiccup of the clients is over a threshold this low, and a ban would stand for half an hour.
     let mut false_bans = 0;

@@ -40,8 +40,9 @@ impl KernelTruth {
         Self { socket: socket.expect("a sock_diag socket") }
     }
 
-    /// Requests in SYN_RECV towards `port`, of both IP versions.
-    pub fn count(&self, port: u16) -> Count {
+    /// Requests in SYN_RECV towards `port`, of both IP versions. One dump at a time: a second one on
+    /// this socket would take rows of the first, and the kernel refuses what is left (`EINVAL`).
+    pub fn count(&mut self, port: u16) -> Count {
         let before = SystemTime::now();
         let half_open = [libc::AF_INET, libc::AF_INET6]
             .into_iter()
@@ -51,7 +52,7 @@ impl KernelTruth {
         Count { at: before + took / 2, half_open }
     }
 
-    fn dump(&self, family: u8, port: u16) -> io::Result<u64> {
+    fn dump(&mut self, family: u8, port: u16) -> io::Result<u64> {
         let mut request = [0; HEADER + REQUEST];
         request[0..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
         request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
