@@ -1,6 +1,7 @@
 //! The operating system around the program: what changes the process itself, and what safe
 //! Rust has no words for.
 
+pub mod bpf;
 pub mod memory;
 pub mod netns;
 pub mod privileges;

@@ -1,0 +1,196 @@
+//! eBPF programs of a few instructions: written by hand, loaded by bpf(2) as they are.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use memmap2::{Mmap, MmapOptions};
+
+/// An instruction as it lies in memory (`struct bpf_insn` of `linux/bpf.h`).
+pub type Instruction = u64;
+
+/// Operations (RFC 9669, section 4), each with the size or the kind of operand that it is used with.
+pub mod op {
+    /// to += number, of 64 bits
+    pub const ADD_NUMBER: u8 = 0x07;
+    /// to &= number, of 64 bits
+    pub const AND_NUMBER: u8 = 0x57;
+    /// the helper of that number, with arguments from register 1 on, its answer in register 0
+    pub const CALL: u8 = 0x85;
+    /// the end, with register 0 as the result
+    pub const EXIT: u8 = 0x95;
+    /// offset instructions are passed over where to = number
+    pub const JUMP_IF_NUMBER: u8 = 0x15;
+    /// offset instructions are passed over where to != number
+    pub const JUMP_IF_NOT_NUMBER: u8 = 0x55;
+    /// offset instructions are passed over where to > from
+    pub const JUMP_IF_GREATER: u8 = 0x2d;
+    /// to = the octet at from + offset
+    pub const LOAD_BYTE: u8 = 0x71;
+    /// to = the 32 bits at from + offset
+    pub const LOAD_WORD: u8 = 0x61;
+    /// to = the 64 bits at from + offset
+    pub const LOAD_LONG: u8 = 0x79;
+    /// to = from
+    pub const MOVE: u8 = 0xbf;
+    /// to = number
+    pub const MOVE_NUMBER: u8 = 0xb7;
+    /// to |= from
+    pub const OR: u8 = 0x4f;
+    /// to |= number, of 64 bits
+    pub const OR_NUMBER: u8 = 0x47;
+    /// the 16 bits at to + offset = from
+    pub const STORE_HALF: u8 = 0x6b;
+    /// the 32 bits at to + offset = from
+    pub const STORE_WORD: u8 = 0x63;
+    /// the 64 bits at to + offset = from
+    pub const STORE_LONG: u8 = 0x7b;
+}
+
+/// Puts an instruction together. `to` and `from` are registers, 10 the frame pointer.
+#[must_use]
+pub const fn instruction(operation: u8, to: u8, from: u8, offset: i16, number: i32) -> Instruction {
+    // Two bit fields, which C lays out from the other end on big-endian machines.
+    let registers = if cfg!(target_endian = "big") { to << 4 | from } else { from << 4 | to };
+    let (offset, number) = (offset.to_ne_bytes(), number.to_ne_bytes());
+    let [a, b, c, d] = number;
+    Instruction::from_ne_bytes([operation, registers, offset[0], offset[1], a, b, c, d])
+}
+
+/// What `BPF_PROG_LOAD` reads of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramAttributes {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u64; 2],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+    btf: [u64; 4],
+    line_count: u32,
+    attach_btf_id: u32,
+}
+
+/// Loads a program of type `kind`. Those for attaching to a function of the kernel (`BPF_PROG_TYPE_TRACING`) say
+/// how (`enum bpf_attach_type`) and, by its number in the kernel's BTF, to which; others say zero.
+///
+/// # Errors
+/// The kernel refuses it, for want of CAP_BPF and what else the type needs, or because it finds a fault in it.
+pub fn load(
+    kind: u32,
+    (attach_type, attach_btf_id): (u32, u32),
+    instructions: &[Instruction],
+) -> io::Result<OwnedFd> {
+    let attributes = ProgramAttributes {
+        kind,
+        count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        instructions: instructions.as_ptr() as u64,
+        // Helpers for tracing want a license that is compatible with the GPL.
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        attach_type,
+        attach_btf_id,
+        ..ProgramAttributes::default()
+    };
+    // SAFETY: the attributes point to as many instructions as they say, and to a string with its end.
+    unsafe { call_for_descriptor(PROG_LOAD, &attributes) }
+}
+
+/// Attaches a program for the kernel's lists (`BPF_TRACE_ITER`) to the list that it was loaded for.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn attach_to_list(program: &OwnedFd) -> io::Result<OwnedFd> {
+    // Program, target, type, flags.
+    let attributes = [program.as_raw_fd().cast_unsigned(), 0, TRACE_ITER, 0];
+    // SAFETY: numbers only.
+    unsafe { call_for_descriptor(LINK_CREATE, &attributes) }
+}
+
+/// A file with what the attached program writes of the list, as seen from the network namespace of the calling
+/// thread.
+///
+/// # Errors
+/// The kernel refuses: before Linux 5.19, a thread without CAP_BPF.
+pub fn open_list(link: &OwnedFd) -> io::Result<OwnedFd> {
+    let attributes = [link.as_raw_fd().cast_unsigned(), 0];
+    // SAFETY: numbers only.
+    unsafe { call_for_descriptor(ITER_CREATE, &attributes) }
+}
+
+/// The running kernel's types (BTF).
+pub enum KernelTypes {
+    /// As the kernel has them.
+    Mapped(Mmap),
+    /// A copy, before Linux 6.16.
+    Read(Vec<u8>),
+}
+
+impl Deref for KernelTypes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// The running kernel's types.
+///
+/// # Errors
+/// It does not tell them, or not to this user.
+pub fn kernel_types() -> io::Result<KernelTypes> {
+    let mut file = File::open("/sys/kernel/btf/vmlinux")?;
+    // SAFETY: this is no file on a disk, which another could cut short or write to, but memory of the kernel that
+    // stays as it is.
+    match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
+        Ok(bytes) => Ok(KernelTypes::Mapped(bytes)),
+        Err(_) => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(KernelTypes::Read(bytes))
+        }
+    }
+}
+
+/// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
+pub const TRACE_ITER: u32 = 28;
+
+/// Commands (`enum bpf_cmd`).
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+const ITER_CREATE: libc::c_long = 33;
+
+/// # Safety
+/// As for [`call`]; and the command answers with a new descriptor.
+unsafe fn call_for_descriptor<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller promises.
+    let descriptor = unsafe { call(command, attributes)? };
+    // SAFETY: the kernel has just given it, so nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// A call of bpf(2).
+///
+/// # Safety
+/// `attributes` is what the command reads of `union bpf_attr`, without padding, and the pointers in it are to
+/// memory of the lengths beside them.
+///
+/// # Errors
+/// The kernel's.
+pub unsafe fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_int> {
+    // SAFETY: the attributes are valid for their length, and what they point to as the caller promises.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, (&raw const *attributes), size_of::<T>()) };
+    match libc::c_int::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
