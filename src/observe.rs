@@ -95,7 +95,8 @@ pub struct KernelHalfOpen {
     pub port: u16,
     /// How many there are.
     pub count: u32,
-    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1).
+    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1); of a long queue an estimate from a part
+    /// of it.
     pub retransmitted: u32,
     /// Remote addresses of re-sent ones, a bounded part of them.
     pub sources: Vec<IpAddr>,

@@ -227,6 +227,7 @@ fn start_kernel(
     let (sender, receiver) = sync_channel(1);
     let shared = Arc::clone(shared);
     thread::Builder::new().name("kernel".to_owned()).spawn(move || {
+        reader.prepare();
         let keep = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
         if let Err(error) = privileges::drop_except(&keep) {
             tracing::warn!(%error, "the kernel thread keeps its privileges");

@@ -19,10 +19,15 @@ use crate::stats::STEP;
 use crate::sys::privileges::{self, Capability};
 use crate::{app, capture};
 
-/// The privileges to look with: into other users' processes for the owners of listeners, and, with
-/// pnet, at interfaces that come up meanwhile.
-const KEEP: [Capability; 3] =
-    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_NET_RAW];
+/// The privileges to look with: into other users' processes for the owners of listeners, at the lengths of
+/// their queues, and, with pnet, at interfaces that come up meanwhile.
+const KEEP: [Capability; 5] = [
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    Capability::CAP_NET_RAW,
+];
 
 /// Why there is no answer.
 #[derive(Debug, Error)]

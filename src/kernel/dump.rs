@@ -38,6 +38,8 @@ pub(super) struct Dump {
     /// The requests in SYN_RECV by local address and port. These are few, the requests many: a
     /// handful of comparisons for each costs less than a hash that is safe against strangers.
     pub half_open: BTreeMap<(IpAddr, u16), KernelHalfOpen>,
+    /// The kernel has told all.
+    pub complete: bool,
     /// The kernel changed its tables meanwhile and says that the dump may be inconsistent.
     pub interrupted: bool,
 }
@@ -63,18 +65,9 @@ pub(super) struct ListenSocket {
     pub cgroup: Option<u64>,
 }
 
-/// Whether a dump goes on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Progress {
-    /// More datagrams follow.
-    More,
-    /// That was the last one.
-    Done,
-}
-
 impl Dump {
     /// Takes in one datagram of the answer to the request with number `sequence`.
-    pub fn read(&mut self, datagram: &[u8], sequence: u32) -> Result<Progress, Error> {
+    pub fn read(&mut self, datagram: &[u8], sequence: u32) -> Result<(), Error> {
         let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest)?;
@@ -88,12 +81,18 @@ impl Dump {
                 TCPDIAG_GETSOCK => self.read_socket(message.payload())?,
                 NLMSG_DONE | NLMSG_ERROR => {
                     check_status(message.payload())?;
-                    return Ok(Progress::Done);
+                    self.complete = true;
+                    return Ok(());
                 }
                 _ => {}
             }
         }
-        Ok(Progress::More)
+        Ok(())
+    }
+
+    /// How many requests in SYN_RECV were told.
+    pub fn requests(&self) -> u32 {
+        self.half_open.values().map(|service| service.count).sum()
     }
 
     fn read_socket(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
@@ -260,16 +259,17 @@ mod tests {
             .unwrap()
     }
 
-    fn read(hex: &str) -> (Dump, Result<Progress, Error>) {
+    fn read(hex: &str) -> (Dump, Result<(), Error>) {
         let mut dump = Dump::default();
-        let progress = dump.read(&bytes(hex), 7);
-        (dump, progress)
+        let outcome = dump.read(&bytes(hex), 7);
+        (dump, outcome)
     }
 
     #[test]
     fn listeners_with_their_attributes() {
-        let (dump, progress) = read(&[V4_LISTEN, V6_LISTEN].concat());
-        assert_eq!(progress.unwrap(), Progress::More);
+        let (dump, outcome) = read(&[V4_LISTEN, V6_LISTEN].concat());
+        outcome.unwrap();
+        assert!(!dump.complete);
         let v4 = ListenSocket {
             address: "192.0.2.1".parse().unwrap(),
             port: 8001,
@@ -302,8 +302,10 @@ mod tests {
     #[test]
     fn requests_are_counted_by_local_address() {
         let young = V4_SYN_RECV.replace("020301011f41", "020301001f41");
-        let (dump, progress) = read(&[V4_SYN_RECV, &young, V6_SYN_RECV_MAPPED, DONE].concat());
-        assert_eq!(progress.unwrap(), Progress::Done);
+        let (dump, outcome) = read(&[V4_SYN_RECV, &young, V6_SYN_RECV_MAPPED, DONE].concat());
+        outcome.unwrap();
+        assert!(dump.complete);
+        assert_eq!(dump.requests(), 3);
         assert_eq!(dump.half_open.len(), 2);
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let entry = |port, count, source: &str| KernelHalfOpen {
@@ -320,9 +322,9 @@ mod tests {
     #[test]
     fn without_cap_net_admin_a_request_has_no_attributes() {
         let bare = V4_SYN_RECV.replace("6000000012", "5800000012");
-        let (dump, progress) = read(&[&bare[..2 * 0x58], DONE].concat());
-        assert_eq!(progress.unwrap(), Progress::Done);
-        assert_eq!(dump.half_open.values().map(|entry| entry.count).sum::<u32>(), 1);
+        let (dump, outcome) = read(&[&bare[..2 * 0x58], DONE].concat());
+        outcome.unwrap();
+        assert_eq!((dump.complete, dump.requests()), (true, 1));
     }
 
     #[test]
@@ -344,8 +346,8 @@ mod tests {
     fn answers_to_an_earlier_request_are_skipped() {
         let mut dump = Dump::default();
         let datagram = bytes(&[V4_LISTEN, DONE].concat());
-        assert_eq!(dump.read(&datagram, 8).unwrap(), Progress::More);
-        assert!(dump.sockets.is_empty());
+        dump.read(&datagram, 8).unwrap();
+        assert!(dump.sockets.is_empty() && !dump.complete);
     }
 
     #[test]

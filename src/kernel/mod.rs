@@ -6,6 +6,7 @@
 //! | part | source | privilege |
 //! |---|---|---|
 //! | SYN_RECV, listeners, backlogs | netlink sock_diag | none |
+//! | thousands in SYN_RECV, without a look at each | lengths of the SYN queues, by BPF | CAP_BPF, CAP_PERFMON; Linux 5.9 |
 //! | counters | `/proc/thread-self/net/netstat`, `snmp` | none |
 //! | settings, conntrack | `/proc/sys/net`, `/proc/thread-self/net/stat` | none; `/proc/sys` may be hidden |
 //! | own addresses | netlink route (getifaddrs) | none |
@@ -14,13 +15,16 @@
 //!
 //! Everything is about the network namespace of the calling thread.
 
+mod btf;
 mod conntrack;
 mod dump;
 mod netstat;
 mod owner;
 mod sock_diag;
+mod syn_queue;
 mod sysctl;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -33,6 +37,7 @@ use crate::time::Timestamp;
 use dump::{Dump, ListenSocket};
 use owner::Owners;
 use sock_diag::SockDiag;
+use syn_queue::{ENOUGH, Lengths, SynQueues};
 
 /// Why the kernel could not be asked for its TCP sockets.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,8 @@ pub enum Error {
 /// Takes samples of the kernel.
 pub struct Reader {
     sockets: SockDiag,
+    /// Opened when first needed; none where that is not possible.
+    queues: OnceCell<Option<SynQueues>>,
     owners: Owners,
     problems: Vec<String>,
 }
@@ -74,15 +81,28 @@ impl Reader {
     ///
     /// Once a second is often enough to ask. A sample blocks and takes about 15 ms with 33,000 half-open
     /// connections beside 19,000 established ones (2-core virtual machine, Linux 6.18), most of that in
-    /// the kernel, which walks its whole table of connections. The first one, and the first after new listeners appeared, takes some
-    /// milliseconds more to find their owners: about 5 us per open descriptor of the processes that
-    /// are looked into.
+    /// the kernel, which walks its whole table of connections; where the lengths of the SYN queues may be asked for, it
+    /// takes 1 ms with 30,000 (`cargo test --release --test kernel -- --ignored --nocapture cost`). The first one, and
+    /// the first after new listeners appeared, takes some milliseconds more to find their owners: about 5 us per open
+    /// descriptor of the processes that are looked into.
     ///
     /// # Errors
     ///
     /// No netlink socket can be opened (a seccomp filter, a kernel without sock_diag).
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { sockets: SockDiag::open()?, owners: Owners::default(), problems: Vec::new() })
+        let sockets = SockDiag::open()?;
+        Ok(Self {
+            sockets,
+            queues: OnceCell::new(),
+            owners: Owners::default(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// Does now what [`Reader::sample`] else does when it first meets a long SYN queue: for a thread that gives its
+    /// capabilities up.
+    pub fn prepare(&self) {
+        self.queues.get_or_init(open_queues);
     }
 
     /// Looks at the kernel once. Call it from a thread in the network namespace of the one that
@@ -95,7 +115,7 @@ impl Reader {
     /// sock_diag, the part that all else hangs on, does not answer.
     pub fn sample(&mut self, now: Timestamp) -> Result<KernelSample, Error> {
         self.problems.clear();
-        let Dump { sockets, half_open, interrupted } = self.sockets.dump()?;
+        let Dump { sockets, half_open, interrupted, .. } = self.dump()?;
         if interrupted {
             self.problems.push("sock_diag was interrupted: SYN_RECV counts may be off".to_owned());
         }
@@ -110,6 +130,31 @@ impl Reader {
             conntrack: conntrack::read(),
             addresses: self.addresses(),
         })
+    }
+
+    /// The listeners and the requests. Of many requests only as many are asked for as it takes to tell what they are
+    /// like, where the kernel lets it be told otherwise how many there are.
+    fn dump(&mut self) -> Result<Dump, Error> {
+        let queues = || self.queues.get_or_init(open_queues).as_ref();
+        let mut dump = self.sockets.dump(|dump| dump.requests() >= ENOUGH && queues().is_some())?;
+        if dump.complete {
+            return Ok(dump);
+        }
+        match queues().map(SynQueues::lengths) {
+            Some(Ok(lengths)) => {
+                let lengths = Lengths::new(&dump.sockets, &lengths);
+                if !lengths.suffice(&dump) {
+                    dump = self.sockets.dump(|dump| lengths.suffice(dump))?;
+                }
+                lengths.complete(&mut dump);
+                Ok(dump)
+            }
+            outcome => {
+                tracing::debug!(?outcome, "asks the kernel for every request from now on");
+                self.queues = OnceCell::from(None);
+                self.sockets.dump(|_| false)
+            }
+        }
     }
 
     /// What the last sample lacks and why, one line each; empty where it is complete.
@@ -144,6 +189,12 @@ impl Reader {
         }
         addresses.into_iter().collect()
     }
+}
+
+fn open_queues() -> Option<SynQueues> {
+    SynQueues::open()
+        .inspect_err(|error| tracing::debug!(%error, "asks the kernel for every request"))
+        .ok()
 }
 
 /// Joins the sockets on one address and port, in order of both. They are one service: the kernel

@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 
 use super::Error;
-use super::dump::{Dump, LISTEN, Progress, SYN_RECV, TCPDIAG_GETSOCK};
+use super::dump::{Dump, LISTEN, SYN_RECV, TCPDIAG_GETSOCK};
 
 /// The kernel fills a datagram of a dump up to 32 KiB where the reader offers that much room
 /// (`netlink_recvmsg`).
@@ -45,15 +45,16 @@ impl SockDiag {
         Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
-    /// All sockets in LISTEN and all requests in SYN_RECV, of IPv4 and IPv6.
+    /// All sockets in LISTEN and then the requests in SYN_RECV, of IPv4 and IPv6, until those that were told are
+    /// `enough`.
     ///
     /// The kernel walks its tables between one datagram and the next, so a busy table is seen over
     /// a span of time: a request that comes or goes meanwhile may be missed.
-    pub fn dump(&mut self) -> Result<Dump, Error> {
+    pub fn dump(&mut self, enough: impl Fn(&Dump) -> bool) -> Result<Dump, Error> {
         let mut attempt = 1;
         loop {
-            let outcome = self.attempt();
-            if outcome.is_err() {
+            let outcome = self.attempt(&enough);
+            if !outcome.as_ref().is_ok_and(|dump| dump.complete) {
                 // Answers may still be on their way: leave them behind with the socket.
                 *self = Self::open()?;
             }
@@ -65,14 +66,15 @@ impl SockDiag {
         }
     }
 
-    fn attempt(&mut self) -> Result<Dump, Error> {
+    fn attempt(&mut self, enough: impl Fn(&Dump) -> bool) -> Result<Dump, Error> {
         let mut dump = Dump::default();
         self.sequence = self.sequence.wrapping_add(1);
         self.socket.send(&request(self.sequence), 0).map_err(Error::Send)?;
         loop {
             let length = self.receive()?;
             let datagram = self.buffer.get(..length).unwrap_or(&self.buffer);
-            if dump.read(datagram, self.sequence)? == Progress::Done {
+            dump.read(datagram, self.sequence)?;
+            if dump.complete || enough(&dump) {
                 return Ok(dump);
             }
         }
@@ -140,7 +142,7 @@ mod tests {
         let mut sockets = SockDiag::open().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
-        let dump = sockets.dump().unwrap();
+        let dump = sockets.dump(|_| false).unwrap();
         let found = dump.sockets.iter().find(|s| s.port == local.port()).unwrap();
         assert_eq!(found.address, local.ip());
         assert_ne!(found.inode, 0);
@@ -154,7 +156,7 @@ mod tests {
             eprintln!("skipped: no IPv6");
             return;
         };
-        let dump = sockets.dump().unwrap();
+        let dump = sockets.dump(|_| false).unwrap();
         for local in [v4, v6].map(|listener| listener.local_addr().unwrap()) {
             let is_it = |s: &ListenSocket| (s.address, s.port) == (local.ip(), local.port());
             assert!(dump.sockets.iter().any(is_it), "{local}");
