@@ -93,10 +93,9 @@ pub struct KernelHalfOpen {
     pub address: IpAddr,
     /// The local port.
     pub port: u16,
-    /// How many there are.
+    /// How many there are. Of a long queue of a wildcard listener an estimate, but the sum over its addresses.
     pub count: u32,
-    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1); of a long queue an estimate from a part
-    /// of it.
+    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1); of a long queue an estimate.
     pub retransmitted: u32,
     /// Remote addresses of re-sent ones, a bounded part of them.
     pub sources: Vec<IpAddr>,

@@ -289,10 +289,15 @@ fn syn_recv_is_counted_and_ages() {
     assert_eq!(aged.counters["TCPSynRetrans"] - fresh.counters["TCPSynRetrans"], 790);
 }
 
-/// A thread without capabilities asks for each request, one with them for the lengths of the queues.
+/// A thread without capabilities dumps every request, one with them asks for the lengths of the queues.
 #[test]
 fn long_queues_are_counted_alike_with_and_without_privilege() {
     let Some(lab) = Lab::enter("long") else { return };
+    let mut reader = Reader::open().unwrap();
+    if !reader.prepare() {
+        eprintln!("skipped: no BPF iterator");
+        return;
+    }
     set("net/core/somaxconn", "65535").unwrap();
     let _sockets = [
         listen("10.99.0.1:8001", 65_535, false),
@@ -312,25 +317,33 @@ fn long_queues_are_counted_alike_with_and_without_privilege() {
     lab.flood(SocketAddr::new(VICTIM_V4.into(), 8001), 13_500);
     lab.flood(SocketAddr::new(VICTIM_V4.into(), 8002), 5_000);
     lab.flood(SocketAddr::new(VICTIM_V4.into(), 8003), 10);
-    let with = sample(&mut Reader::open().unwrap());
-    let without = thread::spawn(|| {
-        caps::clear(None, CapSet::Effective).unwrap();
-        sample(&mut Reader::open().unwrap())
-    });
-    let without = without.join().unwrap();
-    let all = ss_syn_recv();
-    assert_eq!(all, 13_500 + 5_000 + 10);
-    let total = |sample: &KernelSample| sample.half_open.iter().map(|row| row.count).sum::<u32>();
-    assert_eq!((total(&with) as usize, total(&without) as usize), (all, all));
-    for (port, old) in [(8001, 2.0 / 3.0), (8002, 0.0)] {
-        let (with, without) =
-            (half_open(&with, VICTIM_V4, port), half_open(&without, VICTIM_V4, port));
-        assert_eq!(with.count, without.count);
-        let share = f64::from(with.retransmitted) / f64::from(with.count);
-        // Five standard errors of a share of 2,048.
-        assert!((share - old).abs() < 0.055, "{with:?}");
-        assert_eq!(with.sources.len(), if old > 0.0 { 512 } else { 0 });
+    let whole = || {
+        let look = || {
+            caps::clear(None, CapSet::Effective).unwrap();
+            sample(&mut Reader::open().unwrap())
+        };
+        thread::spawn(look).join().unwrap()
+    };
+    let before = whole();
+    let part = sample(&mut reader);
+    let after = whole();
+    // A few of a wildcard listener may not have been seen; they are told of its own address then.
+    let count = |sample: &KernelSample, port| {
+        sample.half_open.iter().filter(|row| row.port == port).map(|row| row.count).sum::<u32>()
+    };
+    let counts = |sample| [8001, 8002, 8003].map(|port| count(sample, port));
+    assert_eq!(ss_syn_recv(), 13_500 + 5_000 + 10);
+    for sample in [&before, &part, &after] {
+        assert_eq!(counts(sample), [13_500, 5_000, 10]);
     }
+    for port in [8001, 8002] {
+        let old =
+            |sample: &KernelSample| f64::from(half_open(sample, VICTIM_V4, port).retransmitted);
+        // Five standard errors of a share of 2,048, and those that grew old meanwhile.
+        let slack = f64::from(count(&part, port)) * 0.055;
+        assert!(old(&part) > old(&before) - slack && old(&part) < old(&after) + slack, "{part:?}");
+    }
+    assert_eq!(half_open(&part, VICTIM_V4, 8001).sources.len(), 512);
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl Flood {
 fn run(program: &OwnedFd, frame: &[u8], link: u32) -> io::Result<()> {
     let length = frame.len() as u32;
     let context = Context { data_end: length, ingress: link, ..Context::default() };
-    let test = TestRun {
+    let mut test = TestRun {
         program: program.as_raw_fd() as u32,
         data_in_length: length,
         data_in: frame.as_ptr() as u64,
@@ -136,7 +136,7 @@ fn run(program: &OwnedFd, frame: &[u8], link: u32) -> io::Result<()> {
         ..TestRun::default()
     };
     // SAFETY: the test points to the frame and to the context, each of the length beside it, which outlive the call.
-    unsafe { bpf::call(PROG_TEST_RUN, &test).map(drop) }
+    unsafe { bpf::call(PROG_TEST_RUN, &mut test).map(drop) }
 }
 
 /// Switches generic receive offload on, which has the interface poll for frames (NAPI).

@@ -19,15 +19,12 @@ use crate::stats::STEP;
 use crate::sys::privileges::{self, Capability};
 use crate::{app, capture};
 
-/// The privileges to look with: into other users' processes for the owners of listeners, at the lengths of
-/// their queues, and, with pnet, at interfaces that come up meanwhile.
-const KEEP: [Capability; 5] = [
-    Capability::CAP_SYS_PTRACE,
-    Capability::CAP_DAC_READ_SEARCH,
-    Capability::CAP_BPF,
-    Capability::CAP_PERFMON,
-    Capability::CAP_NET_RAW,
-];
+/// The privileges to look with: into other users' processes for the owners of listeners, and, with
+/// pnet, at interfaces that come up meanwhile.
+const KEEP: [Capability; 3] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_NET_RAW];
+/// More of them, to ask for the lengths of long SYN queues: only where no packets of strangers are decoded.
+const KEEP_WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -70,9 +67,16 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
             Err(error) => return Err(error.into()),
         }
     }
+    let mut kernel = Kernel::open(config, &mut unseen);
+    let mut keep = KEEP.to_vec();
+    if source.is_none() {
+        keep.extend(KEEP_WITHOUT_WIRE);
+    } else if let Some(reader) = &kernel.0 {
+        reader.prepare();
+    }
     // Nothing more is opened that needs a privilege, and the kernel's answer is shorter without
     // CAP_NET_ADMIN: it leaves out the packet mark of each half-open connection.
-    if let Err(error) = privileges::drop_except(&KEEP) {
+    if let Err(error) = privileges::drop_except(&keep) {
         tracing::debug!(%error, "keeps its privileges");
     }
     let clock = Clock::start();
@@ -83,7 +87,6 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         settings.flows = 0;
     }
     let mut engine = Engine::new(settings, clock.now());
-    let mut kernel = Kernel::open(config, &mut unseen);
     kernel.ask(&mut engine, &mut host, config, &clock);
     let begin = Instant::now();
     if let Some(source) = &mut source {

@@ -5,7 +5,7 @@ use super::{
     Network, PacketBudget, TelemetryPath, Threads,
 };
 
-/// Settings that stand above the file's; kept by the daemon, as they still hold after a reload.
+/// Settings that stand above the file's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
     /// `--interface`; empty where not given.

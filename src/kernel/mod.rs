@@ -6,7 +6,7 @@
 //! | part | source | privilege |
 //! |---|---|---|
 //! | SYN_RECV, listeners, backlogs | netlink sock_diag | none |
-//! | thousands in SYN_RECV, without a look at each | lengths of the SYN queues, by BPF | CAP_BPF, CAP_PERFMON; Linux 5.9 |
+//! | lengths of the SYN queues, instead of a dump of every request | BPF iterator | CAP_BPF, CAP_PERFMON; Linux 5.9, without them later on 5.19 |
 //! | counters | `/proc/thread-self/net/netstat`, `snmp` | none |
 //! | settings, conntrack | `/proc/sys/net`, `/proc/thread-self/net/stat` | none; `/proc/sys` may be hidden |
 //! | own addresses | netlink route (getifaddrs) | none |
@@ -99,10 +99,10 @@ impl Reader {
         })
     }
 
-    /// Does now what [`Reader::sample`] else does when it first meets a long SYN queue: for a thread that gives its
-    /// capabilities up.
-    pub fn prepare(&self) {
-        self.queues.get_or_init(open_queues);
+    /// Does now what [`Reader::sample`] else does when it first meets a long SYN queue, for a thread that gives its
+    /// capabilities up. Returns whether the lengths of the queues can be asked for.
+    pub fn prepare(&self) -> bool {
+        self.queues.get_or_init(open_queues).is_some()
     }
 
     /// Looks at the kernel once. Call it from a thread in the network namespace of the one that
@@ -132,29 +132,26 @@ impl Reader {
         })
     }
 
-    /// The listeners and the requests. Of many requests only as many are asked for as it takes to tell what they are
-    /// like, where the kernel lets it be told otherwise how many there are.
+    /// The listeners and the requests: all of them, or, where the kernel tells otherwise how many there are, as many
+    /// as it takes to know what they are like.
     fn dump(&mut self) -> Result<Dump, Error> {
-        let queues = || self.queues.get_or_init(open_queues).as_ref();
-        let mut dump = self.sockets.dump(|dump| dump.requests() >= ENOUGH && queues().is_some())?;
-        if dump.complete {
-            return Ok(dump);
+        let lengths = OnceCell::new();
+        let ask = |dump: &Dump| {
+            let lengths = self.queues.get_or_init(open_queues).as_ref()?.lengths();
+            let lengths = lengths
+                .inspect_err(|error| tracing::debug!(%error, "cannot ask for the SYN queues"))
+                .ok()?;
+            Lengths::new(&dump.sockets, &lengths)
+        };
+        // The listeners, and with them their cookies, come before the first request.
+        let mut dump = self.sockets.dump(|dump| {
+            dump.requests() >= ENOUGH
+                && lengths.get_or_init(|| ask(dump)).as_ref().is_some_and(|l| l.suffice(dump))
+        })?;
+        if let (false, Some(Some(lengths))) = (dump.complete, lengths.get()) {
+            lengths.complete(&mut dump);
         }
-        match queues().map(SynQueues::lengths) {
-            Some(Ok(lengths)) => {
-                let lengths = Lengths::new(&dump.sockets, &lengths);
-                if !lengths.suffice(&dump) {
-                    dump = self.sockets.dump(|dump| lengths.suffice(dump))?;
-                }
-                lengths.complete(&mut dump);
-                Ok(dump)
-            }
-            outcome => {
-                tracing::debug!(?outcome, "asks the kernel for every request from now on");
-                self.queues = OnceCell::from(None);
-                self.sockets.dump(|_| false)
-            }
-        }
+        Ok(dump)
     }
 
     /// What the last sample lacks and why, one line each; empty where it is complete.
@@ -192,9 +189,7 @@ impl Reader {
 }
 
 fn open_queues() -> Option<SynQueues> {
-    SynQueues::open()
-        .inspect_err(|error| tracing::debug!(%error, "asks the kernel for every request"))
-        .ok()
+    SynQueues::open().inspect_err(|error| tracing::debug!(%error, "dumps every request")).ok()
 }
 
 /// Joins the sockets on one address and port, in order of both. They are one service: the kernel

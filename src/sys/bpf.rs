@@ -87,7 +87,7 @@ pub fn load(
     (attach_type, attach_btf_id): (u32, u32),
     instructions: &[Instruction],
 ) -> io::Result<OwnedFd> {
-    let attributes = ProgramAttributes {
+    let mut attributes = ProgramAttributes {
         kind,
         count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
         instructions: instructions.as_ptr() as u64,
@@ -98,34 +98,34 @@ pub fn load(
         ..ProgramAttributes::default()
     };
     // SAFETY: the attributes point to as many instructions as they say, and to a string with its end.
-    unsafe { call_for_descriptor(PROG_LOAD, &attributes) }
+    unsafe { call_for_descriptor(PROG_LOAD, &mut attributes) }
 }
 
-/// Attaches a program for the kernel's lists (`BPF_TRACE_ITER`) to the list that it was loaded for.
+/// Attaches an iterator's program (`BPF_TRACE_ITER`) to what it was loaded to iterate over.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn attach_to_list(program: &OwnedFd) -> io::Result<OwnedFd> {
+pub fn attach_iterator(program: &OwnedFd) -> io::Result<OwnedFd> {
     // Program, target, type, flags.
-    let attributes = [program.as_raw_fd().cast_unsigned(), 0, TRACE_ITER, 0];
+    let mut attributes = [program.as_raw_fd().cast_unsigned(), 0, TRACE_ITER, 0];
     // SAFETY: numbers only.
-    unsafe { call_for_descriptor(LINK_CREATE, &attributes) }
+    unsafe { call_for_descriptor(LINK_CREATE, &mut attributes) }
 }
 
-/// A file with what the attached program writes of the list, as seen from the network namespace of the calling
-/// thread.
+/// A file that runs an attached iterator when it is read, in the network namespace of the thread that calls this, and
+/// holds what the program writes.
 ///
 /// # Errors
 /// The kernel refuses: before Linux 5.19, a thread without CAP_BPF.
-pub fn open_list(link: &OwnedFd) -> io::Result<OwnedFd> {
-    let attributes = [link.as_raw_fd().cast_unsigned(), 0];
+pub fn open_iterator(link: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut attributes = [link.as_raw_fd().cast_unsigned(), 0];
     // SAFETY: numbers only.
-    unsafe { call_for_descriptor(ITER_CREATE, &attributes) }
+    unsafe { call_for_descriptor(ITER_CREATE, &mut attributes) }
 }
 
 /// The running kernel's types (BTF).
 pub enum KernelTypes {
-    /// As the kernel has them.
+    /// As the kernel has them. To have a copy of their 5 MB takes several times as long as to look through them.
     Mapped(Mmap),
     /// A copy, before Linux 6.16.
     Read(Vec<u8>),
@@ -170,7 +170,7 @@ const ITER_CREATE: libc::c_long = 33;
 
 /// # Safety
 /// As for [`call`]; and the command answers with a new descriptor.
-unsafe fn call_for_descriptor<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+unsafe fn call_for_descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: as the caller promises.
     let descriptor = unsafe { call(command, attributes)? };
     // SAFETY: the kernel has just given it, so nobody else knows of it.
@@ -180,15 +180,15 @@ unsafe fn call_for_descriptor<T>(command: libc::c_long, attributes: &T) -> io::R
 /// A call of bpf(2).
 ///
 /// # Safety
-/// `attributes` is what the command reads of `union bpf_attr`, without padding, and the pointers in it are to
-/// memory of the lengths beside them.
+/// `attributes` is what the command reads and writes of `union bpf_attr`, without padding; the pointers in it are to
+/// memory of the lengths beside them, which may be written to where the command does so.
 ///
 /// # Errors
 /// The kernel's.
-pub unsafe fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_int> {
+pub unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are valid for their length, and what they point to as the caller promises.
     let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, (&raw const *attributes), size_of::<T>()) };
+        unsafe { libc::syscall(libc::SYS_bpf, command, (&raw mut *attributes), size_of::<T>()) };
     match libc::c_int::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),
         _ => Err(io::Error::last_os_error()),
