@@ -75,6 +75,21 @@ pub struct Listener {
     pub process: Option<Process>,
 }
 
+impl Listener {
+    /// The one of `listeners` that takes connections to an address and port: on that address, or else on any.
+    #[must_use]
+    pub fn taking(listeners: &[Self], address: IpAddr, port: u16) -> Option<&Self> {
+        let on_port = || listeners.iter().filter(|listener| listener.port == port);
+        on_port().find(|listener| listener.address == address).or_else(|| {
+            on_port().find(|listener| {
+                listener.address.is_unspecified()
+                    && (listener.address.is_ipv4() == address.is_ipv4()
+                        || (address.is_ipv4() && listener.dual_stack))
+            })
+        })
+    }
+}
+
 /// The owner of a listening socket.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Process {

@@ -155,7 +155,8 @@ impl Directory {
             // What was seen before its wildcard listener was known belongs to that from now on.
             let (listeners, places) = (&self.listeners, &self.places);
             self.aliases.extend(places.keys().filter_map(|(address, port)| {
-                let bound = Address::from(listener_for(listeners, *address, *port)?.address);
+                let bound =
+                    Address::from(Listener::taking(listeners, (*address).into(), *port)?.address);
                 let id = places.get(&(bound, *port))?;
                 (bound != *address).then_some(((*address, *port), *id))
             }));
@@ -196,8 +197,8 @@ impl Directory {
         if !self.is_watched(address) {
             return ServiceId::OTHER;
         }
-        let Some(bound) =
-            listener_for(&self.listeners, address, port).map(|listener| listener.address)
+        let Some(bound) = Listener::taking(&self.listeners, address.into(), port)
+            .map(|listener| listener.address)
         else {
             return self.place(address, port, self.limit - self.limit / 4);
         };
@@ -245,19 +246,6 @@ impl Directory {
     }
 }
 
-/// The listener that takes connections to an address and port.
-fn listener_for(listeners: &[Listener], address: Address, port: u16) -> Option<&Listener> {
-    let ip = IpAddr::from(address);
-    let on_port = || listeners.iter().filter(|listener| listener.port == port);
-    on_port().find(|listener| listener.address == ip).or_else(|| {
-        on_port().find(|listener| {
-            listener.address.is_unspecified()
-                && (listener.address.is_ipv4() == ip.is_ipv4()
-                    || (ip.is_ipv4() && listener.dual_stack))
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,11 +282,11 @@ mod tests {
     #[test]
     fn a_wildcard_takes_its_own_version_and_both_only_when_dual() {
         let listeners = [listener("::", false)];
-        assert!(listener_for(&listeners, Address::v4([192, 0, 2, 10]), 443).is_none());
-        assert!(listener_for(&listeners, Address::v6([1; 16]), 443).is_some());
-        assert!(listener_for(&listeners, Address::v6([1; 16]), 80).is_none());
+        assert!(Listener::taking(&listeners, Address::v4([192, 0, 2, 10]).into(), 443).is_none());
+        assert!(Listener::taking(&listeners, Address::v6([1; 16]).into(), 443).is_some());
+        assert!(Listener::taking(&listeners, Address::v6([1; 16]).into(), 80).is_none());
         let dual = [listener("::", true)];
-        assert!(listener_for(&dual, Address::v4([192, 0, 2, 10]), 443).is_some());
+        assert!(Listener::taking(&dual, Address::v4([192, 0, 2, 10]).into(), 443).is_some());
     }
 
     #[test]

@@ -90,9 +90,8 @@ impl Reader {
     ///
     /// No netlink socket can be opened (a seccomp filter, a kernel without sock_diag).
     pub fn open() -> Result<Self, Error> {
-        let sockets = SockDiag::open()?;
         Ok(Self {
-            sockets,
+            sockets: SockDiag::open()?,
             queues: OnceCell::new(),
             owners: Owners::default(),
             problems: Vec::new(),

@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use super::btf::{Item, look_up};
 use super::dump::{Dump, ListenSocket};
-use crate::observe::KernelHalfOpen;
+use super::listeners;
+use crate::observe::{KernelHalfOpen, Listener};
 use crate::sys::bpf::{self, Instruction, TRACE_ITER, instruction, op};
 use crate::sys::privileges::{self, Capability};
 
@@ -125,26 +126,22 @@ const FEW: u32 = 16;
 /// 1.1 percentage points at most (one standard error).
 pub(super) const ENOUGH: u32 = 2_048;
 
-/// The lengths of the SYN queues of all services, by local address and port.
-pub(super) struct Lengths(BTreeMap<(IpAddr, u16), Queue>);
-
-/// The SYN queues of the sockets on one address and port.
-#[derive(Default)]
-struct Queue {
-    length: u32,
-    dual_stack: bool,
+/// The lengths of the SYN queues of all services.
+pub(super) struct Lengths {
+    listeners: Vec<Listener>,
+    /// By the addresses and ports of the listeners.
+    lengths: BTreeMap<(IpAddr, u16), u32>,
 }
 
 impl Lengths {
     /// The lengths by the sockets' cookies as lengths of their services; none where one is missing.
-    pub fn new(sockets: &[ListenSocket], lengths: &HashMap<u64, u32>) -> Option<Self> {
-        let mut queues = BTreeMap::<_, Queue>::new();
+    pub fn new(sockets: &[ListenSocket], by_cookie: &HashMap<u64, u32>) -> Option<Self> {
+        let mut lengths = BTreeMap::<_, u32>::new();
         for socket in sockets {
-            let queue = queues.entry((socket.address, socket.port)).or_default();
-            queue.length = queue.length.saturating_add(*lengths.get(&socket.cookie)?);
-            queue.dual_stack |= socket.dual_stack;
+            let length = lengths.entry((socket.address, socket.port)).or_default();
+            *length = length.saturating_add(*by_cookie.get(&socket.cookie)?);
         }
-        Some(Self(queues))
+        Some(Self { listeners: listeners(sockets, |_| None), lengths })
     }
 
     /// Whether the requests of `dump` tell what those in the queues are like. Not where one is in no queue: its listener
@@ -154,11 +151,11 @@ impl Lengths {
         for row in dump.half_open.values() {
             *seen.entry(self.listener(row)).or_default() += row.count;
         }
-        let is_seen = |(listener, queue): (&(IpAddr, u16), &Queue)| {
+        let is_known = |(listener, length): (&(IpAddr, u16), &u32)| {
             let seen = seen.get(&Some(*listener)).copied().unwrap_or_default();
-            queue.length < FEW || seen >= queue.length.min(ENOUGH)
+            *length < FEW || seen >= (*length).min(ENOUGH)
         };
-        !seen.contains_key(&None) && self.0.iter().all(is_seen)
+        !seen.contains_key(&None) && self.lengths.iter().all(is_known)
     }
 
     /// Has the requests of `dump` stand for all that are in the queues.
@@ -168,10 +165,10 @@ impl Lengths {
         for row in dump.half_open.values_mut() {
             seen.entry(self.listener(row)).or_default().push(row);
         }
-        for (listener, queue) in &self.0 {
+        for (listener, length) in &self.lengths {
             match seen.get_mut(&Some(*listener)) {
-                Some(rows) => scale(rows, queue.length),
-                None if queue.length > 0 => unseen.push((*listener, queue.length)),
+                Some(rows) => scale(rows, *length),
+                None if *length > 0 => unseen.push((*listener, *length)),
                 None => {}
             }
         }
@@ -182,16 +179,10 @@ impl Lengths {
         }
     }
 
-    /// The listener that a request belongs to: on its own address, or on any.
+    /// The address and port of the listener that a request belongs to.
     fn listener(&self, row: &KernelHalfOpen) -> Option<(IpAddr, u16)> {
-        let any = match row.address {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let both = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), row.port);
-        let own = [(row.address, row.port), (any, row.port)];
-        let own = own.into_iter().find(|listener| self.0.contains_key(listener));
-        own.or_else(|| self.0.get(&both)?.dual_stack.then_some(both))
+        let listener = Listener::taking(&self.listeners, row.address, row.port)?;
+        Some((listener.address, listener.port))
     }
 }
 
