@@ -3,8 +3,25 @@
 //! An observer cannot ask the ends for their states; it concludes them from the segments, taking it
 //! that what passes arrives. One [`State`] holds the states of both ends at once, since they constrain
 //! each other: `FinWait1(Role::Client)` says that the client is in FIN_WAIT_1 and the server in
-//! CLOSE_WAIT. The numbers decide whether a segment counts at all: an acknowledgement of anything
-//! but the server's number + 1 completes nothing, a RST outside the window ends nothing.
+//! CLOSE_WAIT. What the receiver would drop moves nothing (RFC 9293, section 3.10.7.3 and 3.10.7.4;
+//! RFC 5961), and the numbers tell what that is.
+//!
+//! An observer may have missed segments, so it cannot always tell a wrong number from one that it
+//! has no cause for. The rules, where both ends of a connection were seen to open it:
+//!
+//! - An acknowledgement of what its peer is not known to have sent moves nothing, nor does its FIN:
+//!   the receiver drops it with the segment. It is remembered as *doubted*. If the receiver then
+//!   acknowledges what it is not known to have been sent, it took the doubted segment in, and the
+//!   capture missed the cause. If the sender itself goes back, the doubt was right.
+//! - A segment up to [`NEAR`] ahead of what its sender is known to have sent follows a gap of the
+//!   capture, and counts. Further ahead, up to the largest window of RFC 7323, a FIN counts whose
+//!   acknowledgement is exactly what the peer has sent, and anything else is doubted as above.
+//! - A FIN that does not lie ahead of what its sender is known to have sent is left of the window.
+//! - A RST counts at the sender's next number, which is the left edge of the window once all that
+//!   was sent has arrived; or at the number that the last segment acknowledged, since a closed end
+//!   takes its number from there (RFC 9293, section 3.5.2). Behind a gap of the capture it does not.
+//!
+//! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
 use crate::flow::rank::Level;
 use crate::wire::{Flags, Segment, SeqNumber};
@@ -88,9 +105,13 @@ pub enum Outcome {
 /// The window in which a RST or an acknowledgement of a SYN_RECV connection must lie: Linux offers
 /// no more than this unscaled (`tcp_synack_window`).
 const HANDSHAKE_WINDOW: u32 = 65_535;
-/// The window of an open connection. The true one is the receiver's to know; this is the scaled window of
-/// a fast path, and still only 1/4096 of the number space.
-const WINDOW: u32 = 1 << 20;
+/// How far ahead of what is known to be sent a segment needs no further evidence: the scaled window
+/// of a fast path, and still only 1/4096 of the number space.
+const NEAR: u32 = 1 << 20;
+/// The largest window that there is (RFC 7323, section 2.2): no number further off is right.
+const FAR: u32 = 1 << 30;
+/// TCP's option of time stamps (RFC 7323).
+const TIMESTAMPS: u8 = 8;
 
 /// One connection: its states and the numbers that tell its segments from others'.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -102,12 +123,12 @@ pub struct Connection {
     /// The server's next sequence number. In `SynSent`, where there is none yet, ISN + 1 of an earlier
     /// SYN of the same client on the same ports.
     pub server_next: SeqNumber,
-    /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413); in `SynReceived` octets that
-    /// the server sent after its SYN; 65,535 stands for more.
-    pub early_data: u16,
+    /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413), where 65,535 stands for more; in
+    /// `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last.
+    detail: u16,
     /// What else happened.
     pub marks: Marks,
-    /// SYN-ACKs that the server sent on its own after the first.
+    /// SYN-ACKs that the server sent on its own after the first; once open, the [`Doubts`].
     pub answers_repeated: u8,
     /// Whether the client is the first endpoint in the canonical order of the flow's key.
     pub client_first: bool,
@@ -159,6 +180,81 @@ impl Marks {
     }
 }
 
+/// What is remembered of a half-open connection besides its numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Note {
+    /// Octets that the server sent after its SYN, at most [`Self::MAX`].
+    Sent(u16),
+    /// The same, and its FIN is the last of them: a server may close before it has the ACK of a
+    /// Fast Open (RFC 7413, section 4.2; RFC 9293, section 3.10.4).
+    Closed(u16),
+    /// The server's next number after its answer before the last, its low bits. Which of two answers
+    /// in flight the client acknowledges is the client's to say: Linux keeps the first number as
+    /// long as it keeps the request, a server that forgot or sends cookies knows its last.
+    OtherAnswer(u16),
+    /// The client's next number after a SYN with another number than the one that was answered.
+    OtherSyn(u16),
+}
+
+impl Note {
+    const MAX: u16 = 0x3fff;
+
+    /// The low bits of a number, by which it is told from others: one guess in 16,384 is right.
+    const fn mark(number: SeqNumber) -> u16 {
+        number.0 as u16 & Self::MAX
+    }
+
+    const fn of(detail: u16) -> Self {
+        let value = detail & Self::MAX;
+        match detail >> 14 {
+            0 => Self::Sent(value),
+            1 => Self::Closed(value),
+            2 => Self::OtherAnswer(value),
+            _ => Self::OtherSyn(value),
+        }
+    }
+
+    const fn detail(self) -> u16 {
+        match self {
+            Self::Sent(octets) => octets,
+            Self::Closed(octets) => 1 << 14 | octets,
+            Self::OtherAnswer(mark) => 2 << 14 | mark,
+            Self::OtherSyn(mark) => 3 << 14 | mark,
+        }
+    }
+
+    /// Octets that the server is known to have sent after its SYN.
+    const fn sent(self) -> u32 {
+        match self {
+            Self::Sent(octets) | Self::Closed(octets) => octets as u32,
+            Self::OtherAnswer(_) | Self::OtherSyn(_) => 0,
+        }
+    }
+
+    fn octets(octets: u32) -> u16 {
+        u16::try_from(octets).unwrap_or(Self::MAX).min(Self::MAX)
+    }
+}
+
+/// Which ends sent a segment of an open connection that counts only if its receiver took it in.
+#[derive(Clone, Copy)]
+struct Doubts;
+
+impl Doubts {
+    /// A segment of this end is doubted.
+    const fn segment(by: Role) -> u8 {
+        match by {
+            Role::Client => 1,
+            Role::Server => 2,
+        }
+    }
+
+    /// A FIN of this end is.
+    const fn fin(by: Role) -> u8 {
+        Self::segment(by) << 2
+    }
+}
+
 impl Connection {
     /// A connection that begins with the SYN `syn`.
     #[must_use]
@@ -167,7 +263,7 @@ impl Connection {
             state: State::SynSent,
             client_next: syn.seq + 1,
             server_next: syn.seq + 1,
-            early_data: u16::try_from(syn.payload_len).unwrap_or(u16::MAX),
+            detail: u16::try_from(syn.payload_len).unwrap_or(u16::MAX),
             marks: Marks::default(),
             answers_repeated: 0,
             client_first: true,
@@ -183,8 +279,8 @@ impl Connection {
         Self {
             state: State::SynReceived,
             client_next: answer.ack,
-            server_next: answer.seq + 1,
-            early_data: 0,
+            server_next: answer.end(),
+            detail: Note::Sent(Note::octets(answer.payload_len)).detail(),
             marks,
             answers_repeated: 0,
             client_first: true,
@@ -210,7 +306,7 @@ impl Connection {
             state,
             client_next,
             server_next,
-            early_data: 0,
+            detail: segment.ack.0 as u16,
             marks,
             answers_repeated: 0,
             client_first: true,
@@ -238,12 +334,21 @@ impl Connection {
         let carries_on = self.state == State::Established
             && segment.flags.0 & OF_INTEREST == Flags::ACK.0
             && self.marks.intersects(Marks::SETTLED)
-            && self.in_window(sender, segment.seq);
-        if carries_on {
-            self.advance(sender, segment.end());
-            self.advance(sender.peer(), segment.ack);
+            && self.answers_repeated == 0
+            && segment.seq.is_within(self.next(sender) - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + NEAR);
+        if !carries_on {
+            return false;
         }
-        carries_on
+        let peer = sender.peer();
+        if self.next(peer).offset_from(segment.ack) > FAR {
+            if self.marks.intersects(Marks::COMPLETED) {
+                return false;
+            }
+            self.advance(peer, segment.ack);
+        }
+        self.advance(sender, segment.end());
+        self.detail = segment.ack.0 as u16;
+        true
     }
 
     /// Takes in a segment that `sender` sent. `one_way` says that answers of this server are never
@@ -270,27 +375,29 @@ impl Connection {
     fn reset(&mut self, sender: Role, segment: &Segment) -> Outcome {
         use Role::{Client, Server};
         let valid = match (self.state, sender) {
-            // A client that gives up; its number is its own.
+            // A client resets what answered its SYN, with the number that was acknowledged (section
+            // 3.10.7.3): another than its own means that the answer was wrong, and it waits on.
             (State::SynSent, Client) => {
-                segment.seq.is_within(self.client_next - 1, HANDSHAKE_WINDOW)
+                segment.seq.offset_from(self.client_next) <= u32::from(self.detail)
             }
             // Refused: acceptable only if it acknowledges the SYN (RFC 9293, section 3.10.7.3).
             (State::SynSent, Server) => {
                 segment.flags.intersects(Flags::ACK)
-                    && segment.ack.offset_from(self.client_next) <= u32::from(self.early_data)
+                    && segment.ack.offset_from(self.client_next) <= u32::from(self.detail)
             }
             (
                 State::SynReceived | State::SimultaneousOpen | State::SimultaneousOpenAcked(_),
                 Client,
-            ) => segment.seq.is_within(self.client_next, HANDSHAKE_WINDOW),
+            ) => segment.seq == self.client_next,
             // The server answers a wrong acknowledgement with a RST that carries that wrong number
             // (section 3.10.7.4, SYN-RECEIVED); such a RST must not end what it keeps.
-            (
-                State::SynReceived | State::SimultaneousOpen | State::SimultaneousOpenAcked(_),
-                Server,
-            ) => {
-                let sent = u32::from(self.early_data);
-                segment.seq.offset_from(self.server_next - sent) <= sent
+            (State::SynReceived, Server) => {
+                let note = Note::of(self.detail);
+                segment.seq.offset_from(self.server_next - note.sent()) <= note.sent()
+                    || note == Note::OtherAnswer(Note::mark(segment.seq))
+            }
+            (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), Server) => {
+                segment.seq == self.server_next
             }
             (
                 State::Established
@@ -298,11 +405,14 @@ impl Connection {
                 | State::FinWait2(_)
                 | State::LastAck(_)
                 | State::Closing
-                | State::ClosingAcked(_)
-                | State::TimeWait(_),
+                | State::ClosingAcked(_),
                 _,
-            ) => self.in_window(sender, segment.seq),
-            (State::Refused | State::Closed, _) => false,
+            ) => {
+                segment.seq == self.next(sender)
+                    || segment.seq.0 as u16 == self.detail && self.in_window(sender, segment.seq)
+            }
+            // A RST must not cut TIME_WAIT short (RFC 1337, section 3).
+            (State::TimeWait(_) | State::Refused | State::Closed, _) => false,
         };
         if !valid {
             return Outcome::Ignored;
@@ -341,7 +451,6 @@ impl Connection {
             (State::SynSent, Server) => {
                 self.state = State::SimultaneousOpen;
                 self.server_next = segment.seq + 1;
-                self.early_data = 0;
                 Outcome::Progress
             }
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), Client) if same => {
@@ -354,8 +463,14 @@ impl Connection {
             }
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), _) => Outcome::Ignored,
             // Another number while the server keeps the request: out of window, and answered by
-            // a bare ACK that changes nothing (`tcp_check_req`).
-            (State::SynReceived, _) => Outcome::Ignored,
+            // a bare ACK that changes nothing (`tcp_check_req`). If the server forgot, it answers.
+            (State::SynReceived, _) => {
+                let note = Note::of(self.detail);
+                if sender == Client && !matches!(note, Note::Closed(_)) && note.sent() == 0 {
+                    self.detail = Note::OtherSyn(Note::mark(segment.seq + 1)).detail();
+                }
+                Outcome::Ignored
+            }
             // Challenge ACK, no change (RFC 5961, section 4).
             (
                 State::Established
@@ -370,6 +485,15 @@ impl Connection {
             (State::TimeWait(_) | State::Refused | State::Closed, Client) if same => {
                 Outcome::Ignored
             }
+            // The receiver is in TIME_WAIT itself, and takes a SYN only with a number beyond the last
+            // (RFC 1122, section 4.2.2.13) or a newer time stamp (RFC 6191), which is not seen here.
+            (State::TimeWait(waiting), _)
+                if waiting != sender
+                    && !segment.seq.is_after(self.next(sender) - 1)
+                    && !segment.options.contains(TIMESTAMPS) =>
+            {
+                Outcome::Ignored
+            }
             // The ports are used again (RFC 9293, section 3.6.1; RFC 6191).
             (State::TimeWait(_) | State::Refused | State::Closed, _) => Outcome::Superseded,
         }
@@ -381,7 +505,7 @@ impl Connection {
         match (self.state, sender) {
             (State::SynSent, Server) => {
                 let early = segment.ack.offset_from(self.client_next);
-                if early <= u32::from(self.early_data) {
+                if early <= u32::from(self.detail) {
                     // It may take in the data of the SYN with it (RFC 7413, section 4.2).
                     self.marks.set(Marks::FAST_OPEN, early > 0);
                 } else if segment.ack != self.server_next {
@@ -390,52 +514,43 @@ impl Connection {
                 }
                 self.state = State::SynReceived;
                 self.client_next = segment.ack;
-                self.server_next = segment.seq + 1;
-                self.early_data = 0;
+                // Any segment may carry data, this one too (section 3.5).
+                self.server_next = segment.end();
+                self.detail = Note::Sent(Note::octets(segment.payload_len)).detail();
                 self.marks.set(Marks::ANSWER_DUE, false);
                 Outcome::Answered
             }
-            (State::SynReceived, Server) => {
-                if segment.ack != self.client_next {
-                    return Outcome::Superseded;
-                }
-                let first = self.server_next - u32::from(self.early_data);
-                if segment.seq + 1 == first {
-                    return Outcome::AnswerRepeated;
-                }
-                self.server_next = segment.seq + 1;
-                self.early_data = 0;
-                self.marks.set(Marks::CONFIRMED, false);
-                self.marks.set(Marks::ANSWER_DUE, false);
-                Outcome::AnswerReplaced
-            }
+            (State::SynReceived, Server) => self.syn_ack_again(segment),
             // In a simultaneous open the SYN-ACK is the acknowledgement (figure 7).
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), _) => {
                 self.acknowledge_simultaneous(sender, segment)
             }
-            // The server did not see the ACK, or could not take it in (accept queue full).
+            // The server did not see the ACK, or could not take it in (accept queue full). With other
+            // numbers it gets a challenge ACK, and changes nothing (RFC 5961, section 4).
             (
                 State::Established
                 | State::FinWait1(_)
                 | State::FinWait2(_)
                 | State::LastAck(_)
                 | State::Closing
-                | State::ClosingAcked(_)
-                | State::TimeWait(_)
-                | State::Refused
-                | State::Closed,
+                | State::ClosingAcked(_),
                 Server,
             ) => {
-                if self.server_next.offset_from(segment.seq) <= WINDOW
-                    && self.client_next.offset_from(segment.ack) <= WINDOW
-                {
+                if self.is_old_answer(segment) {
                     Outcome::AnswerRepeated
                 } else {
-                    // The answer to a SYN that was not seen or not believed.
-                    Outcome::Superseded
+                    Outcome::Ignored
                 }
             }
-            (State::TimeWait(_) | State::Refused | State::Closed, Client) => Outcome::Superseded,
+            // Nothing but a SYN begins anew in TIME_WAIT. Where only answers are seen, one must do.
+            (State::TimeWait(_), _) if !self.marks.has(Marks::MIDWAY) => Outcome::Ignored,
+            (State::TimeWait(_) | State::Refused | State::Closed, Server)
+                if self.is_old_answer(segment) =>
+            {
+                Outcome::AnswerRepeated
+            }
+            // The answer to a SYN that was not seen or not believed.
+            (State::TimeWait(_) | State::Refused | State::Closed, _) => Outcome::Superseded,
             // Only a server answers.
             (
                 State::SynSent
@@ -451,6 +566,37 @@ impl Connection {
         }
     }
 
+    /// A SYN-ACK while the connection is half-open.
+    fn syn_ack_again(&mut self, segment: &Segment) -> Outcome {
+        let note = Note::of(self.detail);
+        if segment.ack != self.client_next {
+            // The client resets it, and the request stays; unless it answers a SYN that was seen. Where
+            // only answers are seen, none could be.
+            let asked = note == Note::OtherSyn(Note::mark(segment.ack));
+            let unseen = self.marks.has(Marks::MIDWAY);
+            return if asked || unseen { Outcome::Superseded } else { Outcome::Ignored };
+        }
+        let sent = note.sent();
+        let first = self.server_next - sent;
+        // More was sent than could be noted, so the first number is not known exactly.
+        let vague = sent == u32::from(Note::MAX);
+        let behind = first.offset_from(segment.seq + 1);
+        if behind == 0 || vague && behind <= HANDSHAKE_WINDOW {
+            return Outcome::AnswerRepeated;
+        }
+        self.detail = Note::OtherAnswer(Note::mark(self.server_next)).detail();
+        self.server_next = segment.end();
+        self.marks.set(Marks::CONFIRMED, false);
+        self.marks.set(Marks::ANSWER_DUE, false);
+        Outcome::AnswerReplaced
+    }
+
+    /// Whether a SYN-ACK may be the one that this connection began with.
+    fn is_old_answer(&self, segment: &Segment) -> bool {
+        self.server_next.offset_from(segment.seq) <= NEAR
+            && self.client_next.offset_from(segment.ack) <= NEAR
+    }
+
     /// RFC 9293, section 3.10.7.4, fifth step and after: ACK, data, FIN.
     fn acknowledge(&mut self, sender: Role, segment: &Segment, one_way: bool) -> Outcome {
         use Role::{Client, Server};
@@ -458,9 +604,7 @@ impl Connection {
             // Answers of this server are never seen: going on with ISN + 1 is all that a client
             // can show.
             (State::SynSent, Client) => {
-                if !one_way
-                    || segment.seq.offset_from(self.client_next) > u32::from(self.early_data)
-                {
+                if !one_way || segment.seq.offset_from(self.client_next) > u32::from(self.detail) {
                     return Outcome::Ignored;
                 }
                 self.server_next = segment.ack;
@@ -472,43 +616,13 @@ impl Connection {
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), _) => {
                 self.acknowledge_simultaneous(sender, segment)
             }
-            (State::SynReceived, Client) => {
-                let sent = u32::from(self.early_data);
-                let reach = if self.marks.has(Marks::FAST_OPEN) { HANDSHAKE_WINDOW } else { sent };
-                if segment.ack.offset_from(self.server_next - sent) > reach
-                    || !segment.seq.is_within(self.client_next, HANDSHAKE_WINDOW)
-                {
-                    return Outcome::Ignored;
-                }
-                // Where the SYN was not seen, the answer was not seen to answer anything.
-                let midway = self.marks.has(Marks::MIDWAY);
-                self.establish(if midway { Marks::PRESUMED } else { Marks::COMPLETED });
-                self.progress(sender, segment);
-                if midway { Outcome::Presumed } else { Outcome::Completed }
-            }
-            (State::SynReceived, Server) => {
-                let first = self.server_next - u32::from(self.early_data);
-                let took = segment.ack.offset_from(self.client_next);
-                if !segment.seq.is_within(first, HANDSHAKE_WINDOW) || took >= WINDOW {
-                    return Outcome::Ignored;
-                }
-                let sent = segment.end().offset_from(first);
-                self.early_data = self.early_data.max(u16::try_from(sent).unwrap_or(u16::MAX));
-                self.server_next = first + u32::from(self.early_data);
-                // Without Fast Open a server sends data or takes it in only after the ACK, so the
-                // ACK was missed. A bare ACK that takes in nothing may be a challenge.
-                let open = segment.sequence_len() > 0 || took > 0;
-                if !open || self.marks.has(Marks::FAST_OPEN) {
-                    return Outcome::Progress;
-                }
-                self.establish(Marks::default());
-                self.progress(sender, segment);
-                Outcome::Presumed
-            }
+            (State::SynReceived, Client) => self.complete(segment),
+            (State::SynReceived, Server) => self.server_before_ack(segment),
             // The server's word alone opened it; the ACK that was thought missed came late, perhaps
             // after the server's FIN.
             (State::Established | State::FinWait1(Server), Client)
                 if !self.marks.intersects(Marks::SETTLED)
+                    && self.in_window(Client, segment.seq)
                     && segment
                         .ack
                         .is_within(self.server_next - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + 1) =>
@@ -527,7 +641,7 @@ impl Connection {
                 | State::TimeWait(_),
                 _,
             ) => {
-                if !self.in_window(sender, segment.seq) {
+                if !self.takes_in(sender, segment, one_way) {
                     return Outcome::Ignored;
                 }
                 self.progress(sender, segment);
@@ -537,9 +651,151 @@ impl Connection {
         }
     }
 
+    /// The client's word on a half-open connection: SND.UNA < SEG.ACK =< SND.NXT of the server (RFC
+    /// 9293, section 3.10.7.4, fifth step, SYN-RECEIVED).
+    fn complete(&mut self, segment: &Segment) -> Outcome {
+        let note = Note::of(self.detail);
+        let sent = note.sent();
+        let fast_open = self.marks.has(Marks::FAST_OPEN) && !matches!(note, Note::Closed(_));
+        let reach = if fast_open { HANDSHAKE_WINDOW } else { sent };
+        let last = segment.ack.offset_from(self.server_next - sent) <= reach;
+        let other = !last && note == Note::OtherAnswer(Note::mark(segment.ack));
+        if !(last || other) || !segment.seq.is_within(self.client_next, HANDSHAKE_WINDOW) {
+            return Outcome::Ignored;
+        }
+        if other {
+            self.server_next = segment.ack;
+        }
+        // Where the SYN was not seen, the answer was not seen to answer anything.
+        let midway = self.marks.has(Marks::MIDWAY);
+        self.establish(if midway { Marks::PRESUMED } else { Marks::COMPLETED });
+        if matches!(note, Note::Closed(_)) {
+            self.state = State::FinWait1(Role::Server);
+        }
+        self.progress(Role::Client, segment);
+        if midway { Outcome::Presumed } else { Outcome::Completed }
+    }
+
+    /// A segment of the server while the ACK of its SYN has not been seen.
+    fn server_before_ack(&mut self, segment: &Segment) -> Outcome {
+        let note = Note::of(self.detail);
+        let mut first = self.server_next - note.sent();
+        if note == Note::OtherAnswer(Note::mark(segment.seq)) {
+            first = segment.seq;
+        }
+        let took = segment.ack.offset_from(self.client_next);
+        if !segment.seq.is_within(first, HANDSHAKE_WINDOW) || took >= NEAR {
+            return Outcome::Ignored;
+        }
+        // Without Fast Open a server sends data or takes it in only after the ACK, so the ACK was
+        // missed. A bare ACK that takes in nothing may be a challenge.
+        let open = segment.sequence_len() > 0 || took > 0;
+        if open && !self.marks.has(Marks::FAST_OPEN) {
+            self.server_next = first;
+            self.establish(Marks::default());
+            self.progress(Role::Server, segment);
+            return Outcome::Presumed;
+        }
+        let end = segment.end();
+        if !matches!(note, Note::Closed(_)) && end.is_after(self.server_next) {
+            let octets = Note::octets(end.offset_from(first));
+            let fin = segment.flags.intersects(Flags::FIN);
+            let note = if fin { Note::Closed(octets) } else { Note::Sent(octets) };
+            self.detail = note.detail();
+            self.server_next = end;
+        }
+        Outcome::Progress
+    }
+
+    /// Whether the receiver takes in a segment of an open or closing connection, as the rules at the
+    /// top have it; and what is doubted after it.
+    fn takes_in(&mut self, sender: Role, segment: &Segment, one_way: bool) -> bool {
+        let peer = sender.peer();
+        let (next, end) = (self.next(sender), segment.end());
+        let fin = segment.flags.intersects(Flags::FIN);
+        let fin_in_place = if self.has_closed(sender) { end == next } else { end.is_after(next) };
+        let ahead = segment.ack.offset_from(self.next(peer));
+        let behind = self.next(peer).offset_from(segment.ack);
+        if !self.in_window(sender, segment.seq) || fin && !fin_in_place || ahead.min(behind) >= FAR
+        {
+            return false;
+        }
+        let beyond = segment.ack.is_after(self.next(peer));
+        if matches!(self.state, State::TimeWait(_)) {
+            // Only a FIN that comes again counts: TIME_WAIT starts anew (section 3.10.7.4, eighth step).
+            return fin && !beyond;
+        }
+        let whole = self.marks.has(Marks::COMPLETED) && !one_way;
+        let evidence = if beyond {
+            // Nothing comes after a FIN.
+            if self.has_closed(peer) {
+                return false;
+            }
+            self.answers_repeated & Doubts::segment(peer) != 0
+        } else {
+            let gap = segment.seq.is_after(next + NEAR);
+            !gap || fin && ahead == 0
+        };
+        let of_sender = Doubts::segment(sender) | Doubts::fin(sender);
+        if whole && !evidence {
+            let doubts = if fin { of_sender } else { Doubts::segment(sender) };
+            self.answers_repeated |= doubts;
+            return false;
+        }
+        if beyond {
+            if self.answers_repeated & Doubts::fin(peer) != 0 {
+                self.close(peer, segment.ack);
+            }
+            self.answers_repeated = 0;
+        } else if self.answers_repeated & of_sender != 0 {
+            // It goes on after the FIN, or back.
+            let after_fin = self.answers_repeated & Doubts::fin(sender) != 0
+                && segment.sequence_len() == 0
+                && segment.seq.is_after(next);
+            if after_fin {
+                self.close(sender, segment.seq);
+            }
+            self.answers_repeated &= !of_sender;
+        }
+        true
+    }
+
+    /// Takes in a FIN that was doubted; `next` is the number after it.
+    fn close(&mut self, by: Role, next: SeqNumber) {
+        self.state = match self.state {
+            State::Established => State::FinWait1(by),
+            State::FinWait1(closer) if closer != by => State::Closing,
+            State::FinWait2(closer) if closer != by => State::LastAck(closer),
+            state => state,
+        };
+        match by {
+            Role::Client => self.client_next = next,
+            Role::Server => self.server_next = next,
+        }
+    }
+
+    /// Whether an end has sent its FIN.
+    fn has_closed(&self, role: Role) -> bool {
+        match self.state {
+            State::FinWait1(closer) | State::FinWait2(closer) => closer == role,
+            State::LastAck(_)
+            | State::Closing
+            | State::ClosingAcked(_)
+            | State::TimeWait(_)
+            | State::Refused
+            | State::Closed => true,
+            State::SynSent
+            | State::SimultaneousOpen
+            | State::SimultaneousOpenAcked(_)
+            | State::SynReceived
+            | State::Established => false,
+        }
+    }
+
     fn establish(&mut self, mark: Marks) {
         self.state = State::Established;
         self.marks.set(mark, true);
+        self.answers_repeated = 0;
     }
 
     /// RFC 9293, figure 7: each end has sent a SYN and must have the other's acknowledged.
@@ -568,8 +824,16 @@ impl Connection {
     fn progress(&mut self, sender: Role, segment: &Segment) {
         let fin = segment.flags.intersects(Flags::FIN);
         let peer = sender.peer();
-        // What was never sent, as far as can be told, is not acknowledged either.
-        let peer_fin_acked = segment.ack.offset_from(self.next(peer)) <= WINDOW;
+        // Nothing comes after a FIN. What the peer has acknowledged it has received: where it counts, it is
+        // data that the capture did not see.
+        if !self.has_closed(peer) {
+            self.advance(peer, segment.ack);
+        }
+        if !self.has_closed(sender) {
+            self.advance(sender, segment.end());
+        }
+        self.detail = segment.ack.0 as u16;
+        let peer_fin_acked = segment.ack == self.next(peer);
         self.state = match (self.state, fin) {
             (State::Established, true) => State::FinWait1(sender),
             (State::FinWait1(closer), _) if closer == sender => self.state,
@@ -603,9 +867,6 @@ impl Connection {
                 _,
             ) => self.state,
         };
-        self.advance(sender, segment.end());
-        // What the peer has acknowledged it has received: data that the capture did not see.
-        self.advance(peer, segment.ack);
     }
 
     #[inline]
@@ -622,16 +883,15 @@ impl Connection {
             Role::Client => &mut self.client_next,
             Role::Server => &mut self.server_next,
         };
-        if to.is_after(*next) && to.offset_from(*next) <= WINDOW {
+        if to.offset_from(*next) <= FAR {
             *next = to;
         }
     }
 
-    /// Whether `seq` of a segment from `sender` is in the window of its peer, on either side of
+    /// Whether `seq` of a segment from `sender` may be in the window of its peer, on either side of
     /// what is known to be sent: repeats come before it, data that was not captured after it.
-    #[inline]
     fn in_window(&self, sender: Role, seq: SeqNumber) -> bool {
-        seq.is_within(self.next(sender) - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + WINDOW)
+        seq.is_within(self.next(sender) - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + FAR)
     }
 }
 
