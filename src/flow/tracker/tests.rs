@@ -351,7 +351,7 @@ fn a_replaced_answer_begins_anew() {
     scene.at(1.0).sees(server(SYN_ACK, 300, 101));
     assert_eq!(scene.at(2.0).sees(server(SYN_ACK, 9_300, 101)), Event::AnswerRepeated);
     assert_eq!(scene.half_open(), (1, 1));
-    assert_eq!(scene.at(2.1).sees(client(ACK, 101, 301)), Event::None);
+    assert_eq!(scene.at(2.1).sees(client(ACK, 101, 302)), Event::None);
     assert_eq!(scene.sees(client(ACK, 101, 9_301)), Event::Completed);
 }
 

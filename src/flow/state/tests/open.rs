@@ -54,7 +54,10 @@ fn established_syn_ack_repeated() {
 
 #[test]
 fn established_syn_ack_of_another_connection() {
-    established().then(server(SYN_ACK, 0x7000_0000, 9_001), Outcome::Superseded, Established);
+    established()
+        .ignores(server(SYN_ACK, 0x7000_0000, 9_001))
+        .ignores(server(SYN_ACK, 0x7000_0000, 101))
+        .then(client(ACK, 101, 301), Outcome::Progress, Established);
 }
 
 #[test]
@@ -95,8 +98,9 @@ fn fin_wait_1_ack_of_the_data_before_the_fin() {
 #[test]
 fn fin_wait_1_ack_of_what_was_never_sent() {
     fin_wait_1(Client)
-        .then(server(ACK, 301, 0x4000_0000), Outcome::Progress, FinWait1(Client))
-        .then(server(FIN_ACK, 301, 0x4000_0000), Outcome::Progress, Closing);
+        .ignores(server(ACK, 301, 103))
+        .ignores(server(FIN_ACK, 301, 0x4000_0000))
+        .then(server(FIN_ACK, 301, 102), Outcome::Progress, LastAck(Client));
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn last_ack_ack_of_the_data_before_the_fin() {
 
 #[test]
 fn last_ack_ack_of_what_was_never_sent() {
-    last_ack(Client).then(client(ACK, 102, 0x4000_0000), Outcome::Progress, LastAck(Client));
+    last_ack(Client).ignores(client(ACK, 102, 303)).ignores(client(ACK, 102, 0x4000_0000));
 }
 
 #[test]
