@@ -19,7 +19,8 @@
 //! - A FIN that does not lie ahead of what its sender is known to have sent is left of the window.
 //! - A RST counts at the sender's next number, which is the left edge of the window once all that
 //!   was sent has arrived; or at the number that the last segment acknowledged, since a closed end
-//!   takes its number from there (RFC 9293, section 3.5.2). Behind a gap of the capture it does not.
+//!   takes its number from there (RFC 9293, section 3.5.2). Behind a gap of the capture it does
+//!   not.
 //!
 //! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
@@ -108,8 +109,8 @@ const HANDSHAKE_WINDOW: u32 = 65_535;
 /// How far ahead of what is known to be sent a segment needs no further evidence: the scaled window
 /// of a fast path, and still only 1/4096 of the number space.
 const NEAR: u32 = 1 << 20;
-/// The largest window that there is (RFC 7323, section 2.2): no number further off is right.
-const FAR: u32 = 1 << 30;
+/// The largest window that there is (RFC 7323, section 2.3): no number further off is right.
+const FAR: u32 = 65_535 << 14;
 /// TCP's option of time stamps (RFC 7323).
 const TIMESTAMPS: u8 = 8;
 
@@ -123,8 +124,8 @@ pub struct Connection {
     /// The server's next sequence number. In `SynSent`, where there is none yet, ISN + 1 of an earlier
     /// SYN of the same client on the same ports.
     pub server_next: SeqNumber,
-    /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413), where 65,535 stands for more; in
-    /// `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last.
+    /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413), where 65,535 stands for more;
+    /// in `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last.
     detail: u16,
     /// What else happened.
     pub marks: Marks,
@@ -188,9 +189,10 @@ enum Note {
     /// The same, and its FIN is the last of them: a server may close before it has the ACK of a
     /// Fast Open (RFC 7413, section 4.2; RFC 9293, section 3.10.4).
     Closed(u16),
-    /// The server's next number after its answer before the last, its low bits. Which of two answers
-    /// in flight the client acknowledges is the client's to say: Linux keeps the first number as
-    /// long as it keeps the request, a server that forgot or sends cookies knows its last.
+    /// The server's next number after its answer before the last, its low bits. Which of two
+    /// answers in flight the client acknowledges is the client's to say: Linux keeps the first
+    /// number as long as it keeps the request, a server that forgot or sends cookies knows its
+    /// last.
     OtherAnswer(u16),
     /// The client's next number after a SYN with another number than the one that was answered.
     OtherSyn(u16),
@@ -341,7 +343,8 @@ impl Connection {
         }
         let peer = sender.peer();
         if self.next(peer).offset_from(segment.ack) > FAR {
-            if self.marks.intersects(Marks::COMPLETED) {
+            let ahead = segment.ack.offset_from(self.next(peer));
+            if self.marks.intersects(Marks::COMPLETED) || ahead > FAR {
                 return false;
             }
             self.advance(peer, segment.ack);
@@ -485,8 +488,9 @@ impl Connection {
             (State::TimeWait(_) | State::Refused | State::Closed, Client) if same => {
                 Outcome::Ignored
             }
-            // The receiver is in TIME_WAIT itself, and takes a SYN only with a number beyond the last
-            // (RFC 1122, section 4.2.2.13) or a newer time stamp (RFC 6191), which is not seen here.
+            // The receiver is in TIME_WAIT itself, and takes a SYN only with a number beyond the
+            // last (RFC 1122, section 4.2.2.13) or a newer time stamp (RFC 6191), which is not seen
+            // here.
             (State::TimeWait(waiting), _)
                 if waiting != sender
                     && !segment.seq.is_after(self.next(sender) - 1)
@@ -525,8 +529,8 @@ impl Connection {
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), _) => {
                 self.acknowledge_simultaneous(sender, segment)
             }
-            // The server did not see the ACK, or could not take it in (accept queue full). With other
-            // numbers it gets a challenge ACK, and changes nothing (RFC 5961, section 4).
+            // The server did not see the ACK, or could not take it in (accept queue full). With
+            // other numbers it gets a challenge ACK, and changes nothing (RFC 5961, section 4).
             (
                 State::Established
                 | State::FinWait1(_)
@@ -570,8 +574,8 @@ impl Connection {
     fn syn_ack_again(&mut self, segment: &Segment) -> Outcome {
         let note = Note::of(self.detail);
         if segment.ack != self.client_next {
-            // The client resets it, and the request stays; unless it answers a SYN that was seen. Where
-            // only answers are seen, none could be.
+            // The client resets it, and the request stays; unless it answers a SYN that was seen.
+            // Where only answers are seen, none could be.
             let asked = note == Note::OtherSyn(Note::mark(segment.ack));
             let unseen = self.marks.has(Marks::MIDWAY);
             return if asked || unseen { Outcome::Superseded } else { Outcome::Ignored };
@@ -707,8 +711,8 @@ impl Connection {
         Outcome::Progress
     }
 
-    /// Whether the receiver takes in a segment of an open or closing connection, as the rules at the
-    /// top have it; and what is doubted after it.
+    /// Whether the receiver takes in a segment of an open or closing connection, as the rules at
+    /// the top have it; and what is doubted after it.
     fn takes_in(&mut self, sender: Role, segment: &Segment, one_way: bool) -> bool {
         let peer = sender.peer();
         let (next, end) = (self.next(sender), segment.end());
@@ -716,13 +720,13 @@ impl Connection {
         let fin_in_place = if self.has_closed(sender) { end == next } else { end.is_after(next) };
         let ahead = segment.ack.offset_from(self.next(peer));
         let behind = self.next(peer).offset_from(segment.ack);
-        if !self.in_window(sender, segment.seq) || fin && !fin_in_place || ahead.min(behind) >= FAR
-        {
+        if !self.in_window(sender, segment.seq) || fin && !fin_in_place || ahead.min(behind) > FAR {
             return false;
         }
         let beyond = segment.ack.is_after(self.next(peer));
         if matches!(self.state, State::TimeWait(_)) {
-            // Only a FIN that comes again counts: TIME_WAIT starts anew (section 3.10.7.4, eighth step).
+            // Only a FIN that comes again counts: TIME_WAIT starts anew (section 3.10.7.4, eighth
+            // step).
             return fin && !beyond;
         }
         let whole = self.marks.has(Marks::COMPLETED) && !one_way;
@@ -824,8 +828,8 @@ impl Connection {
     fn progress(&mut self, sender: Role, segment: &Segment) {
         let fin = segment.flags.intersects(Flags::FIN);
         let peer = sender.peer();
-        // Nothing comes after a FIN. What the peer has acknowledged it has received: where it counts, it is
-        // data that the capture did not see.
+        // Nothing comes after a FIN. What the peer has acknowledged it has received: where it
+        // counts, it is data that the capture did not see.
         if !self.has_closed(peer) {
             self.advance(peer, segment.ack);
         }

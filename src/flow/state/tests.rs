@@ -1,5 +1,5 @@
-//! The named transitions, told as traffic: the handshake here, the rest in [`open`]; [`table`] holds
-//! every state against every segment.
+//! The named transitions, told as traffic: the handshake here, the rest in [`open`]; [`table`]
+//! holds every state against every segment.
 
 mod open;
 mod table;
@@ -360,8 +360,8 @@ fn syn_received_syn_ack_repeated() {
 
 #[test]
 fn syn_received_syn_ack_with_a_new_number() {
-    // A cookie of another minute, or a server that forgot. Both are in flight, and the client may have
-    // taken either.
+    // A cookie of another minute, or a server that forgot. Both are in flight, and the client may
+    // have taken either.
     let twice =
         syn_received().then(server(SYN_ACK, 7_300, 101), Outcome::AnswerReplaced, SynReceived);
     twice.ignores(client(ACK, 101, 302)).ignores(client(ACK, 101, 7_302)).then(

@@ -574,7 +574,8 @@ fn time_wait_syn_with_time_stamps() {
 /// The quick way of an open connection does what the long one does, or nothing.
 #[test]
 fn carry_on_agrees_with_receive() {
-    let numbers = &[0, 1, 101, 1_100, 1_101, 1_102, 2_300, 2_301, 2_302, GAP, 1 << 30, u32::MAX];
+    let numbers =
+        &[0, 1, 101, 1_100, 1_101, 1_102, 2_300, 2_301, 2_302, GAP, 1 << 30, FAR, u32::MAX];
     let midway = Connection::midstream(Client, &client(ACK, 1_101, 2_301).segment);
     let mut carried = 0;
     for before in [busy().connection, midway, fin_wait_1(Client).connection] {
