@@ -302,12 +302,13 @@ impl Shard {
         self.sums.skipped[skip as usize] += 1;
     }
 
-    /// The step that lies so far back.
+    /// The step that lies so far back. Ages are whole microseconds since the start, so the step is told by those too.
     #[inline]
     fn step_of(&self, age: Micros) -> Step {
-        let into_step = self.now.as_nanos().saturating_sub(self.step_began.as_nanos());
-        let before_step = (u64::from(age.0) * 1_000).saturating_sub(into_step);
-        let steps = before_step.div_ceil(STEP_NANOS);
+        let micros = |at: Timestamp| at.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
+        let into_step = micros(self.now).saturating_sub(micros(self.step_began));
+        let before_step = u64::from(age.0).saturating_sub(into_step);
+        let steps = before_step.div_ceil(STEP_NANOS / 1_000);
         Step(self.step.0.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX)))
     }
 
@@ -450,7 +451,7 @@ impl Shard {
         match seen.event {
             Event::Attempt => {
                 if let Some(window) = &mut window {
-                    window.unanswered += weight;
+                    window.unanswered = window.unanswered.wrapping_add(weight);
                 }
                 tally.counts.attempts += 1;
                 tally.counts.weighted_attempts += u64::from(weight);
@@ -466,11 +467,11 @@ impl Shard {
             }
             Event::Answered { late } => {
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
+                    window.unanswered = window.unanswered.wrapping_sub(weight);
                 }
                 let answered = if late { step } else { began };
                 if let Some(window) = tally.window(answered, step) {
-                    window.answered += weight;
+                    window.answered = window.answered.wrapping_add(weight);
                 }
             }
             Event::AnsweredMidway => {
@@ -478,7 +479,7 @@ impl Shard {
                 if answers_only {
                     tally.last_seen = now;
                     if let Some(window) = tally.window(step, step) {
-                        window.answered += weight;
+                        window.answered = window.answered.wrapping_add(weight);
                     }
                 }
                 self.stray(segment, weight);
@@ -491,40 +492,40 @@ impl Shard {
             }
             Event::Completed | Event::PresumedByServer => {
                 if let Some(window) = window {
-                    window.completed += weight;
+                    window.completed = window.completed.wrapping_add(weight);
                 }
                 self.complete(host, client, began, weight);
             }
             Event::PresumedByClient => {
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
-                    window.answered += weight;
-                    window.completed += weight;
+                    window.unanswered = window.unanswered.wrapping_sub(weight);
+                    window.answered = window.answered.wrapping_add(weight);
+                    window.completed = window.completed.wrapping_add(weight);
                 }
                 // A source that only claims to go on is not remembered as known.
                 self.hosts.complete(host, began, weight);
             }
             Event::CompletedMidway if answers_only => {
                 if let Some(window) = window {
-                    window.completed += weight;
+                    window.completed = window.completed.wrapping_add(weight);
                 }
                 self.complete(host, client, began, weight);
             }
             Event::Refused(Role::Server) => {
                 if let Some(window) = window {
-                    window.unanswered = window.unanswered.saturating_sub(weight);
-                    window.refused += weight;
+                    window.unanswered = window.unanswered.wrapping_sub(weight);
+                    window.refused = window.refused.wrapping_add(weight);
                 }
             }
             Event::Reset(Role::Client) => {
                 if let Some(window) = window {
-                    window.reset += weight;
+                    window.reset = window.reset.wrapping_add(weight);
                 }
             }
             Event::Reset(Role::Server) => {
                 if let Some(window) = window {
-                    window.answered = window.answered.saturating_sub(weight);
-                    window.refused += weight;
+                    window.answered = window.answered.wrapping_sub(weight);
+                    window.refused = window.refused.wrapping_add(weight);
                 }
             }
             Event::Refused(Role::Client)

@@ -22,6 +22,7 @@ const SYN: Flags = Flags::SYN;
 const ACK: Flags = Flags::ACK;
 const SYN_ACK: Flags = Flags(Flags::SYN.0 | Flags::ACK.0);
 const FIN_ACK: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
+const RST_ACK: Flags = Flags(Flags::RST.0 | Flags::ACK.0);
 
 /// 2026-01-01.
 const START: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000);
@@ -104,8 +105,8 @@ impl World {
         self.segments.push(segment);
     }
 
-    /// A SYN at `start` seconds and its answer; returns both for more to follow.
-    fn request(&mut self, start: f64, source: Address, victim: Address) -> (Segment, Segment) {
+    /// A SYN and its answer.
+    fn attempt(&mut self, source: Address, victim: Address) -> (Segment, Segment) {
         let syn = Segment {
             source,
             destination: victim,
@@ -123,6 +124,12 @@ impl World {
             ack: syn.seq + 1,
             ..state_test_segment(SYN_ACK, 0, 0)
         };
+        (syn, answer)
+    }
+
+    /// A SYN at `start` seconds and its answer; returns both for more to follow.
+    fn request(&mut self, start: f64, source: Address, victim: Address) -> (Segment, Segment) {
+        let (syn, answer) = self.attempt(source, victim);
         self.send(start, syn);
         self.send(start + 0.000_1, answer);
         (syn, answer)

@@ -256,6 +256,21 @@ impl Books {
         self.strike(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
     }
 
+    /// An attempt that its client gave up for another on the same ports: its outcome is what it had come to. One whose
+    /// SYN was not seen is none.
+    pub(super) fn give_up(&mut self, entry: &Entry) {
+        self.close(entry);
+        if entry.deadline < self.bin || entry.connection.marks.has(Marks::MIDWAY) {
+            return;
+        }
+        let weight = u64::from(entry.weight());
+        match Count::of(&entry.connection, entry.service) {
+            Count::HalfOpen(..) => self.timed_out += weight,
+            Count::State(StateName::SynSent) => self.unanswered += weight,
+            Count::State(_) | Count::Nowhere => {}
+        }
+    }
+
     /// A flow that had expired in this count shows that it is still there, or that it ended well after all.
     pub(super) fn revive(&mut self, count: Count, weight: u32) {
         let weight = u64::from(weight);

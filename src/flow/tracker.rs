@@ -325,7 +325,7 @@ impl Tracker {
         }
         if outcome == Outcome::Superseded {
             self.table.remove(flow.hash);
-            self.books.close(&before);
+            self.books.give_up(&before);
             return self.supersede(&before.connection, segment, flow, arrival, lookup);
         }
 

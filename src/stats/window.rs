@@ -54,16 +54,35 @@ impl Window {
         self.answered.saturating_sub(self.completed)
     }
 
-    /// Adds the counts of another.
-    pub fn add(&mut self, other: &Self) {
-        self.syn += other.syn;
-        self.unanswered += other.unanswered;
-        self.answered += other.answered;
-        self.completed += other.completed;
-        self.reset += other.reset;
-        self.refused += other.refused;
-        self.resent_after_ack += other.resent_after_ack;
-        self.ignored += other.ignored;
+    /// What the differences come to. Only where the level of sampling changes in an attempt's life can they come to less
+    /// than nothing: each of those taken off may stand for more than each of those counted.
+    const fn sum(&self) -> Self {
+        const fn count(sum: u32) -> u32 {
+            if sum.cast_signed() < 0 { 0 } else { sum }
+        }
+        Self {
+            syn: self.syn,
+            unanswered: count(self.unanswered),
+            answered: count(self.answered),
+            completed: self.completed,
+            reset: self.reset,
+            refused: self.refused,
+            resent_after_ack: self.resent_after_ack,
+            ignored: self.ignored,
+        }
+    }
+
+    /// Adds the differences that were counted elsewhere. What is taken off an earlier step is below zero there, modulo
+    /// 2^32; the sum over all who count is not.
+    pub const fn add(&mut self, other: &Self) {
+        self.syn = self.syn.wrapping_add(other.syn);
+        self.unanswered = self.unanswered.wrapping_add(other.unanswered);
+        self.answered = self.answered.wrapping_add(other.answered);
+        self.completed = self.completed.wrapping_add(other.completed);
+        self.reset = self.reset.wrapping_add(other.reset);
+        self.refused = self.refused.wrapping_add(other.refused);
+        self.resent_after_ack = self.resent_after_ack.wrapping_add(other.resent_after_ack);
+        self.ignored = self.ignored.wrapping_add(other.ignored);
     }
 }
 
@@ -109,7 +128,7 @@ impl Windows {
     #[must_use]
     pub fn get(&self, step: Step) -> Window {
         let kept = step <= self.now && self.now.0 - step.0 < Self::KEPT as u32;
-        if kept { self.ring[step.0 as usize % Self::KEPT] } else { Window::default() }
+        if kept { self.ring[step.0 as usize % Self::KEPT].sum() } else { Window::default() }
     }
 
     /// The sum of the windows from `youngest` to `oldest` steps before the present one.

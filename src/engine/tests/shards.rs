@@ -67,3 +67,46 @@ fn shards_together_come_to_the_same_verdicts_as_one() {
         assert!(many == one, "{shards} shards");
     }
 }
+
+/// Clients whose SYN is answered `delay` seconds later, as a monitor near them sees it. The server
+/// refuses them or they complete at once.
+fn distant(shards: usize, rate: u32, delay: f64, refused: bool) -> World {
+    let mut world = World::new();
+    let shards = NonZeroUsize::new(shards).expect("some");
+    world.engine = Engine::sharded(Settings { flows: 1 << 17, ..settings() }, shards);
+    world.engine.reach(START);
+    for n in 0..rate * 12 {
+        let start = 0.01 + f64::from(n) / f64::from(rate);
+        let source = Address::v4((0x1400_0000 + n * 251).to_be_bytes());
+        let (syn, answer) = world.attempt(source, VICTIM);
+        world.send(start, syn);
+        if refused {
+            world.send(start + delay, Segment { flags: RST_ACK, ..answer });
+        } else {
+            let ack = Segment { flags: ACK, seq: syn.seq + 1, ack: answer.seq + 1, ..syn };
+            world.send(start + delay, answer);
+            world.send(start + delay + 0.001, ack);
+        }
+    }
+    world.until(11.0);
+    world
+}
+
+#[test]
+fn the_distance_to_a_server_is_no_attack() {
+    for shards in [1, 3] {
+        for rate in [50, 200, 2_000] {
+            for delay in [0.001, 0.05, 0.1, 0.15, 0.25, 0.6] {
+                let mut world = distant(shards, rate, delay, false);
+                let report = world.report();
+                let case = format!("{shards} shards, {rate}/s, {delay} s");
+                assert!(report.detections.is_empty(), "{case}: {:#?}", report.detections);
+                // The ratio is of attempts that had half a second to complete.
+                let ratio = report.services[0].completion_ratio;
+                assert!(delay > 0.5 || ratio >= 0.98, "{case}: {ratio}");
+                let refused = distant(shards, rate, delay, true).report();
+                assert!(refused.detections.is_empty(), "{case}: {:#?}", refused.detections);
+            }
+        }
+    }
+}
