@@ -29,6 +29,10 @@ pub(super) struct Input {
     exhausted: bool,
     /// The compressed data is cut or wrong.
     damaged: bool,
+    /// It is wrong, not only cut.
+    wrong: bool,
+    /// Octets read, after decompression.
+    read: u64,
 }
 
 impl Input {
@@ -47,7 +51,17 @@ impl Input {
         let reader: Box<dyn Read + Send> =
             if compressed { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
         let buffer = vec![0; BUFFER];
-        Ok(Self { buffer, start: 0, end: 0, reader, file: None, exhausted: false, damaged: false })
+        Ok(Self {
+            buffer,
+            start: 0,
+            end: 0,
+            reader,
+            file: None,
+            exhausted: false,
+            damaged: false,
+            wrong: false,
+            read: 0,
+        })
     }
 
     /// How far the file has been read, in octets; of compressed files, compressed ones.
@@ -95,13 +109,17 @@ impl Input {
             }
             match self.reader.read(&mut self.buffer[self.end..]) {
                 Ok(0) => self.exhausted = true,
-                Ok(octets) => self.end += octets,
+                Ok(octets) => {
+                    self.end += octets;
+                    self.read += octets as u64;
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     // What the decompressor says of data that is cut or wrong.
                     ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
                         self.exhausted = true;
                         self.damaged = true;
+                        self.wrong = error.kind() != ErrorKind::UnexpectedEof;
                     }
                     _ => return Err(error),
                 },
@@ -127,6 +145,26 @@ impl Input {
     /// Whether the input ended cleanly: on a record's boundary, and undamaged.
     pub(super) fn is_at_end(&self) -> bool {
         self.exhausted && self.start == self.end && !self.damaged
+    }
+
+    /// Whether compressed data is wrong, so that there may be any amount behind it.
+    pub(super) const fn is_wrong(&self) -> bool {
+        self.wrong
+    }
+
+    /// Whether what is available is all that comes.
+    pub(super) const fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// Octets read so far, after decompression.
+    pub(super) const fn total(&self) -> u64 {
+        self.read
+    }
+
+    /// Octets consumed so far, after decompression.
+    pub(super) const fn consumed(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
     }
 
     /// Gives up the rest of the input: from here on it is at its end.
