@@ -277,24 +277,27 @@ impl Blocks {
 #[test]
 fn pcapng_times_follow_their_interface() {
     for order in [ByteOrder::Little, ByteOrder::Big] {
-        let mut blocks = Blocks::section(order);
-        blocks.interface(0, None, None);
-        blocks.interface(0, Some(9), Some(100));
-        blocks.interface(0, Some(0x80 | 10), None);
-        blocks.interface(0, Some(12), None);
-        blocks.interface(0, None, Some(-1000));
-        blocks.interface(0, Some(0), Some(i64::MAX));
-        for (interface, time) in
-            [(0, 1_500_000), (1, 7), (2, 1536), (3, 2_500), (4, 1), (5, u64::MAX)]
-        {
+        for (interface, time, expected) in [
+            (0, 1_500_000, 1_500_000_000),
+            (1, 7, 100_000_000_007),
+            (2, 1536, 1_500_000_000),
+            (3, 2_500, 2),
+            (4, 1, 0),
+            // Later than any clock says.
+            (5, u64::MAX, 0),
+        ] {
+            let mut blocks = Blocks::section(order);
+            blocks.interface(0, None, None);
+            blocks.interface(0, Some(9), Some(100));
+            blocks.interface(0, Some(0x80 | 10), None);
+            blocks.interface(0, Some(12), None);
+            blocks.interface(0, None, Some(-1000));
+            blocks.interface(0, Some(0), Some(i64::MAX));
             blocks.packet(interface, time, b"x");
+            let times: Vec<u64> =
+                read(&blocks.content).into_iter().flatten().map(|r| r.0).collect();
+            assert_eq!(times, [expected], "{order:?} {interface}");
         }
-        let times: Vec<u64> = read(&blocks.content).into_iter().flatten().map(|r| r.0).collect();
-        assert_eq!(
-            times,
-            [1_500_000_000, 100_000_000_007, 1_500_000_000, 2, 0, u64::MAX],
-            "{order:?}"
-        );
     }
 }
 
