@@ -1,4 +1,4 @@
-//! Capture files: pcap and pcapng, plain or compressed with gzip, one or several at once.
+//! Capture files: pcap and pcapng, plain or compressed with gzip, zstd, xz or lz4, one or several at once.
 //!
 //! A cut file gives all that comes before the cut, then one record that could not be read, then its end. Behind
 //! a damaged record reading goes on where records or a file's header are found again; what was left
@@ -6,6 +6,7 @@
 
 mod classic;
 mod clock;
+mod compression;
 mod input;
 mod ng;
 mod order;
@@ -247,9 +248,12 @@ impl File {
             let length = file.metadata().ok().filter(Metadata::is_file).map(|file| file.len());
             (path.to_path_buf(), Input::open(file), length)
         };
-        let mut input = input.map_err(|source| Error::Read { path: path.clone(), source })?;
-        let format = match Format::detect(&mut input) {
-            Ok(format) => format,
+        let opened = input.and_then(|mut input| {
+            let format = Format::detect(&mut input)?;
+            Ok((input, format))
+        });
+        let (input, format) = match opened {
+            Ok(opened) => opened,
             Err(unknown) => return Err(unknown.into_error(path)),
         };
         Ok(Self {
@@ -433,6 +437,8 @@ enum Unknown {
     Empty,
     NotACapture,
     Version(u16, u16),
+    /// A compression that is not read, by its name.
+    Compression(&'static str),
 }
 
 impl Unknown {
@@ -442,6 +448,7 @@ impl Unknown {
             Self::Empty => Error::Empty { path },
             Self::NotACapture => Error::NotACapture { path },
             Self::Version(major, minor) => Error::UnsupportedVersion { path, major, minor },
+            Self::Compression(name) => Error::Compressed { path, name },
         }
     }
 }
