@@ -182,7 +182,7 @@ pub enum Status {
     Warning = 1,
     /// A critical detection is active.
     Critical = 2,
-    /// No witness could be asked.
+    /// No witness could be asked, or too little of a file could be read.
     Unknown = 3,
 }
 
@@ -262,6 +262,8 @@ pub enum Limit {
     Truncated,
     /// The kernel could not be asked.
     NoKernel,
+    /// Time stamps of a file stepped: from there on times are not all as stamped.
+    Clock,
 }
 
 /// What the kernel gave.

@@ -90,7 +90,7 @@ fn headline(report: &Report, limits: &Limits) -> String {
     let mut headline = Headline::new(status);
     match gravest(report) {
         _ if report.status == Status::Unknown => {
-            headline.push("no witness could be asked");
+            headline.push(unknown(report));
         }
         _ if limit_status > report.status => {
             headline.push(&format!("{half_open} half-open breaks {option}"));
@@ -116,6 +116,20 @@ fn headline(report: &Report, limits: &Limits) -> String {
         }
     }
     headline.parts.join(", ")
+}
+
+/// Why nothing can be said.
+fn unknown(report: &Report) -> &'static str {
+    let capture = &report.capture;
+    if capture.source != "pcap" {
+        "no witness could be asked"
+    } else if capture.packets == 0 {
+        "there is no packet in the capture"
+    } else if capture.tcp_segments == 0 {
+        "no packet of the capture could be decoded"
+    } else {
+        "not all of the capture could be read"
+    }
 }
 
 /// Parts of the first line that fit.

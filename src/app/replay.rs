@@ -16,7 +16,8 @@ use crate::cli::Output;
 use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
-use crate::observe::{Report, ServiceReport, Status};
+use crate::observe::{Limit, Report, ServiceReport, Status};
+use crate::wire::Skip;
 
 /// Replays `files` and prints the verdict.
 ///
@@ -24,17 +25,21 @@ use crate::observe::{Report, ServiceReport, Status};
 /// A file that cannot be read, wrong ranges, or an output that is closed.
 pub fn run(config: &Config, files: &[PathBuf], output: &Output) -> Result<Status, Error> {
     let limits = limits(output)?;
-    let report = replay(config, files)?;
-    print(&report, &limits, &[], output)?;
+    let (report, unseen) = replay(config, files)?;
+    print(&report, &limits, &unseen, output)?;
     Ok(render::status(&report, &limits))
 }
 
 /// The report on `files`: totals over all of them, flows as of the last packet, and the verdict once
-/// all attempts have had their time. Its status is the worst that was reached.
+/// all attempts have had their time. Its status is the worst that was reached. With it comes what could not be
+/// seen, in one sentence for each cause.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Error> {
+pub fn replay<P: AsRef<Path>>(
+    config: &Config,
+    files: &[P],
+) -> Result<(Report, Vec<String>), Error> {
     let mut source = Pcap::open(files)?;
     let settings = Settings {
         networks: config.watch.networks.iter().map(|network| network.get()).collect(),
@@ -66,7 +71,46 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         .unwrap_or_default();
     report.capture.source = source.name();
     report.capture.interfaces = source.interfaces();
-    Ok(report)
+    if source.has_stepped() {
+        report.capture.limits.push(Limit::Clock);
+    }
+    if report.status == Status::Ok && (source.has_gaps() || !is_understood(&report)) {
+        report.status = Status::Unknown;
+    }
+    let mut unseen = source.unread();
+    unseen.extend(skipped(&report));
+    Ok((report, unseen))
+}
+
+/// Reasons for which a packet may have been a TCP segment all the same.
+const HIDING: [(Skip, &str); 7] = [
+    (Skip::UnknownLinkType, "whose link type is not known"),
+    (Skip::Truncated, "cut off within their headers"),
+    (Skip::Fragment, "that are fragments"),
+    (Skip::BadIpHeader, "with an IP header that contradicts itself"),
+    (Skip::BadTcpHeader, "with a TCP header that contradicts itself"),
+    (Skip::TooDeep, "with too many headers in one another"),
+    (Skip::BadCaptureRecord, "in records that could not be read"),
+];
+
+/// Whether there was a packet, and at least one of them was known for what it is.
+fn is_understood(report: &Report) -> bool {
+    let hidden: u64 = hidden(report).map(|(count, _)| count).sum();
+    report.capture.packets > hidden
+}
+
+/// Packets that were skipped though they may have been segments, and why.
+fn skipped(report: &Report) -> impl Iterator<Item = String> {
+    hidden(report).map(|(count, why)| match count {
+        1 => format!("1 packet {why}"),
+        _ => format!("{count} packets {why}"),
+    })
+}
+
+fn hidden(report: &Report) -> impl Iterator<Item = (u64, &'static str)> {
+    HIDING.into_iter().filter_map(|(skip, why)| {
+        report.capture.skipped.get(skip.name()).map(|count| (*count, why))
+    })
 }
 
 /// Hands all of `source` to `intake`.

@@ -43,7 +43,7 @@ pub struct Frame<'a> {
     pub data: &'a [u8],
     /// Octets on the wire, from the beginning of `data`; at least the captured ones.
     pub original_len: u32,
-    /// Interface index (RFC 2863 ifIndex); 0 in files.
+    /// Interface index (RFC 2863 ifIndex); of files a number that tells their interfaces apart, 0 where there is none.
     pub interface: u32,
     /// Whether this host sent it.
     pub direction: Direction,
@@ -301,6 +301,14 @@ pub enum Error {
     NotACapture {
         /// The file.
         path: PathBuf,
+    },
+    /// A file in a compression that is not read.
+    #[error("{}: compressed with {name}, which is not read here: decompress it first", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// The compression.
+        name: &'static str,
     },
     /// A capture file of a version that does not exist (yet).
     #[error("{}: version {major}.{minor} of the file format is not supported", path.display())]

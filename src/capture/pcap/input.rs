@@ -7,14 +7,12 @@
 use std::fs::File;
 use std::io::{self, Cursor, ErrorKind, Read, Seek};
 
-use flate2::read::MultiGzDecoder;
+use super::Unknown;
+use super::compression::{Compression, MAGIC};
 
 /// Octets read at once: far more than a record, so that system calls do not count, and little enough for a core's
 /// second-level cache.
 const BUFFER: usize = 128 << 10;
-
-/// RFC 1952, section 2.3.1.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// The octets of a file, of which the caller sees a window.
 pub(super) struct Input {
@@ -23,31 +21,49 @@ pub(super) struct Input {
     start: usize,
     end: usize,
     reader: Box<dyn Read + Send>,
+    compression: Option<Compression>,
     /// The file that `reader` reads, for its position.
     file: Option<File>,
     /// Nothing more comes.
     exhausted: bool,
     /// The compressed data is cut or wrong.
     damaged: bool,
+    /// More than the last record is lost of it.
+    wrong: bool,
+    /// Octets read, after decompression.
+    read: u64,
 }
 
 impl Input {
     /// Opens a file.
-    pub(super) fn open(file: File) -> io::Result<Self> {
+    pub(super) fn open(file: File) -> Result<Self, Unknown> {
         let position = file.try_clone()?;
         Ok(Self { file: Some(position), ..Self::read(file)? })
     }
 
     /// The octets that `reader` gives, which are decompressed where the first of them say so.
-    pub(super) fn read(mut reader: impl Read + Send + 'static) -> io::Result<Self> {
-        let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
-        reader.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic)?;
-        let compressed = magic == GZIP_MAGIC;
+    pub(super) fn read(mut reader: impl Read + Send + 'static) -> Result<Self, Unknown> {
+        let mut magic = Vec::with_capacity(MAGIC);
+        reader.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
+        let compression = Compression::detect(&magic);
         let whole = Cursor::new(magic).chain(reader);
-        let reader: Box<dyn Read + Send> =
-            if compressed { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
+        let reader: Box<dyn Read + Send> = match compression {
+            Some(compression) => compression.open(whole).map_err(Unknown::Compression)?,
+            None => Box::new(whole),
+        };
         let buffer = vec![0; BUFFER];
-        Ok(Self { buffer, start: 0, end: 0, reader, file: None, exhausted: false, damaged: false })
+        Ok(Self {
+            buffer,
+            start: 0,
+            end: 0,
+            reader,
+            compression,
+            file: None,
+            exhausted: false,
+            damaged: false,
+            wrong: false,
+            read: 0,
+        })
     }
 
     /// How far the file has been read, in octets; of compressed files, compressed ones.
@@ -95,16 +111,19 @@ impl Input {
             }
             match self.reader.read(&mut self.buffer[self.end..]) {
                 Ok(0) => self.exhausted = true,
-                Ok(octets) => self.end += octets,
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => {}
-                    // What the decompressor says of data that is cut or wrong.
-                    ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput => {
-                        self.exhausted = true;
-                        self.damaged = true;
-                    }
-                    _ => return Err(error),
-                },
+                Ok(octets) => {
+                    self.end += octets;
+                    self.read += octets as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if self.compression.is_some() && is_damage(&error) => {
+                    self.exhausted = true;
+                    self.damaged = true;
+                    // Others than gzip keep whole blocks back, of up to some MiB.
+                    self.wrong = error.kind() != ErrorKind::UnexpectedEof
+                        || self.compression != Some(Compression::Gzip);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(self.end - self.start >= length)
@@ -129,10 +148,42 @@ impl Input {
         self.exhausted && self.start == self.end && !self.damaged
     }
 
+    /// Whether compressed data is cut or wrong in a way that loses more than a record.
+    pub(super) const fn is_wrong(&self) -> bool {
+        self.wrong
+    }
+
+    /// Whether what is available is all that comes.
+    pub(super) const fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// Octets read so far, after decompression.
+    pub(super) const fn total(&self) -> u64 {
+        self.read
+    }
+
+    /// Octets consumed so far, after decompression.
+    pub(super) const fn consumed(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
+    }
+
     /// Gives up the rest of the input: from here on it is at its end.
     pub(super) fn close(&mut self) {
         self.start = self.end;
         self.exhausted = true;
         self.damaged = false;
     }
+}
+
+/// What decompressors say of data that is cut or wrong; the operating system has other errors.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::Unsupported
+            | ErrorKind::Other
+    ) && error.raw_os_error().is_none()
 }

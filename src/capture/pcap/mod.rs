@@ -1,15 +1,18 @@
-//! Capture files: pcap and pcapng, plain or compressed with gzip, one or several at once.
+//! Capture files: pcap and pcapng, plain or compressed with gzip, zstd, xz or lz4, one or several at once.
 //!
-//! A damaged or cut file gives all that comes before the damage, then one record that could not be
-//! read, then its end. Memory is bounded by the largest record allowed, whatever a file claims.
+//! A cut file gives all that comes before the cut, then one record that could not be read, then its end. Behind
+//! a damaged record reading goes on where records or a file's header are found again; what was left
+//! out is told. Memory is bounded by the largest record allowed, whatever a file claims.
 
 mod classic;
+mod clock;
+mod compression;
 mod input;
 mod ng;
 mod order;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,8 +24,9 @@ use crate::time::Timestamp;
 use crate::wire::LinkType;
 
 use classic::Classic;
+use clock::Clock;
 use input::Input;
-use ng::Ng;
+use ng::{Block, Ng};
 use order::ByteOrder;
 
 /// Records visited in one batch: often enough for a prompt stop.
@@ -31,6 +35,11 @@ const BATCH: usize = 4096;
 /// The largest record that is read, in octets: twice the largest that Linux makes (a BIG TCP packet
 /// of 512 KiB). A length beyond it is damage.
 const MAX_RECORD: usize = 1 << 20;
+
+/// Octets looked through at once for the next record behind a damage, and how many of them at the end are left for
+/// the next time, since what follows them tells.
+const SEARCH: usize = 512 << 10;
+const MARGIN: usize = 128 << 10;
 
 /// Frames from capture files. Of several files always the one with the oldest next frame goes on; within
 /// a file the order is the file's own.
@@ -62,6 +71,22 @@ impl Pcap {
     /// as standard input and pipes.
     pub fn length(&self) -> Option<u64> {
         self.files.iter().map(|file| file.length).sum()
+    }
+
+    /// Whether the time stamps of a file stepped, so that its times are not all as stamped.
+    pub fn has_stepped(&self) -> bool {
+        self.files.iter().any(|file| file.clock.has_stepped())
+    }
+
+    /// What could not be read or decoded, and why, in one sentence for each.
+    pub fn unread(&self) -> Vec<String> {
+        self.files.iter().flat_map(File::unread).collect()
+    }
+
+    /// Whether so much was not read that nothing is known of what it was: all behind a damage, or a hundredth of a
+    /// file. A last record that is cut is no such thing.
+    pub fn has_gaps(&self) -> bool {
+        self.files.iter().any(File::has_gaps)
     }
 
     /// How many of them have been read. Costs a system call for each file.
@@ -107,7 +132,7 @@ impl Frames for Pcap {
             let file = &mut self.files[index];
             let Some(next) = &file.next else {
                 match file.advance()? {
-                    Step::Record(_) => {}
+                    Step::Record => {}
                     Step::Bad => return Ok(Batch::Damaged),
                     Step::End => self.current = self.waiting.pop().map(|Reverse((_, index))| index),
                 }
@@ -138,7 +163,8 @@ impl Frames for Pcap {
 /// What comes next in a file.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Record(Record),
+    /// The file's next one.
+    Record,
     /// A record that could not be read.
     Bad,
     End,
@@ -149,6 +175,8 @@ enum Step {
 struct Record {
     at: Timestamp,
     link: LinkType,
+    /// Tells the interfaces of a file apart; 0 where it says nothing of them.
+    interface: u32,
     /// Where its octets begin in the window.
     start: usize,
     captured_len: usize,
@@ -159,12 +187,20 @@ struct Record {
 
 impl Record {
     fn frame<'a>(&self, window: &'a [u8]) -> Frame<'a> {
+        let data = &window[self.start..self.start + self.captured_len];
+        let interface = match (self.link, data) {
+            // A cooked header of version 2 says where the packet was seen, after protocol and reserved octets.
+            (LinkType::LinuxSll2, &[_, _, _, _, a, b, c, d, ..]) => {
+                u32::from_be_bytes([a, b, c, d])
+            }
+            _ => self.interface,
+        };
         Frame {
             at: self.at,
             link: self.link,
-            data: &window[self.start..self.start + self.captured_len],
+            data,
             original_len: self.original_len,
-            interface: 0,
+            interface,
             direction: Direction::Unknown,
         }
     }
@@ -184,6 +220,22 @@ struct File {
     length: Option<u64>,
     /// The frame to deliver next.
     next: Option<Record>,
+    clock: Clock,
+    damage: Damage,
+    /// Numbers of link types that are not known, of formats that were left.
+    unknown_links: BTreeSet<u32>,
+}
+
+/// What could not be read of a file.
+#[derive(Debug, Default)]
+struct Damage {
+    /// Damaged places behind which reading went on, and octets left out there.
+    places: u64,
+    octets: u64,
+    /// The last record is cut.
+    cut: bool,
+    /// Nothing was found behind a damage.
+    stopped: bool,
 }
 
 impl File {
@@ -196,12 +248,24 @@ impl File {
             let length = file.metadata().ok().filter(Metadata::is_file).map(|file| file.len());
             (path.to_path_buf(), Input::open(file), length)
         };
-        let mut input = input.map_err(|source| Error::Read { path: path.clone(), source })?;
-        let format = match Format::detect(&mut input) {
-            Ok(format) => format,
+        let opened = input.and_then(|mut input| {
+            let format = Format::detect(&mut input)?;
+            Ok((input, format))
+        });
+        let (input, format) = match opened {
+            Ok(opened) => opened,
             Err(unknown) => return Err(unknown.into_error(path)),
         };
-        Ok(Self { path, input, format, length, next: None })
+        Ok(Self {
+            path,
+            input,
+            format,
+            length,
+            next: None,
+            clock: Clock::default(),
+            damage: Damage::default(),
+            unknown_links: BTreeSet::new(),
+        })
     }
 
     /// Visits the next frame and those after it, as long as they are `due` and lie in the window, but
@@ -225,7 +289,8 @@ impl File {
             next = match &mut self.format {
                 Format::Classic(classic) => classic.record(window, record.end),
                 Format::Ng(ng) => ng.record(window, record.end),
-            };
+            }
+            .and_then(|record| self.clock.follow(record.at).map(|at| Record { at, ..record }));
             end = Some(next.map_or(record.end, |next| next.end));
         }
         self.next = next;
@@ -237,17 +302,133 @@ impl File {
 
     /// Goes on to the next record, in the next window where need be.
     fn advance(&mut self) -> Result<Step, Error> {
-        let step = match &mut self.format {
-            Format::Classic(classic) => classic.advance(&mut self.input),
-            Format::Ng(ng) => ng.advance(&mut self.input),
-        };
-        let step = step.map_err(|source| Error::Read { path: self.path.clone(), source })?;
-        if let Step::Record(record) = step {
-            self.next = Some(record);
-            self.input.move_to(record.end);
-        }
-        Ok(step)
+        self.step().map_err(|source| Error::Read { path: self.path.clone(), source })
     }
+
+    fn step(&mut self) -> io::Result<Step> {
+        self.change_format()?;
+        let expected = self.clock.expected();
+        let found = match &mut self.format {
+            Format::Classic(classic) => {
+                let record = classic.advance(&mut self.input, expected)?;
+                if record.is_none() && self.input.is_at_end() {
+                    return Ok(Step::End);
+                }
+                record
+            }
+            Format::Ng(ng) => match ng.advance(&mut self.input)? {
+                Block::Packet(record) => Some(record),
+                Block::BadPacket(length) => {
+                    self.damage.places += 1;
+                    self.damage.octets += length as u64;
+                    return Ok(Step::Bad);
+                }
+                Block::End => return Ok(Step::End),
+                Block::Lost | Block::Other => None,
+            },
+        };
+        let Some(mut record) = found else { return self.seek() };
+        record.at = match self.clock.follow(record.at) {
+            Some(at) => at,
+            None => {
+                let next = self.look_ahead(&mut record)?;
+                self.clock.judge(record.at, next)
+            }
+        };
+        self.next = Some(record);
+        self.input.move_to(record.end);
+        Ok(Step::Record)
+    }
+
+    /// Goes on with another file's header in the middle of this one, as `cat` leaves it.
+    fn change_format(&mut self) -> io::Result<()> {
+        self.input.fill(FILE_HEADER)?;
+        let octets = self.input.available();
+        let changes = match self.format {
+            Format::Classic(_) => is_file_header(octets),
+            // A section's header is a block like any other.
+            Format::Ng(_) => Classic::begins(octets),
+        };
+        if changes && let Ok(format) = Format::detect(&mut self.input) {
+            let before = std::mem::replace(&mut self.format, format);
+            self.unknown_links.extend(before.unknown_links());
+        }
+        Ok(())
+    }
+
+    /// The stamp of the record behind `record`, which keeps its place in the window.
+    fn look_ahead(&mut self, record: &mut Record) -> io::Result<Option<Timestamp>> {
+        self.input.move_to(record.start);
+        self.input.fill(record.end - record.start + FILE_HEADER)?;
+        let (window, start) = self.input.window();
+        record.end = record.end - record.start + start;
+        record.start = start;
+        Ok(match &self.format {
+            Format::Classic(classic) => classic.time(window, record.end),
+            Format::Ng(ng) => ng.time(window, record.end),
+        })
+    }
+
+    /// Looks for the next record behind a damage.
+    fn seek(&mut self) -> io::Result<Step> {
+        let begin = self.input.consumed();
+        let expected = self.clock.expected();
+        let (cut, found) = match &self.format {
+            Format::Classic(classic) => {
+                let cut = classic.is_cut(self.input.available(), expected);
+                (cut, classic.search(&mut self.input, expected)?)
+            }
+            Format::Ng(ng) => {
+                let cut = ng.is_cut(self.input.available());
+                (cut, ng.search(&mut self.input)?)
+            }
+        };
+        if found {
+            self.damage.places += 1;
+            self.damage.octets += self.input.consumed() - begin;
+        } else {
+            // More compressed data may follow what is wrong in it.
+            let cut = cut && !self.input.is_wrong();
+            self.damage.cut |= cut;
+            self.damage.stopped |= !cut;
+            self.input.close();
+        }
+        Ok(Step::Bad)
+    }
+
+    fn has_gaps(&self) -> bool {
+        self.damage.stopped || self.damage.octets * 100 > self.input.total()
+    }
+
+    fn unread(&self) -> Vec<String> {
+        let Damage { places, octets, cut, stopped } = self.damage;
+        let mut reasons = Vec::new();
+        if stopped {
+            reasons
+                .push("reading stopped at a damaged record, what follows it is not known".into());
+        }
+        if places > 0 {
+            reasons.push(format!("damaged records in {places} places, {octets} octets left out"));
+        }
+        if cut {
+            reasons.push("the last record is cut".into());
+        }
+        let unknown: BTreeSet<u32> =
+            self.unknown_links.iter().copied().chain(self.format.unknown_links()).collect();
+        if !unknown.is_empty() {
+            let numbers: Vec<_> = unknown.iter().map(u32::to_string).collect();
+            reasons.push(format!("link type {} is not known", numbers.join(", ")));
+        }
+        reasons.iter().map(|reason| format!("{}: {reason}", self.path.display())).collect()
+    }
+}
+
+/// Octets that tell a file's header, and more than those that hold a record's time.
+const FILE_HEADER: usize = 24;
+
+/// Whether a file's header lies at the beginning of `octets`.
+fn is_file_header(octets: &[u8]) -> bool {
+    Ng::begins(octets) || Classic::begins(octets)
 }
 
 /// Why a file is not read.
@@ -256,6 +437,8 @@ enum Unknown {
     Empty,
     NotACapture,
     Version(u16, u16),
+    /// A compression that is not read, by its name.
+    Compression(&'static str),
 }
 
 impl Unknown {
@@ -265,6 +448,7 @@ impl Unknown {
             Self::Empty => Error::Empty { path },
             Self::NotACapture => Error::NotACapture { path },
             Self::Version(major, minor) => Error::UnsupportedVersion { path, major, minor },
+            Self::Compression(name) => Error::Compressed { path, name },
         }
     }
 }
@@ -285,6 +469,17 @@ impl Format {
             return Ok(Self::Ng(ng));
         }
         Classic::detect(input).map(Self::Classic)
+    }
+
+    /// Numbers of link types that are not known.
+    fn unknown_links(&self) -> Vec<u32> {
+        match self {
+            Self::Classic(classic) => match classic.link() {
+                LinkType::Unknown(number) => vec![number],
+                _ => Vec::new(),
+            },
+            Self::Ng(ng) => ng.unknown_links().iter().copied().collect(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Packet blocks are read here, in place, since the parser library allocates for the options of each;
 //! interface descriptions, whose options matter, are left to it.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use pcap_parser::{
@@ -10,7 +11,7 @@ use pcap_parser::{
 };
 
 use super::input::Input;
-use super::{ByteOrder, MAX_RECORD, Record, Step, Unknown};
+use super::{ByteOrder, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -34,6 +35,7 @@ const MAX_INTERFACES: usize = 1 << 16;
 pub(super) struct Ng {
     order: ByteOrder,
     interfaces: Vec<Interface>,
+    unknown_links: BTreeSet<u32>,
     /// Time of the last packet: simple packet blocks have none of their own.
     last: Timestamp,
 }
@@ -49,7 +51,18 @@ impl Ng {
         if !section.is_supported() {
             return Err(Unknown::Version(section.major, section.minor));
         }
-        Ok(Some(Self { order: section.order, interfaces: Vec::new(), last: Timestamp::EPOCH }))
+        Ok(Some(Self {
+            order: section.order,
+            interfaces: Vec::new(),
+            unknown_links: BTreeSet::new(),
+            last: Timestamp::EPOCH,
+        }))
+    }
+
+    /// Whether a section's header lies at the beginning of `octets`.
+    pub(super) fn begins(octets: &[u8]) -> bool {
+        octets.starts_with(&SECTION_HEADER.to_ne_bytes())
+            && Section::read(octets).is_some_and(|section| section.is_supported())
     }
 
     /// The packet block at `position`, where all of it lies in the window, and it is of the kind that
@@ -65,21 +78,75 @@ impl Ng {
         self.packet(kind, block, position)
     }
 
+    /// The time of the packet block at `position`, as far as its fields lie in the window.
+    pub(super) fn time(&self, window: &[u8], position: usize) -> Option<Timestamp> {
+        let [kind, _, interface, high, low] = self.order.words(window.get(position..)?)?;
+        let interface = self.interfaces.get(interface as usize)?;
+        (kind == ENHANCED_PACKET)
+            .then(|| interface.clock.timestamp(u64::from(high) << 32 | u64::from(low)))
+    }
+
     /// Goes on to the next packet block.
-    pub(super) fn advance(&mut self, input: &mut Input) -> io::Result<Step> {
+    pub(super) fn advance(&mut self, input: &mut Input) -> io::Result<Block> {
         loop {
             match self.advance_block(input)? {
                 Block::Other => {}
-                Block::Packet(record) => return Ok(Step::Record(record)),
-                Block::BadPacket => return Ok(Step::Bad),
-                Block::End => return Ok(Step::End),
-                Block::Lost => {
-                    // Without a length to trust there is no way to find the next block.
-                    input.close();
-                    return Ok(Step::Bad);
-                }
+                block => return Ok(block),
             }
         }
+    }
+
+    /// Looks for the next packet block or section, from the octet behind the present one on; false where there is
+    /// none.
+    pub(super) fn search(&self, input: &mut Input) -> io::Result<bool> {
+        input.consume(1);
+        loop {
+            input.fill(SEARCH)?;
+            let exhausted = input.is_exhausted();
+            let octets = input.available();
+            let room = octets.len().saturating_sub(if exhausted { 0 } else { MARGIN });
+            let found = (0..room).find(|&place| {
+                self.is_packet(&octets[place..]) || is_file_header(&octets[place..])
+            });
+            match found {
+                Some(place) => {
+                    input.consume(place);
+                    return Ok(true);
+                }
+                None if exhausted => return Ok(false),
+                None => input.consume(room),
+            }
+        }
+    }
+
+    /// Whether the block that the input ends in may be whole but for its end.
+    pub(super) fn is_cut(&self, octets: &[u8]) -> bool {
+        /// Types above these are of single programs.
+        const STANDARD: u32 = 0x0f;
+        match self.order.words(octets) {
+            Some([kind, length]) => {
+                (kind <= STANDARD || kind == SECTION_HEADER)
+                    && length % 4 == 0
+                    && octets.len() < (length as usize).min(MAX_RECORD)
+            }
+            // Nothing is left of a block that claimed more than there was.
+            None => !octets.is_empty(),
+        }
+    }
+
+    /// Whether a packet block begins here: its length stands at its end again.
+    fn is_packet(&self, octets: &[u8]) -> bool {
+        const FIELDS: usize = 32;
+        let Some([kind, length, interface]) = self.order.words(octets) else { return false };
+        kind == ENHANCED_PACKET
+            && length as usize >= FIELDS
+            && (interface as usize) < self.interfaces.len()
+            && self.block(octets).is_some()
+    }
+
+    /// Numbers of the link types of interfaces that are not known.
+    pub(super) const fn unknown_links(&self) -> &BTreeSet<u32> {
+        &self.unknown_links
     }
 
     fn advance_block(&mut self, input: &mut Input) -> io::Result<Block> {
@@ -99,7 +166,14 @@ impl Ng {
             return Ok(Block::Lost);
         }
         if !matches!(kind, INTERFACE_DESCRIPTION | PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
-            let whole = input.skip(length.into())?;
+            // One that does not fit stays, so that records are looked for within it.
+            let whole = if length as usize <= MAX_RECORD {
+                let whole = input.fill(length as usize)?;
+                input.consume(if whole { length as usize } else { 0 });
+                whole
+            } else {
+                input.skip(length.into())?
+            };
             return Ok(if whole { Block::Other } else { Block::Lost });
         }
         let length = length as usize;
@@ -118,7 +192,7 @@ impl Ng {
             _ => self.packet(kind, block, position),
         };
         input.consume(length);
-        Ok(record.map_or(Block::BadPacket, Block::Packet))
+        Ok(record.map_or(Block::BadPacket(length), Block::Packet))
     }
 
     /// The block at the beginning of `octets`, where all of it is there and its lengths agree.
@@ -150,8 +224,12 @@ impl Ng {
         if self.interfaces.len() < MAX_INTERFACES {
             // The library reads this option in little-endian order only.
             let offset = description.options.iter().find(|o| o.code == OptionCode::IfTsoffset);
+            let link = LinkType::from_dlt(description.linktype.0.cast_unsigned());
+            if let LinkType::Unknown(number) = link {
+                self.unknown_links.insert(number);
+            }
             self.interfaces.push(Interface {
-                link: LinkType::from_dlt(description.linktype.0.cast_unsigned()),
+                link,
                 snap_length: description.snaplen,
                 clock: Clock::new(
                     description.if_tsresol,
@@ -172,6 +250,7 @@ impl Ng {
             PACKET => self.order.u16(block, 8)?.into(),
             _ => interface,
         };
+        let number = interface;
         let interface = self.interfaces.get(interface as usize)?;
         let time = u64::from(high) << 32 | u64::from(low);
         if captured_len as usize > block.len().checked_sub(DATA + 4)? {
@@ -181,6 +260,7 @@ impl Ng {
         Some(Record {
             at: self.last,
             link: interface.link,
+            interface: number + 1,
             start: position + DATA,
             end: position + block.len(),
             captured_len: captured_len as usize,
@@ -202,6 +282,7 @@ impl Ng {
         Some(Record {
             at: self.last,
             link: interface.link,
+            interface: 1,
             start: position + DATA,
             end: position + block.len(),
             captured_len: room.min(original_len as usize).min(snap_length),
@@ -211,10 +292,10 @@ impl Ng {
 }
 
 /// What a block was.
-enum Block {
+pub(super) enum Block {
     Packet(Record),
-    /// A packet block that contradicts itself, or names an interface that was not described.
-    BadPacket,
+    /// A packet block of this length that contradicts itself, or names an interface that was not described.
+    BadPacket(usize),
     /// Nothing that matters here.
     Other,
     /// Not to be read, nor anything after it.

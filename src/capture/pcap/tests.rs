@@ -47,6 +47,112 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     zipped.finish().unwrap()
 }
 
+fn zstd(content: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+fn lz4(content: &[u8]) -> Vec<u8> {
+    let mut zipped = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    zipped.write_all(content).unwrap();
+    zipped.finish().unwrap()
+}
+
+fn xz(content: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::with_preset(1);
+    let mut zipped = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    zipped.write_all(content).unwrap();
+    zipped.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_files() {
+    let whole = large();
+    let plain = read(&whole);
+    let (first, second) = whole.split_at(5_000_500);
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd(&whole)].concat();
+    for (name, content) in [
+        ("zstd", zstd(&whole)),
+        ("a frame to be skipped", skipped),
+        ("lz4", lz4(&whole)),
+        ("xz", xz(&whole)),
+        ("two frames of zstd", [zstd(first), zstd(second)].concat()),
+        ("two frames of lz4", [lz4(first), lz4(second)].concat()),
+        ("two streams of xz", [xz(first), xz(second)].concat()),
+        ("two members of gzip", [gzip(first), gzip(second)].concat()),
+    ] {
+        let mut source = Pcap::open(&[file(&content).path()]).unwrap();
+        assert!(read_all(&mut source) == plain, "{name}");
+        assert!(!source.has_gaps() && source.unread().is_empty(), "{name}");
+        // Cut, or wrong in its middle.
+        let mut wrong = content.clone();
+        wrong[content.len() - 40..].fill(0xa5);
+        for broken in [&content[..content.len() - 40], &wrong] {
+            let file = file(broken);
+            let Ok(mut source) = Pcap::open(&[file.path()]) else { continue };
+            let read = read_all(&mut source);
+            assert!(read.iter().any(Option::is_none), "{name}");
+            assert!(source.has_gaps() || name.ends_with("gzip"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn other_compressions_are_named() {
+    for (magic, name) in [
+        (&b"BZh91AY&SY"[..], "bzip2"),
+        (b"PK\x03\x04....", "zip"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"LZIP\x01\x0c", "lzip"),
+        (b"\x1f\x9d\x90...", "compress"),
+    ] {
+        let message =
+            format!("F: compressed with {name}, which is not read here: decompress it first");
+        assert_eq!(refusal(magic), message);
+    }
+}
+
+#[test]
+fn before_2_3_the_lengths_are_the_other_way_around() {
+    for (minor, first, second) in [(2, 64, 60), (3, 64, 60), (3, 60, 64), (4, 60, 64)] {
+        let mut content = little(&[]);
+        content[6] = minor;
+        for second_record in 0..2 {
+            for value in [second_record, 0, first, second] {
+                content.extend(u32::to_le_bytes(value));
+            }
+            content.extend([7; 60]);
+        }
+        let expected: Read =
+            (0..2).map(|time| Some((time * 1_000_000_000, vec![7; 60], 64))).collect();
+        assert_eq!(read(&content), expected, "2.{minor}");
+    }
+}
+
+#[test]
+fn interfaces_are_told_apart() {
+    let numbers = |content: &[u8]| {
+        let mut source = Pcap::open(&[file(content).path()]).unwrap();
+        let mut numbers = Vec::new();
+        while source.read_batch(Duration::ZERO, &mut |frame| numbers.push(frame.interface)).unwrap()
+            != Batch::End
+        {}
+        numbers
+    };
+    let mut blocks = Blocks::section(ByteOrder::Little);
+    blocks.interface(0, None, None);
+    blocks.interface(0, None, None);
+    for interface in [0, 1, 0] {
+        blocks.packet(interface, 5, b"abcd");
+    }
+    blocks.block(SIMPLE_PACKET, &[&blocks.word(4)[..], b"abcd"].concat());
+    assert_eq!(numbers(&blocks.content), [1, 2, 1, 1]);
+    let mut cooked = little(&[(1, 0, &[8, 0, 0, 0, 0, 0, 1, 3, 0]), (1, 0, &[8, 0, 0, 0, 0])]);
+    assert_eq!(numbers(&cooked), [0, 0]);
+    // LINKTYPE_LINUX_SLL2, whose third field is an interface's index.
+    cooked[20..22].copy_from_slice(&276u16.to_le_bytes());
+    assert_eq!(numbers(&cooked), [259, 0]);
+}
+
 fn refusal(content: &[u8]) -> String {
     let file = file(content);
     let error = Pcap::open(&[file.path()]).err().unwrap().to_string();
@@ -277,24 +383,27 @@ impl Blocks {
 #[test]
 fn pcapng_times_follow_their_interface() {
     for order in [ByteOrder::Little, ByteOrder::Big] {
-        let mut blocks = Blocks::section(order);
-        blocks.interface(0, None, None);
-        blocks.interface(0, Some(9), Some(100));
-        blocks.interface(0, Some(0x80 | 10), None);
-        blocks.interface(0, Some(12), None);
-        blocks.interface(0, None, Some(-1000));
-        blocks.interface(0, Some(0), Some(i64::MAX));
-        for (interface, time) in
-            [(0, 1_500_000), (1, 7), (2, 1536), (3, 2_500), (4, 1), (5, u64::MAX)]
-        {
+        for (interface, time, expected) in [
+            (0, 1_500_000, 1_500_000_000),
+            (1, 7, 100_000_000_007),
+            (2, 1536, 1_500_000_000),
+            (3, 2_500, 2),
+            (4, 1, 0),
+            // Later than any clock says.
+            (5, u64::MAX, 0),
+        ] {
+            let mut blocks = Blocks::section(order);
+            blocks.interface(0, None, None);
+            blocks.interface(0, Some(9), Some(100));
+            blocks.interface(0, Some(0x80 | 10), None);
+            blocks.interface(0, Some(12), None);
+            blocks.interface(0, None, Some(-1000));
+            blocks.interface(0, Some(0), Some(i64::MAX));
             blocks.packet(interface, time, b"x");
+            let times: Vec<u64> =
+                read(&blocks.content).into_iter().flatten().map(|r| r.0).collect();
+            assert_eq!(times, [expected], "{order:?} {interface}");
         }
-        let times: Vec<u64> = read(&blocks.content).into_iter().flatten().map(|r| r.0).collect();
-        assert_eq!(
-            times,
-            [1_500_000_000, 100_000_000_007, 1_500_000_000, 2, 0, u64::MAX],
-            "{order:?}"
-        );
     }
 }
 
