@@ -1,5 +1,7 @@
 //! Small captures with one right answer each, where they lie beside the repository.
 
+#![allow(clippy::unwrap_used, reason = "tests may fail")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

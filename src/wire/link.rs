@@ -30,6 +30,28 @@ pub enum LinkType {
     Ieee80211,
     /// 802.11 wireless frames after a radiotap header.
     Ieee80211Radiotap,
+    /// Per-packet information: a header that names another link type.
+    Ppi,
+    /// Apple's packet tap: a header that names another link type.
+    Pktap,
+    /// Endace's extensible record format.
+    Erf,
+    /// The log of OpenBSD's packet filter.
+    Pflog,
+    /// OpenBSD's `enc` interface: packets before and after IPsec.
+    Enc,
+    /// One octet that says the direction, then PPP.
+    PppWithDirection,
+    /// The same of pppd: the direction stands in place of the address octet.
+    PppPppd,
+    /// One octet that says the direction, then Cisco HDLC.
+    CiscoHdlcWithDirection,
+    /// Frame Relay.
+    FrameRelay,
+    /// One octet that says the direction, then Frame Relay.
+    FrameRelayWithDirection,
+    /// FDDI.
+    Fddi,
     /// Any other, by its number: its frames are [`Skip::UnknownLinkType`].
     Unknown(u32),
 }
@@ -45,13 +67,24 @@ impl LinkType {
             0 | 108 => Self::Loopback,
             1 => Self::Ethernet,
             9 | 50 => Self::Ppp,
+            10 => Self::Fddi,
             12 | 14 | 101 | 228 | 229 => Self::RawIp,
             51 => Self::PppEthernet,
             104 => Self::CiscoHdlc,
             105 => Self::Ieee80211,
+            107 => Self::FrameRelay,
+            109 => Self::Enc,
             113 => Self::LinuxSll,
+            117 => Self::Pflog,
             127 => Self::Ieee80211Radiotap,
+            166 => Self::PppPppd,
+            192 => Self::Ppi,
+            197 => Self::Erf,
+            204 => Self::PppWithDirection,
+            205 => Self::CiscoHdlcWithDirection,
+            206 => Self::FrameRelayWithDirection,
             239 => Self::Nflog,
+            258 => Self::Pktap,
             276 => Self::LinuxSll2,
             other => Self::Unknown(other),
         }
@@ -80,8 +113,20 @@ fn decode_other(link: LinkType, rest: Rest<'_>) -> Result<Segment, Skip> {
         LinkType::PppEthernet => ether::pppoe(rest),
         LinkType::CiscoHdlc => cisco_hdlc(rest),
         LinkType::Nflog => nflog(rest),
-        LinkType::Ieee80211 => ieee80211(rest),
+        LinkType::Ieee80211 => ieee80211(rest, Padding::None),
         LinkType::Ieee80211Radiotap => radiotap(rest),
+        LinkType::Ppi => ppi(rest),
+        LinkType::Pktap => pktap(rest),
+        LinkType::Erf => erf(rest),
+        LinkType::Pflog => pflog(rest),
+        // Address family, security parameter index, flags.
+        LinkType::Enc => ip::decode(rest.skip(12, Skip::NotIp)?),
+        LinkType::PppWithDirection => ppp_or_hdlc(rest.skip(1, Skip::NotIp)?),
+        LinkType::PppPppd => pppd(rest),
+        LinkType::CiscoHdlcWithDirection => cisco_hdlc(rest.skip(1, Skip::NotIp)?),
+        LinkType::FrameRelay => frame_relay(rest),
+        LinkType::FrameRelayWithDirection => frame_relay(rest.skip(1, Skip::NotIp)?),
+        LinkType::Fddi => fddi(rest),
         LinkType::Unknown(_) => Err(Skip::UnknownLinkType),
     }
 }
@@ -166,17 +211,190 @@ fn nflog(rest: Rest<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// Version 0, a padding octet, the header's length (little-endian), then fields of no interest here.
-fn radiotap(rest: Rest<'_>) -> Result<Segment, Skip> {
-    let (&[0, _, a, b], _) = rest.header::<4>(Skip::NotIp)? else {
+/// Direction, then a frame without address octet.
+fn pppd(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const CONTROL: u8 = 0x03;
+
+    let rest = rest.skip(1, Skip::NotIp)?;
+    match rest.data() {
+        [CONTROL, ..] => ether::ppp(rest.skip(1, Skip::NotIp)?),
+        _ => ether::ppp(rest),
+    }
+}
+
+/// A header of a length that it gives first, without the padding to 4 octets; then IP.
+fn pflog(rest: Rest<'_>) -> Result<Segment, Skip> {
+    /// Up to the direction, the last field that all versions have.
+    const LEAST: u8 = 45;
+
+    let (&[length], _) = rest.header::<1>(Skip::NotIp)?;
+    if length < LEAST {
+        return Err(Skip::NotIp);
+    }
+    ip::decode(rest.skip(usize::from(length).next_multiple_of(4), Skip::NotIp)?)
+}
+
+/// Version 0, flags, the header's length, the link type of what follows: all little-endian.
+fn ppi(rest: Rest<'_>) -> Result<Segment, Skip> {
+    let (&[0, _, a, b, link @ ..], _) = rest.header::<8>(Skip::NotIp)? else {
         return Err(Skip::NotIp);
     };
-    ieee80211(rest.skip(usize::from(u16::from_le_bytes([a, b])), Skip::NotIp)?)
+    within(
+        u32::from_le_bytes(link),
+        rest.skip(usize::from(u16::from_le_bytes([a, b])), Skip::NotIp)?,
+    )
+}
+
+/// The header's length, what follows it, the link type of that, in the byte order of the capturing host; the length
+/// is a small number, so the order shows.
+fn pktap(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const PACKET: u32 = 1;
+
+    let (header, _) = rest.header::<12>(Skip::NotIp)?;
+    let (fields, _) = header.as_chunks();
+    let read = if header[3] == 0 { u32::from_le_bytes } else { u32::from_be_bytes };
+    let [length, kind, link] = [0, 1, 2].map(|index| read(fields[index]));
+    match usize::try_from(length) {
+        Ok(length @ 12..) if kind == PACKET => within(link, rest.skip(length, Skip::NotIp)?),
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// A frame of another link type, inside a header that names it.
+fn within(link: u32, rest: Rest<'_>) -> Result<Segment, Skip> {
+    decode(LinkType::from_dlt(link), rest.nested()?)
+}
+
+/// Time, type, flags, the record's length, losses, the frame's length; then extension headers of 8 octets as
+/// long as a first bit says that one follows ("ERF Types Reference Guide", Endace).
+fn erf(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const EXTENSION: u8 = 0x80;
+
+    let (&[_, _, _, _, _, _, _, _, kind, _, _, _, _, _, a, b], mut rest) =
+        rest.header::<16>(Skip::NotIp)?;
+    let mut extended = kind & EXTENSION != 0;
+    while extended {
+        let (&[first, ..], after) = rest.header::<8>(Skip::NotIp)?;
+        (extended, rest) = (first & EXTENSION != 0, after.nested()?);
+    }
+    let octets = usize::from(u16::from_be_bytes([a, b]));
+    match kind & !EXTENSION {
+        // HDLC, by itself, with a colour, with a hash.
+        1 | 10 | 15 | 19 => ppp_or_hdlc(rest.limit(octets)),
+        // Ethernet likewise, after an offset and a padding octet.
+        2 | 11 | 16 | 20 => ether::ethernet(rest.skip(2, Skip::NotIp)?.limit(octets)),
+        // HDLC of one channel of many, after a header.
+        5 | 17 => ppp_or_hdlc(rest.skip(4, Skip::NotIp)?.limit(octets)),
+        22 => ip::decode_v4(rest),
+        23 => ip::decode_v6(rest),
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// An address of 2 to 4 octets, the last of which is odd; then a control octet and the protocol (RFC 2427), or, as Cisco
+/// has it, an ethertype.
+fn frame_relay(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const UNNUMBERED_INFORMATION: u8 = 0x03;
+    const PADDING: u8 = 0x00;
+    const SNAP: u8 = 0x80;
+    const IPV4: u8 = 0xcc;
+    const IPV6: u8 = 0x8e;
+    const PPP: u8 = 0xcf;
+    /// Organisation and protocol of bridged Ethernet, with and without check sequence.
+    const BRIDGED: [[u8; 5]; 2] = [[0, 0x80, 0xc2, 0, 1], [0, 0x80, 0xc2, 0, 7]];
+
+    let address = rest.data().iter().take(4).position(|octet| octet & 1 != 0);
+    let octets = match address {
+        Some(last @ 1..) => last + 1,
+        Some(_) => return Err(Skip::NotIp),
+        None => {
+            return Err(if rest.data().len() < 4 {
+                rest.missing(4, Skip::NotIp)
+            } else {
+                Skip::NotIp
+            });
+        }
+    };
+    let rest = rest.skip(octets, Skip::NotIp)?;
+    let (&[control], after) = rest.header::<1>(Skip::NotIp)?;
+    if control != UNNUMBERED_INFORMATION {
+        let (&kind, payload) = rest.header::<2>(Skip::NotIp)?;
+        return after_ethertype(u16::from_be_bytes(kind), payload);
+    }
+    let (&[mut protocol], mut payload) = after.header::<1>(Skip::NotIp)?;
+    if protocol == PADDING {
+        let (&[next], after) = payload.header::<1>(Skip::NotIp)?;
+        (protocol, payload) = (next, after);
+    }
+    match protocol {
+        IPV4 => ip::decode_v4(payload),
+        IPV6 => ip::decode_v6(payload),
+        PPP => ether::ppp(payload),
+        SNAP => match payload.header::<5>(Skip::NotIp)? {
+            (&[0, 0, 0, a, b], payload) => {
+                after_ethertype(u16::from_be_bytes([a, b]), payload.nested()?)
+            }
+            (header, payload) if BRIDGED.contains(header) => ether::ethernet(payload.nested()?),
+            _ => Err(Skip::NotIp),
+        },
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// Frame control, both addresses, then LLC where the frame control says so (ANSI X3.139).
+fn fddi(rest: Rest<'_>) -> Result<Segment, Skip> {
+    /// All but the bit that says synchronous, and the priority.
+    const KIND: u8 = 0x70;
+    const LLC: u8 = 0x50;
+
+    let (&[control, ..], payload) = rest.header::<13>(Skip::NotIp)?;
+    if control & KIND != LLC {
+        return Err(Skip::NotIp);
+    }
+    ether::llc(payload)
+}
+
+/// Version 0, a padding octet, the header's length and what fields follow (little-endian): time, which is aligned to 8
+/// octets of the header, flags, others.
+fn radiotap(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const MORE: u8 = 0x80;
+    const TIME: u8 = 0x01;
+    const FLAGS: u8 = 0x02;
+    /// Among the flags: the frame's header is padded to 4 octets.
+    const PADDED: u8 = 0x20;
+
+    let (&[0, _, a, b, present, _, _, last], _) = rest.header::<8>(Skip::NotIp)? else {
+        return Err(Skip::NotIp);
+    };
+    let length = usize::from(u16::from_le_bytes([a, b]));
+    let header = rest.data().get(..length).unwrap_or_default();
+    // Of several words the first tells of these fields.
+    let (mut fields, mut more) = (8, last & MORE != 0);
+    while more && let Some(word) = header.get(fields..fields + 4) {
+        (fields, more) = (fields + 4, word[3] & MORE != 0);
+    }
+    if present & TIME != 0 {
+        fields = fields.next_multiple_of(8) + 8;
+    }
+    let flags = header.get(fields).filter(|_| present & FLAGS != 0);
+    let padding = match flags {
+        Some(flags) if flags & PADDED != 0 => Padding::Words,
+        _ => Padding::None,
+    };
+    ieee80211(rest.skip(length, Skip::NotIp)?, padding)
+}
+
+/// Whether an 802.11 header is filled up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Padding {
+    None,
+    /// To a multiple of 4 octets.
+    Words,
 }
 
 /// A data frame that is neither empty nor encrypted (IEEE 802.11-2020, sections 9.2.4 and 9.3.2.1);
 /// aggregates (A-MSDU) are not taken apart.
-fn ieee80211(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn ieee80211(rest: Rest<'_>, padding: Padding) -> Result<Segment, Skip> {
     /// Protocol version and type of the first octet, with the subtype bit that says "no data".
     const KIND: u8 = 0x4f;
     const DATA: u8 = 0x08;
@@ -195,7 +413,9 @@ fn ieee80211(rest: Rest<'_>) -> Result<Segment, Skip> {
         (true, false) => 2,
         (true, true) => 6,
     };
-    ether::llc(rest.skip(24 + fourth_address + quality, Skip::NotIp)?)
+    let octets: usize = 24 + fourth_address + quality;
+    let octets = if padding == Padding::Words { octets.next_multiple_of(4) } else { octets };
+    ether::llc(rest.skip(octets, Skip::NotIp)?)
 }
 
 #[cfg(test)]
@@ -207,8 +427,19 @@ mod tests {
         decode(LinkType::from_dlt(dlt), Rest::new(frame, 0))
     }
 
+    /// A packet tap's header before a frame of this link type.
+    fn pktap(link: u32, order: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        [&[108, 1, link].map(order).concat()[..], &[0; 96]].concat()
+    }
+
+    /// An ERF header before what lies between it and the packet.
+    fn erf(kind: u8, octets: u8, before: &[u8]) -> Vec<u8> {
+        [&[0; 8][..], &[kind, 4, 0, 0, 0, 0, 0, octets], before].concat()
+    }
+
     #[test]
     fn link_headers() {
+        let frame = crate::wire::testing::ethernet(0x0800, &ipv4(6, &syn()));
         let v4 = ipv4(6, &syn());
         let v6 = ipv6(6, &syn());
         let sll = |a, b| [&[0; 14][..], &[a, b]].concat();
@@ -242,6 +473,46 @@ mod tests {
             (105, wifi(0x88, 1, 26), &v4),
             (105, wifi(0x88, 0x82, 30), &v4),
             (127, join(&[0, 0, 10, 0, 0, 0, 0, 0, 0, 0], &wifi(0x08, 2, 24)), &v4),
+            // Radiotap's flags: padded, without and with a time and a second word of fields.
+            (127, join(&[0, 0, 9, 0, 2, 0, 0, 0, 0x20], &wifi(0x88, 1, 28)), &v4),
+            (127, join(&[0, 0, 9, 0, 2, 0, 0, 0, 0x00], &wifi(0x88, 1, 26)), &v4),
+            (
+                127,
+                join(
+                    &[&[0, 0, 25, 0, 3, 0, 0, 0x80][..], &[0; 16], &[0x20]].concat(),
+                    &wifi(0x88, 1, 28),
+                ),
+                &v4,
+            ),
+            (10, join(&[&[0x51][..], &[0; 12]].concat(), &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]), &v4),
+            (107, vec![0x18, 0x41, 3, 0xcc], &v4),
+            (107, vec![0x18, 0x40, 0x41, 3, 0, 0x8e], &v6),
+            (107, vec![0x18, 0x41, 3, 0, 0x80, 0, 0, 0, 8, 0], &v4),
+            (107, vec![0x18, 0x41, 3, 0, 0x80, 0, 0x80, 0xc2, 0, 7], &frame),
+            (107, vec![0x18, 0x41, 3, 0xcf, 0, 0x21], &v4),
+            // As Cisco has it.
+            (107, vec![0x18, 0x41, 8, 0], &v4),
+            (206, vec![1, 0x18, 0x41, 3, 0xcc], &v4),
+            (109, join(&[2, 0, 0, 0], &[0; 8]), &v4),
+            (117, join(&[61], &[0; 63]), &v4),
+            (117, join(&[100], &[0; 99]), &v6),
+            (166, vec![1, 3, 0, 0x21], &v4),
+            (192, vec![0, 0, 8, 0, 1, 0, 0, 0], &frame),
+            (192, vec![0, 0, 12, 0, 101, 0, 0, 0, 0, 0, 0, 0], &v6),
+            (197, erf(2, 2 + 54, &[0, 0]), &frame),
+            (
+                197,
+                erf(0x82, 54, &[[0x80, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()),
+                &join(&[0, 0], &frame),
+            ),
+            (197, erf(1, 44, &[0x0f, 0, 8, 0]), &v4),
+            (197, erf(5, 44, &[0, 0, 0, 0, 0xff, 3, 0, 0x21]), &v4),
+            (197, erf(22, 40, &[]), &v4),
+            (197, erf(23, 60, &[]), &v6),
+            (204, vec![0, 0xff, 3, 0, 0x21], &v4),
+            (205, vec![0, 0x0f, 0, 8, 0], &v4),
+            (258, pktap(1, u32::to_le_bytes), &frame),
+            (258, pktap(12, u32::to_be_bytes), &v4),
             (113, sll(8, 0), &v4),
             (113, sll(0x81, 0), &join(&[0, 7, 8, 0], &v4)),
             (113, sll(0, 4), &join(&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &v4)),
@@ -273,6 +544,15 @@ mod tests {
             (105, wifi(0x48, 0)),
             (105, wifi(0x08, 0x40)),
             (127, vec![1, 0, 8, 0, 0, 0, 0, 0]),
+            // No LLC; an address without end, one of an octet, another protocol; a header too short.
+            (10, join(&[0x41], &[0; 12])),
+            (107, vec![0x18, 0x40, 0x40, 0x40, 3, 0xcc]),
+            (107, vec![0x19, 3, 0xcc]),
+            (107, vec![0x18, 0x41, 3, 0x81]),
+            (117, join(&[20], &[0; 19])),
+            (192, vec![1, 0, 8, 0, 1, 0, 0, 0]),
+            (197, erf(21, 40, &[])),
+            (258, join(&[[8, 0, 0, 0], [1, 0, 0, 0], [12, 0, 0, 0]].concat(), &[0; 96])),
             (113, sll(0, 1)),
             (113, sll(8, 6)),
             // An attribute shorter than its own header; attributes, but no packet.

@@ -97,7 +97,7 @@ pub(super) fn join(header: &[u8], payload: &[u8]) -> Vec<u8> {
 }
 
 /// How many tunnels [`tunnelled`] knows.
-pub(super) const TUNNELS: usize = 19;
+pub(super) const TUNNELS: usize = 24;
 
 /// An IPv4 packet that carries a SYN in the tunnel of this number.
 pub(super) fn tunnelled(number: usize) -> Vec<u8> {
@@ -135,6 +135,15 @@ pub(super) fn tunnelled(number: usize) -> Vec<u8> {
         }
         16 => ipv4(17, &udp(4790, &join(&[12, 0, 0, 3, 0, 0, 7, 0], &frame))),
         17 => ipv4(17, &udp(4790, &join(&[12, 0, 0, 2, 0, 0, 7, 0], &v6))),
+        18 => ipv4(17, &udp(4754, &join(&[0x20, 0, 8, 0, 0, 0, 0, 7], &v4))),
+        19 => ipv4(17, &udp(4754, &join(&[0, 0, 0x65, 0x58], &frame))),
+        20 => ipv4(17, &udp(6635, &join(&[0, 1, 0, 64, 0, 2, 1, 64], &v4))),
+        21 => ipv4(17, &udp(5247, &join(&[0, 0x10, 0, 0, 0, 0, 0, 0], &frame))),
+        22 => {
+            let capwap = [0, 0x10, 3, 0, 0, 0, 0, 0];
+            let wifi = [&[8, 1][..], &[0; 22], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat();
+            ipv4(17, &udp(5247, &join(&capwap, &join(&wifi, &v4))))
+        }
         _ => ipv4(51, &join(&[4, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0], &v4)),
     }
 }

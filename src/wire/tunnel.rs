@@ -6,6 +6,7 @@
 
 use crate::wire::ether::{self, ethertype};
 use crate::wire::ip::{self, protocol};
+use crate::wire::link::{self, Padding};
 use crate::wire::rest::Rest;
 use crate::wire::{Segment, Skip};
 
@@ -14,9 +15,12 @@ mod port {
     pub(super) const L2TP: u16 = 1701;
     pub(super) const GTP_U: u16 = 2152;
     pub(super) const TEREDO: u16 = 3544;
+    pub(super) const GRE: u16 = 4754;
     pub(super) const VXLAN: u16 = 4789;
     pub(super) const VXLAN_GPE: u16 = 4790;
+    pub(super) const CAPWAP_DATA: u16 = 5247;
     pub(super) const GENEVE: u16 = 6081;
+    pub(super) const MPLS: u16 = 6635;
     pub(super) const VXLAN_LINUX: u16 = 8472;
 }
 
@@ -115,6 +119,10 @@ fn udp(rest: Rest<'_>) -> Result<Segment, Skip> {
         (_, port::VXLAN_GPE) => vxlan_gpe,
         (_, port::GENEVE) => geneve,
         (_, port::GTP_U) => gtp_u,
+        // RFC 8086 and RFC 7510.
+        (_, port::GRE) => gre,
+        (_, port::MPLS) => ether::mpls,
+        (_, port::CAPWAP_DATA) | (port::CAPWAP_DATA, _) => capwap,
         (_, port::TEREDO) | (port::TEREDO, _) => teredo,
         (_, port::L2TP) | (port::L2TP, _) => l2tp,
         _ => return Err(Skip::NotTcp),
@@ -175,6 +183,34 @@ fn geneve(rest: Rest<'_>) -> Result<Segment, Skip> {
     }
     let options = 4 * usize::from(lengths & 0x3f);
     by_ethertype(u16::from_be_bytes([a, b]), rest.skip(options, Skip::NotTcp)?)
+}
+
+/// CAPWAP data (RFC 5415, section 4.3) in the clear: an Ethernet or 802.11 frame.
+fn capwap(rest: Rest<'_>) -> Result<Segment, Skip> {
+    const NATIVE: u32 = 1 << 8;
+    const FRAGMENT: u32 = 1 << 7;
+    const KEEP_ALIVE: u32 = 1 << 3;
+    const IEEE80211: u32 = 1;
+
+    let (&[a, b, c, d, _, _, e, f], _) = rest.header::<8>(Skip::NotTcp)?;
+    let word = u32::from_be_bytes([a, b, c, d]);
+    // Version and type, both 0: the other type is DTLS.
+    let length = 4 * usize::from(b >> 3);
+    if a != 0 || length < 8 || word & KEEP_ALIVE != 0 {
+        return Err(Skip::NotTcp);
+    }
+    let offset = u16::from_be_bytes([e, f]) >> 3;
+    if word & FRAGMENT != 0 && offset != 0 {
+        return Err(Skip::Fragment);
+    }
+    let frame = rest.skip(length, Skip::NotTcp)?;
+    if word & NATIVE == 0 {
+        ether::ethernet(frame)
+    } else if word >> 9 & 0x1f == IEEE80211 {
+        link::ieee80211(frame, Padding::None)
+    } else {
+        Err(Skip::NotTcp)
+    }
 }
 
 /// GTP-U, version 1 (3GPP TS 29.281, section 5): the IP packet of a G-PDU.
@@ -335,6 +371,12 @@ mod tests {
             (17, udp(1701, &join(&[0, 3, 0, 1, 0, 1, 0, 0x21], &v4))),
             (17, udp(1701, &join(&[0x40, 2, 0, 200, 0, 1, 0, 1, 0, 0x21], &v4))),
             (17, udp(1701, &join(&[0, 2, 0, 1, 0, 1, 0xc0, 0x21], &v4))),
+            // GRE in UDP: version 1. MPLS in UDP: no IP. CAPWAP: DTLS, keep-alive, a header too short.
+            (17, udp(4754, &join(&[0, 1, 8, 0], &v4))),
+            (17, udp(6635, &join(&[0, 1, 1, 64], &[0x50; 40]))),
+            (17, udp(5247, &join(&[1, 0x10, 0, 0, 0, 0, 0, 0], &frame))),
+            (17, udp(5247, &join(&[0, 0x10, 0, 8, 0, 0, 0, 0], &frame))),
+            (17, udp(5247, &join(&[0, 0x08, 0, 0, 0, 0, 0, 0], &frame))),
             // ESP, ICMP, SCTP, OSPF.
             (50, v4.clone()),
             (1, v4.clone()),

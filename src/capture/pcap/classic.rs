@@ -190,8 +190,9 @@ impl Classic {
     /// Looks for the next record, from the octet behind the present one on; false where there is none.
     pub(super) fn search(&self, input: &mut Input, near: Option<Timestamp>) -> io::Result<bool> {
         input.consume(1);
+        input.widen(SEARCH);
         loop {
-            input.fill(SEARCH)?;
+            input.fill(2 * MARGIN)?;
             let exhausted = input.is_exhausted();
             let octets = input.available();
             let room = octets.len().saturating_sub(if exhausted { 0 } else { MARGIN });

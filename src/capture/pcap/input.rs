@@ -93,6 +93,11 @@ impl Input {
         self.move_to(self.start + length);
     }
 
+    /// Has the window hold `length` octets at least, so that it need not move on often.
+    pub(super) fn widen(&mut self, length: usize) {
+        self.buffer.resize(self.buffer.len().max(length), 0);
+    }
+
     /// Moves on until `length` octets are available; false where the input ends before that. No
     /// more is waited for, so that a slow pipe is followed promptly.
     #[inline]

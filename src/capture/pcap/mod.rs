@@ -36,10 +36,10 @@ const BATCH: usize = 4096;
 /// of 512 KiB). A length beyond it is damage.
 const MAX_RECORD: usize = 1 << 20;
 
-/// Octets looked through at once for the next record behind a damage, and how many of them at the end are left for
-/// the next time, since what follows them tells.
+/// Octets of the window while the next record behind a damage is looked for, and how many at its end are left for the
+/// next time, since what follows them tells.
 const SEARCH: usize = 512 << 10;
-const MARGIN: usize = 128 << 10;
+const MARGIN: usize = 64 << 10;
 
 /// Frames from capture files. Of several files always the one with the oldest next frame goes on; within
 /// a file the order is the file's own.
@@ -347,7 +347,7 @@ impl File {
         let changes = match self.format {
             Format::Classic(_) => is_file_header(octets),
             // A section's header is a block like any other.
-            Format::Ng(_) => Classic::begins(octets),
+            Format::Ng(_) => !Ng::begins(octets) && is_file_header(octets),
         };
         if changes && let Ok(format) = Format::detect(&mut self.input) {
             let before = std::mem::replace(&mut self.format, format);
@@ -428,7 +428,14 @@ const FILE_HEADER: usize = 24;
 
 /// Whether a file's header lies at the beginning of `octets`.
 fn is_file_header(octets: &[u8]) -> bool {
-    Ng::begins(octets) || Classic::begins(octets)
+    // All that there are, in both byte orders; few octets get further.
+    let may_be = octets.first_chunk().is_some_and(|magic| {
+        matches!(
+            u32::from_le_bytes(*magic),
+            0xa1b2_c3d4 | 0xd4c3_b2a1 | 0xa1b2_3c4d | 0x4d3c_b2a1 | 0xa1b2_cd34 | 0x34cd_b2a1
+        ) || *magic == ng::SECTION_HEADER.to_le_bytes()
+    });
+    may_be && (Ng::begins(octets) || Classic::begins(octets))
 }
 
 /// Why a file is not read.

@@ -100,8 +100,9 @@ impl Ng {
     /// none.
     pub(super) fn search(&self, input: &mut Input) -> io::Result<bool> {
         input.consume(1);
+        input.widen(SEARCH);
         loop {
-            input.fill(SEARCH)?;
+            input.fill(2 * MARGIN)?;
             let exhausted = input.is_exhausted();
             let octets = input.available();
             let room = octets.len().saturating_sub(if exhausted { 0 } else { MARGIN });
