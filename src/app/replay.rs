@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
 use crate::observe::{Report, ServiceReport, Status};
+use crate::wire::Fragments;
 
 /// Replays `files` and prints the verdict.
 ///
@@ -43,10 +44,12 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::sharded(settings, threads(config));
+    // One store, since one thread decodes for all.
+    let fragments = Fragments::new(engine.hasher().state());
     if engine.shards() == NonZeroUsize::MIN {
-        read(&mut engine, &mut source)?;
+        read(&mut engine, &mut source, fragments)?;
     } else {
-        Crew::with(&mut engine, |crew| read(crew, &mut source))?;
+        Crew::with(&mut engine, |crew| read(crew, &mut source, fragments))?;
     }
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
@@ -70,10 +73,15 @@ pub fn replay<P: AsRef<Path>>(config: &Config, files: &[P]) -> Result<Report, Er
 }
 
 /// Hands all of `source` to `intake`.
-fn read(intake: &mut impl Intake, source: &mut Pcap) -> Result<(), capture::Error> {
+fn read(
+    intake: &mut impl Intake,
+    source: &mut Pcap,
+    mut fragments: Fragments,
+) -> Result<(), capture::Error> {
     let mut progress = Progress::new(source);
     let host = Host::default();
-    while feed(intake, source, Duration::ZERO, || Correction::NONE, &host)? != Batch::End {
+    let correction = || Correction::NONE;
+    while feed(intake, source, Duration::ZERO, correction, &host, &mut fragments)? != Batch::End {
         progress.show(source);
     }
     Ok(())
