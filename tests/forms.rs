@@ -55,7 +55,7 @@ fn flood(syncookies: u8, family: Family, form: Form) {
     let critical = daemon.wait_for(Duration::from_secs(5), |daemon| {
         daemon.detections().into_iter().find(|found| found["severity"] == "critical")
     });
-    let once = synwatch(&lab, &["--once", "--duration", "2", "--format", "json"]);
+    let once = synwatch(&lab, &["--once", "--duration", "2s", "--format", "json"]);
     let status = daemon.status();
     let sent = flood.join();
     let critical = critical.unwrap_or_else(|| panic!("{case}: nothing critical: {status:#}"));

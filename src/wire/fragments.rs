@@ -342,7 +342,7 @@ fn checked_length(piece: &Piece<'_>) -> Result<usize, Skip> {
     let length = piece.rest.wire_len();
     let length = match (piece.more, piece.version) {
         (true, Version::V4) => length & !7,
-        (true, Version::V6) if length % 8 != 0 => return Err(Skip::BadIpHeader),
+        (true, Version::V6) if !length.is_multiple_of(8) => return Err(Skip::BadIpHeader),
         _ => length,
     };
     if length == 0 || piece.offset + length > MAX_LENGTH {

@@ -10,7 +10,6 @@ use crate::segments::Found;
 /// A way in which the engine counts otherwise than the labels, by principle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rule {
-    Fragmented,
     Reset,
     Acknowledgement,
     EarlyAnswer,
@@ -19,19 +18,12 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 6] = [
-        Self::Fragmented,
-        Self::Reset,
-        Self::Acknowledgement,
-        Self::EarlyAnswer,
-        Self::Reuse,
-        Self::Compressed,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Reset, Self::Acknowledgement, Self::EarlyAnswer, Self::Reuse, Self::Compressed];
 
     /// Why the engine differs.
     pub const fn cause(self) -> &'static str {
         match self {
-            Self::Fragmented => "a TCP header cut in two by IP fragmentation is not put together",
             Self::Reset => {
                 "a RST that its receiver must not accept ends nothing (RFC 9293, 3.10.7.3, 3.10.7.4)"
             }

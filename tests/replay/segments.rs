@@ -1,5 +1,5 @@
 //! All TCP segments of a capture file, also those that the program does not look for by its design:
-//! in IP packets that were compressed, or cut within the TCP header.
+//! in IP packets that were compressed. Fragments are joined by another implementation.
 
 use std::io::Read;
 use std::path::Path;
@@ -47,11 +47,9 @@ fn hidden(frame: &Frame<'_>, fragments: &mut IpDefragPool) -> Option<Found> {
     if payload.ip_number == IpNumber::IP_COMP && !payload.fragmented {
         return Some((decompress(payload.payload)?, Some(Rule::Compressed)));
     }
-    // A datagram whose first fragment holds the whole TCP header never comes together here, since
-    // that fragment decodes and does not get this far.
     let whole = fragments.process_sliced_packet(&packet, (), ()).ok()??;
     let segment = decode_ip(packet.net.as_ref()?, whole.ip_number, &whole.payload)?;
-    Some((segment, Some(Rule::Fragmented)))
+    Some((segment, None))
 }
 
 /// An IP packet in an IP packet, compressed with DEFLATE (RFC 3173, section 3.1; RFC 2394). The
