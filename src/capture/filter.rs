@@ -6,7 +6,7 @@
 //! flow just as user space does.
 //!
 //! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
-//! space joins, authentication headers, and more than a few IPv6 extension headers. Of any other packet it knows where
+//! space joins, authentication headers, and more than two IPv6 extension headers. Of any other packet it knows where
 //! the TCP header ends, and keeps that. One program serves all interfaces: it asks for the device's type. It does the usual frames,
 //! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
 //! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
@@ -524,8 +524,9 @@ const TCP: u32 = 6;
 const OPTIONS_AND_ROUTING: [u32; 3] = [0, 60, 43];
 const FRAGMENT: u32 = 44;
 const AUTHENTICATION: u32 = 51;
-/// How many of them are followed. Linux sets no limit; who needs more is passed whole.
-const EXTENSION_HEADERS: u32 = 3;
+/// How many of them are followed: with a third, two of the largest programs would not fit into a socket's memory. Linux
+/// sets no limit; who has more is passed whole.
+const EXTENSION_HEADERS: u32 = 2;
 /// More fragments, or an offset that is not 0.
 const IPV4_FRAGMENT: u32 = 0x3fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;

@@ -10,6 +10,7 @@ use crate::segments::Found;
 /// A way in which the engine counts otherwise than the labels, by principle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rule {
+    Unfinished,
     Reset,
     Acknowledgement,
     EarlyAnswer,
@@ -18,12 +19,21 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 5] =
-        [Self::Reset, Self::Acknowledgement, Self::EarlyAnswer, Self::Reuse, Self::Compressed];
+    pub const ALL: [Self; 6] = [
+        Self::Unfinished,
+        Self::Reset,
+        Self::Acknowledgement,
+        Self::EarlyAnswer,
+        Self::Reuse,
+        Self::Compressed,
+    ];
 
     /// Why the engine differs.
     pub const fn cause(self) -> &'static str {
         match self {
+            Self::Unfinished => {
+                "a fragment is no SYN as long as the rest of its datagram is missing"
+            }
             Self::Reset => {
                 "a RST that its receiver must not accept ends nothing (RFC 9293, 3.10.7.3, 3.10.7.4)"
             }

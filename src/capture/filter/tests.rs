@@ -283,7 +283,7 @@ fn what_the_program_does_not_follow_passes_whole() {
         assert_eq!(run(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))), WHOLE);
     }
     assert_eq!(run(&ethernet(0x0800, &ipv4(51, 0, &[0; 64]))), WHOLE);
-    let long = behind(&[(0, 8), (60, 8), (43, 8), (60, 8)], &tcp(PUSH_ACK, 0, 9));
+    let long = behind(&[(0, 8), (60, 8), (43, 8)], &tcp(PUSH_ACK, 0, 9));
     assert_eq!(run(&ethernet(0x86dd, &long)), WHOLE);
     for next_header in [17, 41, 47, 58] {
         assert_eq!(run(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))), 0);
@@ -295,7 +295,7 @@ fn what_the_program_does_not_follow_passes_whole() {
 
 #[test]
 fn data_behind_extension_headers_is_dropped() {
-    for headers in [&[(0, 8)][..], &[(60, 88)], &[(0, 8), (43, 24)], &[(0, 8), (60, 8), (43, 8)]] {
+    for headers in [&[(0, 8)][..], &[(60, 88)], &[(0, 8), (43, 24)]] {
         for (segment, expected) in [
             (tcp(SYN, 20, 0), true),
             (tcp(ACK, 12, 0), true),
