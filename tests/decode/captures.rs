@@ -42,7 +42,7 @@ const EXCUSES: [Excuse; 1] = [Excuse {
     applies: |label, counts| {
         let fragments = counts.skipped.get(&Skip::Fragment).copied().unwrap_or_default();
         let missed = (label.syns + label.synacks).checked_sub(counts.syns + counts.synacks);
-        missed.is_some_and(|missed| 2 * missed <= fragments)
+        missed.is_some_and(|missed| missed <= fragments)
     },
 }];
 

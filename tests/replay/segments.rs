@@ -67,8 +67,9 @@ fn hidden(
 
 /// The segment in a first fragment of IPv4 over Ethernet, taken for all of its datagram.
 fn first_fragment(frame: &Frame<'_>) -> Option<Segment> {
-    const MORE_FRAGMENTS: [u8; 2] = [0x20, 0];
-    let is_first = frame.data.get(12..14)? == [8, 0] && frame.data.get(20..22)? == MORE_FRAGMENTS;
+    const MORE_FRAGMENTS: u8 = 0x20;
+    let &[high, low] = frame.data.get(20..22)?.first_chunk()?;
+    let is_first = frame.data.get(12..14)? == [8, 0] && high & 0x3f == MORE_FRAGMENTS && low == 0;
     let mut whole = frame.data.to_vec();
     *whole.get_mut(20)? = 0;
     is_first.then(|| decode(frame.link, &whole, frame.original_len).ok()).flatten()
