@@ -260,6 +260,10 @@ pub enum Limit {
     Sampled,
     /// Packets are cut off within their headers.
     Truncated,
+    /// Fragments came that could not be put together.
+    Fragments,
+    /// More than 1 % of the frames, or 100 of them, could not be decoded and may have been handshakes.
+    Undecoded,
     /// The kernel could not be asked.
     NoKernel,
     /// Time stamps of a file stepped: from there on times are not all as stamped.

@@ -44,6 +44,7 @@ use crate::state::{self, StateFile};
 use crate::sys::memory::share_heap;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
+use crate::wire::Fragments;
 
 /// Why the daemon does not start or go on.
 #[derive(Debug, Error)]
@@ -378,6 +379,7 @@ impl Capture {
         if let Some(taps) = taps {
             self.wire = Wire::start(taps, &mut self.engine, &self.host, self.clock)?;
         }
+        let mut fragments = Fragments::new(self.engine.hasher().state());
         let mut next_tick = Instant::now();
         // The first time at once: whether it can be written is known when it was just started.
         let mut next_keep = next_tick;
@@ -388,7 +390,8 @@ impl Capture {
                 Wire::Nothing => thread::sleep(left),
                 Wire::One { source, .. } => {
                     let correction = || self.clock.correction();
-                    feed(&mut self.engine, source.as_mut(), left, correction, &self.host)?;
+                    let (engine, source) = (&mut self.engine, source.as_mut());
+                    feed(engine, source, left, correction, &self.host, &mut fragments)?;
                 }
                 Wire::Many { team, .. } => {
                     thread::sleep(left);

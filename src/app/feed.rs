@@ -7,7 +7,7 @@ use crate::capture::{Batch, Error, Frames, Selection, Source};
 use crate::engine::Engine;
 use crate::observe::Report;
 use crate::time::Timestamp;
-use crate::wire::{self, Segment, Skip};
+use crate::wire::{self, Fragments, Segment, Skip};
 
 /// Who takes in what a source gives.
 pub trait Intake {
@@ -48,7 +48,8 @@ impl Intake for Engine {
 }
 
 /// Hands the source's next frames to `intake`; waits for them up to `timeout`. Their times are those
-/// of another clock, which `correction` reckons with, and `host` is who captures.
+/// of another clock, which `correction` reckons with, `host` is who captures, and `fragments` joins what came in
+/// several frames.
 ///
 /// # Errors
 /// The source is of no use any more.
@@ -58,13 +59,21 @@ pub fn feed<I: Intake, S: Frames + ?Sized>(
     timeout: Duration,
     correction: impl Fn() -> Correction,
     host: &Host,
+    fragments: &mut Fragments,
 ) -> Result<Batch, Error> {
     // Asked for at the first frame: the clock may have been set while none came.
     let mut reckoned = None;
     let batch = source.visit(timeout, |frame| {
         let correction = *reckoned.get_or_insert_with(&correction);
-        intake.frame(correction.apply(frame.at), frame.interface, |segment| {
-            wire::decode_into(frame.link, frame.data, frame.original_len, segment)?;
+        let at = correction.apply(frame.at);
+        intake.frame(at, frame.interface, |segment| {
+            match wire::decode_into(frame.link, frame.data, frame.original_len, segment) {
+                Err(Skip::Fragment) => {
+                    let (link, interface) = (frame.link, frame.interface);
+                    fragments.join(at, interface, link, frame.data, frame.original_len, segment)?;
+                }
+                outcome => outcome?,
+            }
             if host.is_forged(&frame, segment) { Err(Skip::ForgedSource) } else { Ok(()) }
         });
     });

@@ -17,6 +17,7 @@ use crate::kernel;
 use crate::observe::{Report, Status};
 use crate::stats::STEP;
 use crate::sys::privileges::{self, Capability};
+use crate::wire::Fragments;
 use crate::{app, capture};
 
 /// The privileges to look with: into other users' processes for the owners of listeners, and, with
@@ -91,11 +92,13 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     let begin = Instant::now();
     if let Some(source) = &mut source {
         let mut selector = Selector::default();
+        let mut fragments = Fragments::new(engine.hasher().state());
         let mut next_tick = begin + STEP;
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
             let pause = next_tick.saturating_duration_since(Instant::now()).min(left);
-            feed(&mut engine, source.as_mut(), pause, || clock.correction(), &host)?;
+            let correction = || clock.correction();
+            feed(&mut engine, source.as_mut(), pause, correction, &host, &mut fragments)?;
             engine.handle_capture(source.stats());
             let now = Instant::now();
             if now >= next_tick {

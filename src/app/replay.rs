@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Settings};
 use crate::flow::HashKey;
 use crate::observe::{Limit, Report, ServiceReport, Status};
-use crate::wire::Skip;
+use crate::wire::{Fragments, Skip};
 
 /// Replays `files` and prints the verdict.
 ///
@@ -48,10 +48,12 @@ pub fn replay<P: AsRef<Path>>(
         ..crate::app::fixed_settings(config)
     };
     let mut engine = Engine::sharded(settings, threads(config));
+    // One store, since one thread decodes for all.
+    let fragments = Fragments::new(engine.hasher().state());
     if engine.shards() == NonZeroUsize::MIN {
-        read(&mut engine, &mut source)?;
+        read(&mut engine, &mut source, fragments)?;
     } else {
-        Crew::with(&mut engine, |crew| read(crew, &mut source))?;
+        Crew::with(&mut engine, |crew| read(crew, &mut source, fragments))?;
     }
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());
@@ -114,10 +116,15 @@ fn hidden(report: &Report) -> impl Iterator<Item = (u64, &'static str)> {
 }
 
 /// Hands all of `source` to `intake`.
-fn read(intake: &mut impl Intake, source: &mut Pcap) -> Result<(), capture::Error> {
+fn read(
+    intake: &mut impl Intake,
+    source: &mut Pcap,
+    mut fragments: Fragments,
+) -> Result<(), capture::Error> {
     let mut progress = Progress::new(source);
     let host = Host::default();
-    while feed(intake, source, Duration::ZERO, || Correction::NONE, &host)? != Batch::End {
+    let correction = || Correction::NONE;
+    while feed(intake, source, Duration::ZERO, correction, &host, &mut fragments)? != Batch::End {
         progress.show(source);
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::flow::{FlowKey, Hasher};
 use crate::observe::CaptureStats;
 use crate::stats::STEP;
 use crate::time::Timestamp;
-use crate::wire::{Segment, Skip};
+use crate::wire::{Fragments, Segment, Skip};
 
 /// The capture threads.
 pub struct Team {
@@ -197,6 +197,8 @@ impl Member {
     fn watch(mut self) -> Result<(), capture::Error> {
         let mut selector = Selector::default();
         let mut selected = Arc::default();
+        // All fragments come to the first ring, so its store is the only one that is ever filled.
+        let mut fragments = Fragments::new(self.hasher.state());
         let mut next_look = Instant::now();
         while !self.orders.stop.load(Ordering::Relaxed) {
             let host = Arc::clone(&lock(&self.orders.host));
@@ -208,7 +210,8 @@ impl Member {
                 strays: Vec::new(),
             };
             let clock = self.clock;
-            feed(&mut desk, &mut self.ring, PATIENCE, || clock.correction(), &host)?;
+            let correction = || clock.correction();
+            feed(&mut desk, &mut self.ring, PATIENCE, correction, &host, &mut fragments)?;
             let post = &self.posts.list[self.number];
             // With every block: of figures as old as a step the owner of the engine would see none in one and two in
             // the next.

@@ -5,8 +5,9 @@
 //! only a sample of the flows, each of them whole: then it computes the [`Rank`](crate::flow::Rank) of the
 //! flow just as user space does.
 //!
-//! User space has the last word. Where the program cannot tell (IPv6 extension headers) it passes the
-//! packet. One program serves all interfaces: it asks for the device's type. It does the usual frames,
+//! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
+//! space joins, authentication headers, and more than two IPv6 extension headers. Of any other packet it knows where
+//! the TCP header ends, and keeps that. One program serves all interfaces: it asks for the device's type. It does the usual frames,
 //! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
 //! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
 //! a function for each load.
@@ -21,16 +22,20 @@ use std::collections::BTreeSet;
 use libc::sock_filter;
 
 use self::assembler::{
-    ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET, RSH,
-    ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
+    ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_IMM, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET,
+    RET_A, RSH, ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
 };
 pub use self::fanout::fanout;
 use crate::capture::Selection;
 use crate::flow::{Ranks, Sampling};
 
-/// Octets kept of each frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options
-/// take 142.
+/// Octets kept of a usual frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options
+/// take 142. Where the TCP header is found behind other headers, so many from there on.
 pub const SNAP_LENGTH: u32 = 160;
+
+/// Octets kept of a packet in which the program does not find the TCP header: all that any has. The ring takes
+/// frames up to the size of a block.
+pub const WHOLE: u32 = 128 << 10;
 
 /// What the kernel passes up.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -74,7 +79,12 @@ impl Filter {
             sample(&mut asm, ranks, sampling);
         }
         asm.label(Label::Accept);
+        asm.op(LD_MEM, KEEP);
+        asm.op(RET_A, 0);
+        asm.label(Label::FixedFragment);
         asm.op(RET, SNAP_LENGTH);
+        asm.label(Label::Whole);
+        asm.op(RET, WHOLE);
         asm.label(Label::Drop);
         asm.op(RET, 0);
         asm.finish()
@@ -103,6 +113,7 @@ impl Filter {
             asm.jump_if_equal_to_x(Candidate(headers), Drop);
         }
         asm.label(Candidate(headers));
+        headers.keep_octets(asm);
         let sampled = self.sampling().is_some();
         if sampled || !self.ports.is_empty() {
             headers.keep_ports(asm);
@@ -192,34 +203,35 @@ fn jump_if_vlan(asm: &mut Assembler, tag: Label) {
 
 /// From an IPv4 header at a fixed offset to the TCP header, where there are no options.
 fn fixed_ipv4(asm: &mut Assembler, at: u32) {
-    use Label::{Drop, FixedIpv4, Ipv4, Next};
+    use Label::{FixedFragment, FixedIpv4, Ipv4, Next, OtherIpv4};
 
     asm.label(FixedIpv4(at));
     asm.load(BYTE, at);
     asm.op(LDX_IMM, at);
     asm.jump_if_equal(IPV4_WITHOUT_OPTIONS, Next, Ipv4);
     asm.load(BYTE, at + 9);
-    asm.jump_if_equal(TCP, Next, Drop);
+    asm.jump_if_equal(TCP, Next, OtherIpv4);
     asm.load(HALF, at + 6);
-    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+    asm.jump_if_set(IPV4_FRAGMENT, FixedFragment, Next);
 }
 
 /// From an IPv6 header at a fixed offset to the TCP header.
 fn fixed_ipv6(asm: &mut Assembler, at: u32) {
     asm.label(Label::FixedIpv6(at));
     asm.load(BYTE, at + 6);
+    asm.op(LDX_IMM, at);
     asm.jump_if_equal(TCP, Label::Next, Label::NextHeader);
 }
 
 /// From an IPv4 header at X to the TCP header.
 fn ipv4(asm: &mut Assembler) {
-    use Label::{Drop, Ipv4, Next, TcpAnywhere};
+    use Label::{Drop, Ipv4, Next, OtherIpv4, TcpAnywhere, Whole};
 
     asm.label(Ipv4);
     asm.load_at_x(BYTE, 9);
-    asm.jump_if_equal(TCP, Next, Drop);
+    asm.jump_if_equal(TCP, Next, OtherIpv4);
     asm.load_at_x(HALF, 6);
-    asm.jump_if_set(FRAGMENT_OFFSET, Drop, Next);
+    asm.jump_if_set(IPV4_FRAGMENT, Whole, Next);
     asm.op(STX, IP_HEADER);
     asm.load_at_x(HALF, 2);
     asm.op(ST, LENGTH);
@@ -235,30 +247,73 @@ fn ipv4(asm: &mut Assembler) {
     asm.op(SUB_X, 0);
     asm.op(ST, LENGTH);
     asm.jump(TcpAnywhere);
+
+    asm.label(OtherIpv4);
+    asm.jump_if_equal(AUTHENTICATION, Whole, Drop);
 }
 
-/// From an IPv6 header at X to the TCP header.
+/// From an IPv6 header at X to the TCP header, behind up to [`EXTENSION_HEADERS`] of variable length.
 fn ipv6(asm: &mut Assembler) {
-    use Label::{Accept, Drop, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6};
+    use Label::{Drop, Extension, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6, Whole};
 
     asm.label(Ipv6);
     asm.load_at_x(BYTE, 6);
     asm.jump_if_equal(TCP, TcpOverIpv6, Next);
-    // What follows an extension header is for the decoder to find.
     asm.label(NextHeader);
-    for extension in EXTENSION_HEADERS {
-        asm.jump_if_equal(extension, Accept, Next);
+    for kind in OPTIONS_AND_ROUTING {
+        asm.jump_if_equal(kind, Extension(0), Next);
+    }
+    for kind in [FRAGMENT, AUTHENTICATION] {
+        asm.jump_if_equal(kind, Whole, Next);
     }
     asm.jump(Drop);
 
+    asm.label(Extension(0));
+    start_of_ipv6_payload(asm);
+    for number in 1..=EXTENSION_HEADERS {
+        // Its octets, then the next one's type; at last the offset and the length behind it.
+        asm.op(LDX_MEM, TCP_HEADER);
+        asm.load_at_x(BYTE, 1);
+        asm.op(LSH, 3);
+        asm.op(ADD, 8);
+        asm.op(ST, HEADER_LENGTH);
+        asm.load_at_x(BYTE, 0);
+        asm.op(ST, NEXT_HEADER);
+        asm.op(LD_MEM, HEADER_LENGTH);
+        asm.op(ADD_X, 0);
+        asm.op(ST, TCP_HEADER);
+        asm.op(LDX_MEM, HEADER_LENGTH);
+        asm.op(LD_MEM, LENGTH);
+        asm.op(SUB_X, 0);
+        asm.op(ST, LENGTH);
+        asm.op(LD_MEM, NEXT_HEADER);
+        asm.jump_if_equal(TCP, TcpAnywhere, Next);
+        let another = if number == EXTENSION_HEADERS { Whole } else { Extension(number) };
+        for kind in OPTIONS_AND_ROUTING {
+            asm.jump_if_equal(kind, another, Next);
+        }
+        for kind in [FRAGMENT, AUTHENTICATION] {
+            asm.jump_if_equal(kind, Whole, Next);
+        }
+        asm.jump(Drop);
+        if number < EXTENSION_HEADERS {
+            asm.label(Extension(number));
+        }
+    }
+
     asm.label(TcpOverIpv6);
+    start_of_ipv6_payload(asm);
+    asm.label(TcpAnywhere);
+}
+
+/// Stores what is known of the payload of the IPv6 packet at X as if it were TCP.
+fn start_of_ipv6_payload(asm: &mut Assembler) {
     asm.op(STX, IP_HEADER);
     asm.load_at_x(HALF, 4);
     asm.op(ST, LENGTH);
     asm.op(TXA, 0);
     asm.op(ADD, IPV6_HEADER);
     asm.op(ST, TCP_HEADER);
-    asm.label(TcpAnywhere);
 }
 
 /// Where the headers of a TCP segment are.
@@ -304,6 +359,20 @@ impl Headers {
             Self::FixedIpv6(at) => asm.load(HALF, at + 4),
             Self::Anywhere => asm.op(LD_MEM, LENGTH),
         }
+    }
+
+    /// Stores how many octets to keep. The length is not needed any more.
+    fn keep_octets(self, asm: &mut Assembler) {
+        match self {
+            Self::FixedIpv4(_) | Self::FixedIpv6(_) => asm.op(LD_IMM, SNAP_LENGTH),
+            Self::Anywhere => {
+                // Relative to the network header, or not: from the smaller of both on.
+                asm.op(LD_MEM, TCP_HEADER);
+                asm.op(AND, !libc::SKF_NET_OFF.cast_unsigned());
+                asm.op(ADD, SNAP_LENGTH);
+            }
+        }
+        asm.op(ST, KEEP);
     }
 
     fn keep_ports(self, asm: &mut Assembler) {
@@ -450,9 +519,16 @@ const ETHERTYPES_VLAN: [u32; 2] = [0x8100, 0x88a8];
 /// Version 4, and a header of five words.
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 const TCP: u32 = 6;
-/// Hop-by-hop options, routing, fragment, destination options (RFC 8200, section 4.1).
-const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+/// Hop-by-hop options, destination options, routing (RFC 8200, section 4.1): all begin with the next header's type and
+/// their length in units of 8 octets, without the first.
+const OPTIONS_AND_ROUTING: [u32; 3] = [0, 60, 43];
+const FRAGMENT: u32 = 44;
+const AUTHENTICATION: u32 = 51;
+/// How many of them are followed: with a third, two of the largest programs would not fit into a socket's memory. Linux
+/// sets no limit; who has more is passed whole.
+const EXTENSION_HEADERS: u32 = 2;
+/// More fragments, or an offset that is not 0.
+const IPV4_FRAGMENT: u32 = 0x3fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
 
 // Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the headers
@@ -461,6 +537,11 @@ const IP_HEADER: u32 = 0;
 const TCP_HEADER: u32 = 1;
 /// Octets of the TCP segment.
 const LENGTH: u32 = 2;
+/// Octets to keep of the frame, once the length is not needed any more.
+const KEEP: u32 = LENGTH;
+/// Of the extension header at hand, before there are ports.
+const HEADER_LENGTH: u32 = 3;
+const NEXT_HEADER: u32 = 4;
 /// The ports of both ends, the sender's first.
 const PORTS: [u32; 2] = [3, 4];
 /// The addresses of both ends, four words each; of IPv4 the last of them.

@@ -20,6 +20,8 @@ use crate::wire::Skip;
 
 /// Segments of one direction without any of the other that make a capture a one-way one.
 const ONE_WAY: u64 = 20;
+/// Frames that may hide a handshake, and are too many whatever their share is.
+const UNDECODED: u64 = 100;
 /// The most services in a report.
 const SERVICES: usize = 64;
 
@@ -102,6 +104,14 @@ impl Engine {
         }
         if sums.skipped[Skip::Truncated as usize] > 0 {
             limits.push(Limit::Truncated);
+        }
+        if sums.skipped[Skip::Fragment as usize] > 0 {
+            limits.push(Limit::Fragments);
+        }
+        let hides = Skip::ALL.iter().filter(|reason| reason.hides_handshake());
+        let hidden: u64 = hides.map(|reason| sums.skipped[*reason as usize]).sum();
+        if hidden >= UNDECODED || hidden * 100 > sums.packets {
+            limits.push(Limit::Undecoded);
         }
         if !self.fresh_kernel() {
             limits.push(Limit::NoKernel);

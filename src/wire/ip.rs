@@ -3,8 +3,16 @@
 use pnet_packet::ipv4::{Ipv4Flags, Ipv4Packet};
 use pnet_packet::ipv6::Ipv6Packet;
 
+use crate::wire::fragments::Piece;
 use crate::wire::rest::Rest;
 use crate::wire::{Address, Segment, Skip, tcp, tunnel};
+
+/// Which IP.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Version {
+    V4,
+    V6,
+}
 
 /// What a segment takes over from the IP header around it.
 #[derive(Clone, Copy)]
@@ -22,6 +30,12 @@ pub(super) mod protocol {
     pub(in crate::wire) const IPV6: u8 = 41;
     pub(in crate::wire) const GRE: u8 = 47;
     pub(in crate::wire) const MPLS: u8 = 137;
+    /// Encrypted, compressed, or a tunnel that is not followed; and the two for experiments.
+    pub(in crate::wire) const ESP: u8 = 50;
+    pub(in crate::wire) const ETHER_IP: u8 = 97;
+    pub(in crate::wire) const IP_COMP: u8 = 108;
+    pub(in crate::wire) const L2TP: u8 = 115;
+    pub(in crate::wire) const EXPERIMENTS: [u8; 2] = [253, 254];
 
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
@@ -43,10 +57,8 @@ pub(super) fn decode(rest: Rest<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// An IPv4 packet.
-///
-/// Only a first fragment can be decoded, and only where it holds the whole TCP header; fragments are
-/// not put together again.
+/// An IPv4 packet. A fragment is noted, and is no segment by itself: see
+/// [`Fragments`](super::Fragments).
 pub(super) fn decode_v4(rest: Rest<'_>) -> Result<Segment, Skip> {
     let Some(header) = Ipv4Packet::new(rest.data()) else {
         return Err(rest.missing(Ipv4Packet::minimum_packet_size(), Skip::BadIpHeader));
@@ -60,20 +72,52 @@ pub(super) fn decode_v4(rest: Rest<'_>) -> Result<Segment, Skip> {
         0 => rest,
         total => rest.with_len(usize::from(total)),
     };
-    if header.get_fragment_offset() != 0 {
-        return Err(Skip::Fragment);
-    }
-    let more_fragments = header.get_flags() & Ipv4Flags::MoreFragments != 0;
-    let payload = packet.skip(header_len, Skip::BadIpHeader)?.fragment(more_fragments);
-
+    let payload = packet.skip(header_len, Skip::BadIpHeader)?;
+    let upper = header.get_next_level_protocol().0;
     let envelope = Envelope {
         source: Address::v4(header.get_source().octets()),
         destination: Address::v4(header.get_destination().octets()),
         ttl: header.get_ttl(),
     };
-    let (upper, payload) = match header.get_next_level_protocol().0 {
-        protocol::AUTHENTICATION => authentication_header(payload)?,
-        upper => (upper, payload),
+    let offset = header.get_fragment_offset();
+    let more = header.get_flags() & Ipv4Flags::MoreFragments != 0;
+    if offset != 0 || more {
+        if !may_hold_tcp(upper) {
+            return Err(Skip::NotTcp);
+        }
+        rest.note(Piece {
+            version: Version::V4,
+            envelope,
+            identification: header.get_identification().into(),
+            upper,
+            offset: 8 * usize::from(offset),
+            more,
+            rest: payload,
+        });
+        return Err(Skip::Fragment);
+    }
+    upper_layer_v4(envelope, upper, payload)
+}
+
+/// Whether an IPv4 packet of this protocol may have a TCP header inside.
+const fn may_hold_tcp(upper: u8) -> bool {
+    matches!(
+        upper,
+        protocol::TCP
+            | protocol::UDP
+            | protocol::IPV4
+            | protocol::IPV6
+            | protocol::GRE
+            | protocol::MPLS
+            | protocol::AUTHENTICATION
+    )
+}
+
+/// What follows an IPv4 header.
+fn upper_layer_v4(envelope: Envelope, upper: u8, rest: Rest<'_>) -> Result<Segment, Skip> {
+    let (upper, payload) = match upper {
+        protocol::AUTHENTICATION => authentication_header(rest)?,
+        upper => (upper, rest),
     };
     match upper {
         protocol::TCP => tcp::decode(envelope, payload),
@@ -91,7 +135,7 @@ pub(super) fn decode_v6(rest: Rest<'_>) -> Result<Segment, Skip> {
         return Err(Skip::BadIpHeader);
     }
     let payload = rest.skip(Ipv6Packet::minimum_packet_size(), Skip::BadIpHeader)?;
-    let mut payload = match header.get_payload_length() {
+    let payload = match header.get_payload_length() {
         // A jumbogram (RFC 2675) or segmentation offload: the frame's length is the only one at hand.
         0 => payload,
         octets => payload.with_len(usize::from(octets)),
@@ -102,8 +146,29 @@ pub(super) fn decode_v6(rest: Rest<'_>) -> Result<Segment, Skip> {
         ttl: header.get_hop_limit(),
     };
 
-    let mut next = header.get_next_header().0;
-    let mut is_first = true;
+    headers_v6(envelope, header.get_next_header().0, payload, true)
+}
+
+/// What a whole datagram holds that came in fragments.
+pub(super) fn decode_joined(
+    version: Version,
+    envelope: Envelope,
+    upper: u8,
+    rest: Rest<'_>,
+) -> Result<Segment, Skip> {
+    match version {
+        Version::V4 => upper_layer_v4(envelope, upper, rest),
+        Version::V6 => headers_v6(envelope, upper, rest, false),
+    }
+}
+
+/// Extension headers of IPv6 and what follows; `is_first` directly after the IPv6 header.
+fn headers_v6(
+    envelope: Envelope,
+    mut next: u8,
+    mut payload: Rest<'_>,
+    mut is_first: bool,
+) -> Result<Segment, Skip> {
     loop {
         (next, payload) = match next {
             protocol::TCP => return tcp::decode(envelope, payload),
@@ -115,7 +180,7 @@ pub(super) fn decode_v6(rest: Rest<'_>) -> Result<Segment, Skip> {
             | protocol::MOBILITY
             | protocol::HOST_IDENTITY
             | protocol::SHIM6 => extension_header(payload)?,
-            protocol::FRAGMENT => fragment_header(payload)?,
+            protocol::FRAGMENT => fragment_header(envelope, payload)?,
             protocol::AUTHENTICATION => authentication_header(payload)?,
             other => return tunnel::decode(other, payload),
         };
@@ -131,15 +196,26 @@ fn extension_header(rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
     Ok((next, following))
 }
 
-/// Takes off a fragment header (RFC 8200, section 4.5). One that neither follows nor precedes another
-/// fragment is an "atomic" fragment, a whole packet (RFC 6946).
-fn fragment_header(rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
-    let (&[next, _, high, low, ..], following) = rest.header::<8>(Skip::BadIpHeader)?;
+/// Takes off the fragment header (RFC 8200, section 4.5) of a whole packet, an "atomic" fragment
+/// (RFC 6946). Any other fragment is noted.
+fn fragment_header(envelope: Envelope, rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
+    let (&[next, _, high, low, a, b, c, d], following) = rest.header::<8>(Skip::BadIpHeader)?;
     let field = u16::from_be_bytes([high, low]);
-    if field >> 3 != 0 {
-        return Err(Skip::Fragment);
+    let (offset, more) = (usize::from(field & !7), field & 1 != 0);
+    let following = following.nested()?;
+    if offset == 0 && !more {
+        return Ok((next, following));
     }
-    Ok((next, following.nested()?.fragment(field & 1 != 0)))
+    rest.note(Piece {
+        version: Version::V6,
+        envelope,
+        identification: u32::from_be_bytes([a, b, c, d]),
+        upper: next,
+        offset,
+        more,
+        rest: following,
+    });
+    Err(Skip::Fragment)
 }
 
 /// Takes off an authentication header, whose length is in units of 4 octets less 2 (RFC 4302, section
@@ -181,12 +257,12 @@ mod tests {
             (3, 19, Err(Skip::BadIpHeader)),
             (3, 39, Err(Skip::BadTcpHeader)),
             (3, 41, Ok(1)),
-            (6, 0x20, Ok(0)),
+            (6, 0x20, Err(Skip::Fragment)),
             (6, 0x80, Ok(0)),
             (7, 1, Err(Skip::Fragment)),
             (6, 0x1f, Err(Skip::Fragment)),
             (9, 17, Err(Skip::NotTcp)),
-            (9, 50, Err(Skip::NotTcp)),
+            (9, 50, Err(Skip::Encapsulated)),
         ] {
             let mut packet = ipv4(6, &syn());
             packet[position] = value;
@@ -224,15 +300,16 @@ mod tests {
     }
 
     #[test]
-    fn v4_first_fragment_needs_the_whole_tcp_header() {
-        let mut packet = ipv4(6, &tcp(0x02, &[1; 20], &[]));
-        packet[6] = 0x20;
-        packet[3] = 20 + 40;
-        assert!(is_syn(whole(decode_v4, &packet)));
-        packet[3] = 20 + 32;
-        assert_eq!(whole(decode_v4, &packet), Err(Skip::Fragment));
-        packet[3] = 20 + 16;
-        assert_eq!(whole(decode_v4, &packet), Err(Skip::Fragment));
+    fn fragments_that_cannot_hold_tcp_are_not_waited_for() {
+        for (protocol, skip) in
+            [(1, Skip::NotTcp), (132, Skip::NotTcp), (6, Skip::Fragment), (17, Skip::Fragment)]
+        {
+            let mut packet = ipv4(protocol, &syn());
+            packet[6] = 0x20;
+            assert_eq!(whole(decode_v4, &packet), Err(skip), "{protocol}");
+            packet[6..8].copy_from_slice(&[0, 1]);
+            assert_eq!(whole(decode_v4, &packet), Err(skip), "{protocol}");
+        }
     }
 
     #[test]
@@ -251,14 +328,14 @@ mod tests {
             (&[(135, &SHORT)], None),
             (&[(139, &SHORT)], None),
             (&[(140, &SHORT)], None),
-            (&[(44, &FIRST)], None),
+            (&[(44, &FIRST)], Some(Skip::Fragment)),
             (&[(44, &LATER)], Some(Skip::Fragment)),
             // Hop-by-hop options come first or not at all.
             (&[(60, &SHORT), (0, &SHORT)], Some(Skip::BadIpHeader)),
-            // Not extension headers, even where octets would fit: ESP, no next header, experiments.
-            (&[(50, &SHORT)], Some(Skip::NotTcp)),
+            // ESP and experiments may hide anything; after "no next header" there is nothing.
+            (&[(50, &SHORT)], Some(Skip::Encapsulated)),
+            (&[(253, &SHORT)], Some(Skip::Encapsulated)),
             (&[(59, &SHORT)], Some(Skip::NotTcp)),
-            (&[(253, &SHORT)], Some(Skip::NotTcp)),
             (&[(17, &SHORT)], Some(Skip::NotTcp)),
             (&[(58, &SHORT)], Some(Skip::NotTcp)),
             // A length beyond the packet; an authentication header shorter than its fixed part.

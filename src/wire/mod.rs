@@ -11,6 +11,8 @@
 //! header. Only what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it;
 //! the innermost TCP header is the one that counts.
 //!
+//! A fragment is a [`Skip`] by itself; [`Fragments`] joins the heads of datagrams that came in several.
+//!
 //! Lengths are checked once; after that the accessors cannot fail. Nothing allocates. A frame that is
 //! not a TCP segment is never an error: it is one [`Skip`] reason, counted by the engine.
 //!
@@ -20,6 +22,7 @@
 
 mod address;
 mod ether;
+mod fragments;
 mod ip;
 mod link;
 mod plain;
@@ -31,6 +34,7 @@ mod testing;
 mod tunnel;
 
 pub use address::Address;
+pub use fragments::Fragments;
 pub use link::LinkType;
 pub use segment::{Flags, OptionLayout, Segment, SeqNumber, Skip};
 
@@ -113,6 +117,7 @@ mod tests {
             (Skip::NotIp, decode_ethernet(&ethernet(0x0806, &[0; 28]))),
             (Skip::NotTcp, decode_ethernet(&ethernet(0x86dd, &ipv6(17, &udp(53, &[0; 12]))))),
             (Skip::Fragment, decode_ethernet(&fragment)),
+            (Skip::Encapsulated, decode_ethernet(&ethernet(0x0800, &ipv4(50, &[7; 40])))),
             (Skip::BadIpHeader, decode_ethernet(&short_ip)),
             (Skip::BadTcpHeader, decode_ethernet(&short_tcp)),
             (Skip::TooDeep, decode_ethernet(&ethernet(0x0800, &deep))),

@@ -1,6 +1,9 @@
 //! The part of a frame that is still to be decoded.
 
+use std::cell::Cell;
+
 use crate::wire::Skip;
+use crate::wire::fragments::Piece;
 
 /// How many headers inside one another are followed beyond link, IP and TCP: tags, labels, extension
 /// headers and tunnels alike. Real networks need fewer than ten.
@@ -13,15 +16,33 @@ const MAX_HEADERS: u8 = 32;
 pub(super) struct Rest<'a> {
     data: &'a [u8],
     wire_len: usize,
-    more_fragments: bool,
     headers_left: u8,
+    /// Where a fragment is noted that was found on the way.
+    found: Option<&'a Cell<Option<Piece<'a>>>>,
 }
 
 impl<'a> Rest<'a> {
     #[inline]
     pub(super) fn new(data: &'a [u8], original_len: u32) -> Self {
         let wire_len = data.len().max(original_len as usize);
-        Self { data, wire_len, more_fragments: false, headers_left: MAX_HEADERS }
+        Self { data, wire_len, headers_left: MAX_HEADERS, found: None }
+    }
+
+    /// The same where a fragment is noted in `found`.
+    pub(super) fn noting(self, found: &'a Cell<Option<Piece<'a>>>) -> Self {
+        Self { found: Some(found), ..self }
+    }
+
+    /// Notes a fragment, where anybody wants to know.
+    pub(super) fn note(self, piece: Piece<'a>) {
+        if let Some(found) = self.found {
+            found.set(Some(piece));
+        }
+    }
+
+    /// A joined datagram of `wire_len` octets in the place of this part of it: `data` is its head.
+    pub(super) fn joined(self, data: &[u8], wire_len: usize) -> Rest<'_> {
+        Rest { data, wire_len, headers_left: self.headers_left, found: None }
     }
 
     /// The octets that were captured.
@@ -40,13 +61,7 @@ impl<'a> Rest<'a> {
     /// ends before them.
     #[cold]
     pub(super) fn missing(self, needed: usize, short: Skip) -> Skip {
-        if self.wire_len >= needed {
-            Skip::Truncated
-        } else if self.more_fragments {
-            Skip::Fragment
-        } else {
-            short
-        }
+        if self.wire_len >= needed { Skip::Truncated } else { short }
     }
 
     /// Takes off a header of `N` octets; `short` as in [`Rest::missing`].
@@ -87,12 +102,6 @@ impl<'a> Rest<'a> {
         Self { data, wire_len, ..self }
     }
 
-    /// The same as (a part of) a first fragment, where `more_fragments` follow.
-    #[inline]
-    pub(super) fn fragment(self, more_fragments: bool) -> Self {
-        Self { more_fragments: self.more_fragments || more_fragments, ..self }
-    }
-
     /// Counts one more nested header.
     ///
     /// # Errors
@@ -117,8 +126,6 @@ mod tests {
         assert_eq!(cut.header::<8>(Skip::NotIp).err(), Some(Skip::Truncated));
         let whole = Rest::new(&[0; 4], 4);
         assert_eq!(whole.header::<8>(Skip::NotIp).err(), Some(Skip::NotIp));
-        let fragment = whole.fragment(true);
-        assert_eq!(fragment.skip(8, Skip::NotIp).err(), Some(Skip::Fragment));
     }
 
     #[test]

@@ -240,8 +240,14 @@ pub enum Skip {
     NotIp,
     /// The packet is IP, but not TCP.
     NotTcp,
-    /// A fragment other than the first: it has no TCP header.
+    /// A fragment whose datagram is not put together: it overlaps others, has too many gaps, or there
+    /// was no room, where each stands for a datagram that had to go.
     Fragment,
+    /// A fragment of a datagram that was not whole yet, or a copy of one.
+    FragmentKept,
+    /// What the packet carries may be TCP, but is not looked into: encryption, compression, other tunnels, IPv6
+    /// extension headers that are experiments.
+    Encapsulated,
     /// An IP header that contradicts itself (version, header length, total length, extension chain).
     BadIpHeader,
     /// A TCP header that contradicts itself (data offset below 5 or beyond the packet).
@@ -263,12 +269,14 @@ impl Skip {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Truncated,
         Self::UnknownLinkType,
         Self::NotIp,
         Self::NotTcp,
         Self::Fragment,
+        Self::FragmentKept,
+        Self::Encapsulated,
         Self::BadIpHeader,
         Self::BadTcpHeader,
         Self::TooDeep,
@@ -287,6 +295,8 @@ impl Skip {
             Self::NotIp => "not_ip",
             Self::NotTcp => "not_tcp",
             Self::Fragment => "fragment",
+            Self::FragmentKept => "fragment_kept",
+            Self::Encapsulated => "encapsulated",
             Self::BadIpHeader => "bad_ip_header",
             Self::BadTcpHeader => "bad_tcp_header",
             Self::TooDeep => "too_deep",
@@ -294,6 +304,29 @@ impl Skip {
             Self::ForgedSource => "forged_source",
             Self::Unsampled => "unsampled",
             Self::BadCaptureRecord => "bad_capture_record",
+        }
+    }
+
+    /// Whether the frame may have been part of a handshake that the receiver saw and we did not.
+    ///
+    /// Not so of headers that contradict themselves, which every receiver drops.
+    #[must_use]
+    pub const fn hides_handshake(self) -> bool {
+        match self {
+            Self::Truncated
+            | Self::UnknownLinkType
+            | Self::Fragment
+            | Self::Encapsulated
+            | Self::TooDeep
+            | Self::BadCaptureRecord => true,
+            Self::NotIp
+            | Self::NotTcp
+            | Self::FragmentKept
+            | Self::BadIpHeader
+            | Self::BadTcpHeader
+            | Self::Duplicate
+            | Self::ForgedSource
+            | Self::Unsampled => false,
         }
     }
 }

@@ -15,8 +15,6 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
 /// Decodes the TCP header at the front of `rest`. Options that the capture cut off are no reason to
 /// refuse the segment.
-///
-/// In a first fragment the payload length is that of the fragment.
 #[inline]
 pub(super) fn decode(envelope: Envelope, rest: Rest<'_>) -> Result<Segment, Skip> {
     let Some(header) = TcpPacket::new(rest.data()) else {
@@ -178,11 +176,6 @@ mod tests {
         assert_eq!(decode(ENVELOPE, cut), Err(Skip::Truncated));
         let short = Rest::new(&header[..19], 19);
         assert_eq!(decode(ENVELOPE, short), Err(Skip::BadTcpHeader));
-        assert_eq!(decode(ENVELOPE, short.fragment(true)), Err(Skip::Fragment));
-        let mut with_options = tcp(SYN, &[1; 8], &[]);
-        with_options.truncate(24);
-        let fragment = Rest::new(&with_options, 0).fragment(true);
-        assert_eq!(decode(ENVELOPE, fragment), Err(Skip::Fragment));
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub(super) fn decode(upper: u8, rest: Rest<'_>) -> Result<Segment, Skip> {
         protocol::IPV6 => ip::decode_v6(rest.nested()?),
         protocol::GRE => gre(rest.nested()?),
         protocol::MPLS => ether::mpls(rest.nested()?),
+        protocol::ESP | protocol::ETHER_IP | protocol::IP_COMP | protocol::L2TP => {
+            Err(Skip::Encapsulated)
+        }
+        upper if protocol::EXPERIMENTS.contains(&upper) => Err(Skip::Encapsulated),
         _ => Err(Skip::NotTcp),
     };
     match inner {
@@ -69,7 +73,7 @@ fn gre(rest: Rest<'_>) -> Result<Segment, Skip> {
     let flags = u16::from_be_bytes([a, b]);
     let kind = u16::from_be_bytes([c, d]);
     if flags & !(CHECKSUM | KEY | SEQUENCE) != 0 {
-        return Err(Skip::NotTcp);
+        return Err(Skip::Encapsulated);
     }
     let optional = 4 * (flags & (CHECKSUM | KEY | SEQUENCE)).count_ones() as usize;
     let rest = rest.skip(optional, Skip::NotTcp)?;
@@ -328,10 +332,7 @@ mod tests {
         let v6 = ipv6(6, &syn());
         let frame = ethernet(0x0800, &v4);
         for (upper, payload) in [
-            // GRE: source route, version 1, reserved bits, keepalive, wrong ERSPAN version.
-            (47, join(&[0x40, 0, 8, 0, 0, 0, 0, 0], &v4)),
-            (47, join(&[0, 1, 8, 0], &v4)),
-            (47, join(&[0x08, 0, 8, 0], &v4)),
+            // GRE: keepalive, wrong ERSPAN version.
             (47, vec![0, 0, 0, 0]),
             (47, vec![0, 0]),
             (47, join(&[0x10, 0, 0x88, 0xbe, 0, 0, 0, 1, 0x20, 0, 0, 0, 0, 0, 0, 0], &frame)),
@@ -377,8 +378,7 @@ mod tests {
             (17, udp(5247, &join(&[1, 0x10, 0, 0, 0, 0, 0, 0], &frame))),
             (17, udp(5247, &join(&[0, 0x10, 0, 8, 0, 0, 0, 0], &frame))),
             (17, udp(5247, &join(&[0, 0x08, 0, 0, 0, 0, 0, 0], &frame))),
-            // ESP, ICMP, SCTP, OSPF.
-            (50, v4.clone()),
+            // ICMP, SCTP, OSPF.
             (1, v4.clone()),
             (132, v4.clone()),
             (89, v4.clone()),
@@ -400,14 +400,24 @@ mod tests {
     }
 
     #[test]
-    fn fragments_of_tunnels() {
-        let mut packet = testing::tunnelled(6);
-        packet[6] = 0x20;
-        assert!(is_syn(whole(ip::decode, &packet)));
-        let short = u8::try_from(packet.len() - 24).unwrap();
-        packet[3] = short;
-        packet.truncate(usize::from(short));
-        assert_eq!(whole(ip::decode, &packet), Err(Skip::Fragment));
+    fn what_may_hide_tcp_is_said_to() {
+        let v4 = ipv4(6, &syn());
+        for (upper, payload) in [
+            // GRE: source route, version 1, reserved bits.
+            (47, join(&[0x40, 0, 8, 0, 0, 0, 0, 0], &v4)),
+            (47, join(&[0, 1, 8, 0], &v4)),
+            (47, join(&[0x08, 0, 8, 0], &v4)),
+            // ESP, Ethernet in IP, IPComp, L2TPv3, experiments.
+            (50, v4.clone()),
+            (97, v4.clone()),
+            (108, v4.clone()),
+            (115, v4.clone()),
+            (253, v4.clone()),
+            (254, v4.clone()),
+        ] {
+            let outcome = whole(ip::decode, &ipv4(upper, &payload));
+            assert_eq!(outcome, Err(Skip::Encapsulated), "{upper}: {payload:x?}");
+        }
     }
 
     #[test]

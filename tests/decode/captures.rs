@@ -38,11 +38,11 @@ struct Excuse {
 }
 
 const EXCUSES: [Excuse; 1] = [Excuse {
-    cause: "TCP headers split over IP fragments, which are not put together again",
+    cause: "segments in IP fragments, which only a store of fragments puts together",
     applies: |label, counts| {
         let fragments = counts.skipped.get(&Skip::Fragment).copied().unwrap_or_default();
         let missed = (label.syns + label.synacks).checked_sub(counts.syns + counts.synacks);
-        missed.is_some_and(|missed| 2 * missed <= fragments)
+        missed.is_some_and(|missed| missed <= fragments)
     },
 }];
 

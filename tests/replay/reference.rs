@@ -10,7 +10,7 @@ use crate::segments::Found;
 /// A way in which the engine counts otherwise than the labels, by principle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rule {
-    Fragmented,
+    Unfinished,
     Reset,
     Acknowledgement,
     EarlyAnswer,
@@ -20,7 +20,7 @@ pub enum Rule {
 
 impl Rule {
     pub const ALL: [Self; 6] = [
-        Self::Fragmented,
+        Self::Unfinished,
         Self::Reset,
         Self::Acknowledgement,
         Self::EarlyAnswer,
@@ -31,7 +31,9 @@ impl Rule {
     /// Why the engine differs.
     pub const fn cause(self) -> &'static str {
         match self {
-            Self::Fragmented => "a TCP header cut in two by IP fragmentation is not put together",
+            Self::Unfinished => {
+                "a fragment is no SYN as long as the rest of its datagram is missing"
+            }
             Self::Reset => {
                 "a RST that its receiver must not accept ends nothing (RFC 9293, 3.10.7.3, 3.10.7.4)"
             }

@@ -1,5 +1,5 @@
 //! All TCP segments of a capture file, also those that the program does not look for by its design:
-//! in IP packets that were compressed, or cut within the TCP header.
+//! in IP packets that were compressed. Fragments are joined by another implementation.
 
 use std::io::Read;
 use std::path::Path;
@@ -26,19 +26,26 @@ pub fn read(path: &Path) -> Result<(Timestamp, Vec<Found>), Error> {
     let mut source = Pcap::open(&[path])?;
     let mut fragments = IpDefragPool::new();
     let (mut first, mut found) = (None, Vec::new());
+    let mut unfinished: Vec<Segment> = Vec::new();
     while source.read_batch(Duration::ZERO, &mut |frame| {
         first.get_or_insert(frame.at);
         found.extend(match decode(frame.link, frame.data, frame.original_len) {
             Ok(segment) => Some((segment, None)),
-            Err(_) => hidden(&frame, &mut fragments),
+            Err(_) => hidden(&frame, &mut fragments, &mut unfinished),
         });
     })? != Batch::End
     {}
+    found.extend(unfinished.into_iter().map(|segment| (segment, Some(Rule::Unfinished))));
     Ok((first.unwrap_or_default(), found))
 }
 
-/// The segment in a frame that does not decode.
-fn hidden(frame: &Frame<'_>, fragments: &mut IpDefragPool) -> Option<Found> {
+/// The segment in a frame that does not decode; that of a first fragment goes to `unfinished` until the rest is there.
+fn hidden(
+    frame: &Frame<'_>,
+    fragments: &mut IpDefragPool,
+    unfinished: &mut Vec<Segment>,
+) -> Option<Found> {
+    unfinished.extend(first_fragment(frame));
     let packet = match frame.link {
         LinkType::Ethernet => SlicedPacket::from_ethernet(frame.data).ok()?,
         _ => SlicedPacket::from_ip(frame.data).ok()?,
@@ -47,11 +54,25 @@ fn hidden(frame: &Frame<'_>, fragments: &mut IpDefragPool) -> Option<Found> {
     if payload.ip_number == IpNumber::IP_COMP && !payload.fragmented {
         return Some((decompress(payload.payload)?, Some(Rule::Compressed)));
     }
-    // A datagram whose first fragment holds the whole TCP header never comes together here, since
-    // that fragment decodes and does not get this far.
     let whole = fragments.process_sliced_packet(&packet, (), ()).ok()??;
     let segment = decode_ip(packet.net.as_ref()?, whole.ip_number, &whole.payload)?;
-    Some((segment, Some(Rule::Fragmented)))
+    unfinished.retain(|first| {
+        let is_same = |same: &Segment| {
+            (same.source, same.destination, same.source_port, same.destination_port, same.seq)
+        };
+        is_same(first) != is_same(&segment)
+    });
+    Some((segment, None))
+}
+
+/// The segment in a first fragment of IPv4 over Ethernet, taken for all of its datagram.
+fn first_fragment(frame: &Frame<'_>) -> Option<Segment> {
+    const MORE_FRAGMENTS: u8 = 0x20;
+    let &[high, low] = frame.data.get(20..22)?.first_chunk()?;
+    let is_first = frame.data.get(12..14)? == [8, 0] && high & 0x3f == MORE_FRAGMENTS && low == 0;
+    let mut whole = frame.data.to_vec();
+    *whole.get_mut(20)? = 0;
+    is_first.then(|| decode(frame.link, &whole, frame.original_len).ok()).flatten()
 }
 
 /// An IP packet in an IP packet, compressed with DEFLATE (RFC 3173, section 3.1; RFC 2394). The

@@ -28,6 +28,18 @@ pub enum Sources {
     List(Vec<IpAddr>),
 }
 
+/// The form that a SYN has on the wire.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Form {
+    /// One packet, nothing between IP and TCP.
+    #[default]
+    Plain,
+    /// Two fragments, the first of so many octets of the datagram.
+    Fragments(usize),
+    /// Behind so many octets of IPv6 destination options, a multiple of 8.
+    Options(usize),
+}
+
 /// A flood to be sent.
 #[derive(Clone, Debug)]
 pub struct Flood {
@@ -35,6 +47,8 @@ pub struct Flood {
     pub target: SocketAddr,
     /// Whom to claim to be.
     pub sources: Sources,
+    /// What each SYN looks like.
+    pub form: Form,
     /// SYNs per second.
     pub rate: u32,
     /// How long, at most [`TIME_CAP`].
@@ -84,7 +98,12 @@ impl Flood {
     /// A flood of `rate` SYNs per second from random sources.
     pub fn random(target: SocketAddr, rate: u32, duration: Duration) -> Self {
         let seed = u64::from(target.port()) << 32 | u64::from(rate);
-        Self { target, sources: Sources::Random, rate, duration, seed }
+        Self { target, sources: Sources::Random, form: Form::Plain, rate, duration, seed }
+    }
+
+    /// The same flood of SYNs in another form.
+    pub fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// The same flood, forged otherwise.
@@ -99,10 +118,80 @@ impl Flood {
             let total = (self.duration.as_secs_f64() * f64::from(self.rate)).round() as u64;
             send_paced(total, self.rate, stop, |_| {
                 let source = self.sources.pick(self.target.ip(), &mut random);
-                syn_frame(source, self.target, &mut random)
+                self.form.of(syn_frame(source, self.target, &mut random))
             })
         })
     }
+}
+
+impl Form {
+    /// The frames that a plain one becomes.
+    fn of(self, frame: Vec<u8>) -> Vec<Vec<u8>> {
+        let is_v6 = frame[12..14] == [0x86, 0xdd];
+        let (head, payload) = frame.split_at(if is_v6 { 54 } else { 34 });
+        match self {
+            Self::Plain => vec![frame],
+            Self::Options(octets) => vec![behind_options(head, payload, octets)],
+            Self::Fragments(first) => {
+                // 24 octets more, so that a first fragment of 24 has the whole TCP header.
+                let payload = with_options(head, payload);
+                let parts = [(0, &payload[..first]), (first, &payload[first..])];
+                let fragment = |(offset, part): (usize, &[u8])| {
+                    let more = offset + part.len() < payload.len();
+                    if is_v6 {
+                        fragment_v6(head, offset, part, more)
+                    } else {
+                        fragment_v4(head, offset, part, more)
+                    }
+                };
+                parts.into_iter().map(fragment).collect()
+            }
+        }
+    }
+}
+
+/// A TCP header with 24 octets of no-operation options.
+fn with_options(head: &[u8], tcp: &[u8]) -> Vec<u8> {
+    let mut tcp = [tcp, &[1; 24]].concat();
+    tcp[12] = 11 << 4;
+    tcp[16..18].fill(0);
+    let addresses = if head.len() == 54 { &head[22..54] } else { &head[26..34] };
+    let checksum = checksum(&[addresses, &[0, 6, 0, 44], &tcp]);
+    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+    tcp
+}
+
+fn fragment_v4(head: &[u8], offset: usize, part: &[u8], more: bool) -> Vec<u8> {
+    let mut head = head.to_vec();
+    head[16..18].copy_from_slice(&u16::try_from(20 + part.len()).expect("short").to_be_bytes());
+    let field = u16::try_from(offset / 8).expect("short") | if more { 0x2000 } else { 0 };
+    head[20..22].copy_from_slice(&field.to_be_bytes());
+    head[24..26].fill(0);
+    let checksum = checksum(&[&head[14..]]);
+    head[24..26].copy_from_slice(&checksum.to_be_bytes());
+    [&head, part].concat()
+}
+
+fn fragment_v6(head: &[u8], offset: usize, part: &[u8], more: bool) -> Vec<u8> {
+    let mut head = head.to_vec();
+    head[18..20].copy_from_slice(&u16::try_from(8 + part.len()).expect("short").to_be_bytes());
+    head[20] = 44;
+    let field = u16::try_from(offset).expect("short") | u16::from(more);
+    // The sources are random: no two datagrams are of the same addresses.
+    let header = [&[6, 0][..], &field.to_be_bytes(), &[0, 0, 0, 9]].concat();
+    [&head, &header[..], part].concat()
+}
+
+fn behind_options(head: &[u8], tcp: &[u8], octets: usize) -> Vec<u8> {
+    let mut head = head.to_vec();
+    let length = u16::try_from(octets + tcp.len()).expect("short");
+    head[18..20].copy_from_slice(&length.to_be_bytes());
+    head[20] = 60;
+    // One option that a receiver passes over (RFC 8200, section 4.2: 00), as long as there is room.
+    let mut options = vec![6, u8::try_from(octets / 8 - 1).expect("short"), 0x1e];
+    options.push(u8::try_from(octets - 4).expect("short"));
+    options.resize(octets, 0);
+    [&head, &options[..], tcp].concat()
 }
 
 /// Sends one SYN to each of `ports` of `target`, `rate` a second, from the attacker's real address
@@ -113,17 +202,17 @@ pub fn syn_scan(lab: &Lab, source: IpAddr, target: IpAddr, ports: Vec<u16>, rate
         let mut random = Random(u64::from(rate) | 1);
         send_paced(ports.len() as u64, rate, stop, |index| {
             let target = SocketAddr::new(target, ports[index as usize]);
-            syn_frame(source, target, &mut random)
+            vec![syn_frame(source, target, &mut random)]
         })
     })
 }
 
-/// Sends the frames 0 to `total`, `rate` a second, until told to stop or [`TIME_CAP`] is over.
+/// Sends the frames of the SYNs 0 to `total`, `rate` a second, until told to stop or [`TIME_CAP`] is over.
 fn send_paced(
     total: u64,
     rate: u32,
     stop: &AtomicBool,
-    mut frame: impl FnMut(u64) -> Vec<u8>,
+    mut frames: impl FnMut(u64) -> Vec<Vec<u8>>,
 ) -> Sent {
     refuse_outside_tests();
     let link = packet_socket(ATTACKER_LINK).expect("the attacker's interface");
@@ -136,7 +225,7 @@ fn send_paced(
             break;
         }
         // A receiver that is full for a moment loses a SYN, as on any wire.
-        count += u64::from(link.send(&frame(index)).is_ok());
+        count += u64::from(frames(index).iter().all(|frame| link.send(frame).is_ok()));
     }
     Sent { count, first, took: started.elapsed() }
 }

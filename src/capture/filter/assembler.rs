@@ -25,6 +25,7 @@ pub(super) const BYTE: Size = Size(libc::BPF_B);
 pub(super) const HALF: Size = Size(libc::BPF_H);
 pub(super) const WORD: Size = Size(libc::BPF_W);
 
+pub(super) const LD_IMM: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_IMM);
 pub(super) const LD_MEM: u16 = code(libc::BPF_LD | libc::BPF_W | libc::BPF_MEM);
 pub(super) const LDX_IMM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM);
 pub(super) const LDX_MEM: u16 = code(libc::BPF_LDX | libc::BPF_W | libc::BPF_MEM);
@@ -65,6 +66,10 @@ pub(super) enum Label {
     Ipv6,
     /// The header after that of IPv6 is not TCP's.
     NextHeader,
+    /// At the IPv6 extension header of this number.
+    Extension(u32),
+    /// The protocol of IPv4 is not TCP.
+    OtherIpv4,
     TcpOverIpv6,
     TcpAnywhere,
     /// The segment is of a kind that is wanted.
@@ -82,6 +87,10 @@ pub(super) enum Label {
     /// The flow is sampled at this level.
     Sampled(Level),
     Accept,
+    /// A fragment of IPv4 without options at a fixed offset.
+    FixedFragment,
+    /// Whether it is TCP the program does not tell.
+    Whole,
     Drop,
     /// The instruction that follows.
     Next,

@@ -11,14 +11,14 @@ use crate::flow::Ranks;
 /// The program, for `PACKET_FANOUT_DATA`. It returns the [`Rank`](crate::flow::Rank) of the flow, of which the
 /// kernel takes the remainder by the number of sockets: [`Rank::shard`](crate::flow::Rank::shard).
 ///
-/// It returns 0 for what [`Filter`](super::Filter) drops anyway, and where it cannot tell (IPv6 extension
-/// headers). Segments with data are divided as well, since they may be wanted at any time.
+/// It returns 0 for what [`Filter`](super::Filter) drops anyway, and where it cannot tell: so all fragments of a datagram
+/// come to the same socket. Segments with data are divided as well, since they may be wanted at any time.
 ///
 /// It sees frames earlier than the filter does: those that come in while their link header is not part of the
 /// data (`packet_rcv_fanout` runs before `tpacket_rcv` puts it back), those that go out with it.
 #[must_use]
 pub fn fanout(ranks: &Ranks) -> Vec<sock_filter> {
-    use Label::{Accept, Drop, Next, Outgoing, Wanted};
+    use Label::{Drop, FixedFragment, Next, Outgoing, Wanted, Whole};
 
     let mut asm = Assembler::default();
     asm.load(WORD, ancillary(libc::SKF_AD_PKTTYPE));
@@ -41,7 +41,8 @@ pub fn fanout(ranks: &Ranks) -> Vec<sock_filter> {
     asm.label(Wanted);
     rank(&mut asm, ranks);
     asm.op(RET_A, 0);
-    asm.label(Accept);
+    asm.label(FixedFragment);
+    asm.label(Whole);
     asm.label(Drop);
     asm.op(RET, 0);
     asm.finish()

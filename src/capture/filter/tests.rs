@@ -49,6 +49,7 @@ fn execute(program: &[sock_filter], packet: &Packet) -> u32 {
                 }
             }
             LD_MEM => a = memory[k as usize].unwrap(),
+            LD_IMM => a = k,
             LDX_IMM => x = k,
             LDX_MEM => x = memory[k as usize].unwrap(),
             ST => memory[k as usize] = Some(a),
@@ -113,8 +114,12 @@ fn ethernet(ethertype: u16, rest: &[u8]) -> Packet {
 }
 
 fn tagged(tags: &[u16], rest: &[u8]) -> Packet {
+    tagged_with(0x0800, tags, rest)
+}
+
+fn tagged_with(last: u16, tags: &[u16], rest: &[u8]) -> Packet {
     let mut inner = Vec::new();
-    for ethertype in tags.iter().skip(1).chain([&0x0800]) {
+    for ethertype in tags.iter().skip(1).chain([&last]) {
         inner.extend([0x40, 0x01]);
         inner.extend(ethertype.to_be_bytes());
     }
@@ -165,12 +170,26 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const PUSH_ACK: u8 = 0x18;
 
+/// Whether a packet passes, and is never kept to less than a usual one.
 fn passes(packet: &Packet) -> bool {
     match run(&Filter::default(), packet) {
         0 => false,
-        SNAP_LENGTH => true,
+        SNAP_LENGTH.. => true,
         other => panic!("returned {other}"),
     }
+}
+
+/// An IPv6 packet with extension headers of these types and lengths before `payload`, which is TCP.
+fn behind(headers: &[(u8, usize)], payload: &[u8]) -> Vec<u8> {
+    let (mut next, mut octets) = (6, payload.to_vec());
+    for (kind, length) in headers.iter().rev() {
+        let mut header = vec![0; *length];
+        header[0] = next;
+        header[1] = u8::try_from(length / 8 - 1).unwrap();
+        header.extend(octets);
+        (next, octets) = (*kind, header);
+    }
+    ipv6(next, &octets)
 }
 
 fn wanting(selection: Selection) -> Filter {
@@ -233,21 +252,114 @@ fn what_is_not_tcp_over_ip_is_dropped() {
 }
 
 #[test]
-fn later_fragments_are_dropped_and_first_ones_pass() {
-    let mut fragment = ipv4(6, 0, &tcp(SYN, 0, 0));
-    fragment[6] = 0x20;
-    assert!(passes(&ethernet(0x0800, &fragment)));
-    fragment[7] = 0x01;
-    assert!(!passes(&ethernet(0x0800, &fragment)));
+fn fragments_of_tcp_pass() {
+    for (options, keep) in [(0, SNAP_LENGTH), (8, WHOLE)] {
+        for field in [[0x20, 0], [0x20, 1], [0, 1], [0x1f, 0xff]] {
+            for (protocol, passes) in [(6, true), (17, false), (1, false)] {
+                let mut fragment = ipv4(protocol, options, &[0xff; 8]);
+                fragment[6..8].copy_from_slice(&field);
+                let kept = run(&Filter::default(), &ethernet(0x0800, &fragment));
+                assert_eq!(kept, if passes { keep } else { 0 }, "{protocol} {field:x?}");
+            }
+        }
+    }
+    // Nobody knows whose they are: ports and samples leave none of them out.
+    let ranks = *crate::flow::Hasher::new(crate::flow::HashKey([7; 16])).ranks();
+    let sampling = Sampling { general: crate::flow::Level::MAX, heavy: Vec::new() };
+    let selection = Selection { data: false, flows: Some((ranks, sampling)) };
+    let filter = Filter { ports: vec![80], selection, ..Filter::default() };
+    let mut fragment = ipv4(6, 0, &[0xff; 8]);
+    fragment[7] = 1;
+    assert_eq!(run(&filter, &ethernet(0x0800, &fragment)), SNAP_LENGTH);
+    let fragment = ethernet(0x86dd, &behind(&[(60, 8), (44, 8)], &[0xff; 8]));
+    assert_eq!(run(&filter, &fragment), WHOLE);
 }
 
 #[test]
-fn ipv6_extension_headers_are_left_to_the_decoder() {
-    for next_header in [0, 43, 44, 60] {
-        assert!(passes(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))));
+fn what_the_program_does_not_follow_passes_whole() {
+    let filter = Filter::default();
+    let run = |packet: &Packet| run(&filter, packet);
+    for next_header in [44, 51] {
+        assert_eq!(run(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))), WHOLE);
     }
+    assert_eq!(run(&ethernet(0x0800, &ipv4(51, 0, &[0; 64]))), WHOLE);
+    let long = behind(&[(0, 8), (60, 8), (43, 8)], &tcp(PUSH_ACK, 0, 9));
+    assert_eq!(run(&ethernet(0x86dd, &long)), WHOLE);
     for next_header in [17, 41, 47, 58] {
-        assert!(!passes(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))));
+        assert_eq!(run(&ethernet(0x86dd, &ipv6(next_header, &[0; 64]))), 0);
+        let mut behind_options = behind(&[(60, 8)], &[0; 64]);
+        behind_options[40] = next_header;
+        assert_eq!(run(&ethernet(0x86dd, &behind_options)), 0);
+    }
+}
+
+#[test]
+fn data_behind_extension_headers_is_dropped() {
+    for headers in [&[(0, 8)][..], &[(60, 88)], &[(0, 8), (43, 24)]] {
+        for (segment, expected) in [
+            (tcp(SYN, 20, 0), true),
+            (tcp(ACK, 12, 0), true),
+            (tcp(PUSH_ACK, 12, 100), false),
+            (tcp(SYN, 0, 100), true),
+        ] {
+            let packet = behind(headers, &segment);
+            assert_eq!(passes(&ethernet(0x86dd, &packet)), expected, "{headers:?}");
+            assert_eq!(passes(&raw(0x86dd, 4, &packet)), expected, "{headers:?}");
+            assert_eq!(passes(&tagged_with(0x86dd, &[0x8100], &packet)), expected);
+        }
+    }
+}
+
+/// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by decoding what is.
+#[test]
+fn no_chain_of_headers_is_cut() {
+    use crate::wire::{LinkType, decode};
+
+    let lengths = [8, 16, 80, 88, 96, 120, 208, 512, 1_024, 2_048];
+    let mut chains: Vec<Vec<(u8, usize)>> = Vec::new();
+    for length in lengths {
+        for count in 1..=8 {
+            chains.push(vec![(60, length); count]);
+            let mut mixed = vec![(60, length); count];
+            mixed[0].0 = 0;
+            mixed[count - 1].0 = if count > 1 { 43 } else { 0 };
+            chains.push(mixed);
+        }
+    }
+    for chain in &chains {
+        for options in [0, 4, 40] {
+            let syn = behind(chain, &tcp(SYN, options, 0));
+            for packet in [
+                ethernet(0x86dd, &syn),
+                tagged_with(0x86dd, &[0x88a8, 0x8100], &syn),
+                raw(0x86dd, 0, &syn),
+                raw(0x86dd, 64, &syn),
+            ] {
+                let kept = run(&Filter::default(), &packet) as usize;
+                let all = packet.data.len();
+                // Every octet, or all of the TCP header.
+                assert!(kept >= all, "{chain:?}: {kept} of {all}");
+                let start =
+                    if packet.hardware_type == libc::ARPHRD_NONE { packet.network } else { 0 };
+                let link = if start == 0 && packet.hardware_type == libc::ARPHRD_ETHER {
+                    LinkType::Ethernet
+                } else {
+                    LinkType::RawIp
+                };
+                let data = &packet.data[start..all.min(kept)];
+                assert!(decode(link, data, u32::try_from(all - start).unwrap()).is_ok());
+            }
+        }
+    }
+    for ip_options in (0..=40).step_by(4) {
+        let packet = ipv4(6, ip_options, &tcp(SYN, 40, 0));
+        for packet in [
+            ethernet(0x0800, &packet),
+            tagged(&[0x88a8, 0x8100], &packet),
+            raw(0x0800, 64, &packet),
+        ] {
+            assert!(run(&Filter::default(), &packet) as usize >= packet.data.len());
+        }
     }
 }
 
@@ -308,7 +420,8 @@ fn only_flows_with_a_wanted_port_pass() {
             segment[..2].copy_from_slice(&u16::to_be_bytes(source));
             segment[2..4].copy_from_slice(&u16::to_be_bytes(destination));
             let expected = if wanted { SNAP_LENGTH } else { 0 };
-            assert_eq!(run(&filter, &ethernet(0x0800, &ipv4(6, 8, &segment))), expected);
+            let kept = run(&filter, &ethernet(0x0800, &ipv4(6, 8, &segment)));
+            assert_eq!(kept >= SNAP_LENGTH, wanted);
             assert_eq!(run(&filter, &ethernet(0x86dd, &ipv6(6, &segment))), expected);
         }
     }

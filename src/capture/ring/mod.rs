@@ -86,7 +86,7 @@ impl Ring {
 
     /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
     /// [shard](crate::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
-    /// (behind IPv6 extension headers) comes to the first ring, whatever its flow.
+    /// (fragments, long chains of IPv6 extension headers) comes to the first ring, whatever its flow.
     ///
     /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.
     ///

@@ -59,8 +59,8 @@ impl PacketSocket {
     /// `packet_do_bind`; net/packet/af_packet.c). Needs Linux 4.12.
     ///
     /// The kernel must not put fragments together (`PACKET_FANOUT_FLAG_DEFRAG`): they would arrive late and as
-    /// packets that never crossed the wire, and whoever sends fragments could have it keep them. The first one
-    /// has the ports, the others the filter drops.
+    /// packets that never crossed the wire, and whoever sends fragments could have it keep them. All of
+    /// them come to the first member.
     pub(super) fn join_fanout(&self, group: Option<u16>) -> Result<u16, Error> {
         let failed = |source| Error::Socket { call: "PACKET_FANOUT", source };
         let kind = match group {

@@ -88,6 +88,11 @@ fn what_the_program_cannot_tell_is_of_the_first_shard() {
         fragment[7] = 0x01;
         fragment
     };
+    let first_fragment = {
+        let mut fragment = ipv4(6, 0, &tcp(SYN, 0, 0));
+        fragment[6] = 0x20;
+        fragment
+    };
     let mut options = vec![6, 0, 1, 4, 0, 0, 0, 0];
     options.extend(tcp(SYN, 0, 0));
     let udp = [0xff; 28];
@@ -95,22 +100,29 @@ fn what_the_program_cannot_tell_is_of_the_first_shard() {
         ethernet(0x0800, &ipv4(17, 0, &udp)),
         ethernet(0x0800, &ipv4(17, 4, &udp)),
         ethernet(0x86dd, &ipv6(17, &udp)),
-        ethernet(0x86dd, &ipv6(60, &options)),
+        ethernet(0x86dd, &ipv6(44, &options)),
+        ethernet(0x86dd, &ipv6(51, &options)),
         ethernet(0x0800, &later_fragment),
+        ethernet(0x0800, &first_fragment),
         ethernet(0x0806, &udp),
         tagged(&[0x8100, 0x8100, 0x8100], &ipv4(6, 0, &tcp(SYN, 0, 0))),
         raw(0x0806, 0, &udp),
         raw(0x0800, 4, &ipv4(17, 0, &udp)),
-        raw(0x86dd, 4, &ipv6(0, &options)),
+        raw(0x86dd, 4, &ipv6(44, &options)),
     ] {
         for outgoing in [false, true] {
             assert_eq!(divide(&program, &packet, outgoing), Rank(0), "{packet:?}");
         }
     }
-    let first_fragment = {
-        let mut fragment = ipv4(6, 0, &tcp(SYN, 0, 0));
-        fragment[6] = 0x20;
-        fragment
-    };
-    assert_ne!(divide(&program, &ethernet(0x0800, &first_fragment), false), Rank(0));
+}
+
+#[test]
+fn extension_headers_do_not_hide_a_flow() {
+    let ranks = ranks([4; 16]);
+    let program = fanout(&ranks);
+    for count in 1..=2 {
+        let packet = ethernet(0x86dd, &behind(&[(60, 24)].repeat(count), &tcp(SYN, 0, 0)));
+        let segment = decoded(&packet).unwrap();
+        assert_eq!(divide(&program, &packet, false), ranks.of(ranks.ends(&segment)), "{count}");
+    }
 }
