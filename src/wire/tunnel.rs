@@ -372,8 +372,7 @@ mod tests {
             (17, udp(1701, &join(&[0, 3, 0, 1, 0, 1, 0, 0x21], &v4))),
             (17, udp(1701, &join(&[0x40, 2, 0, 200, 0, 1, 0, 1, 0, 0x21], &v4))),
             (17, udp(1701, &join(&[0, 2, 0, 1, 0, 1, 0xc0, 0x21], &v4))),
-            // GRE in UDP: version 1. MPLS in UDP: no IP. CAPWAP: DTLS, keep-alive, a header too short.
-            (17, udp(4754, &join(&[0, 1, 8, 0], &v4))),
+            // MPLS in UDP: no IP. CAPWAP: DTLS, keep-alive, a header too short.
             (17, udp(6635, &join(&[0, 1, 1, 64], &[0x50; 40]))),
             (17, udp(5247, &join(&[1, 0x10, 0, 0, 0, 0, 0, 0], &frame))),
             (17, udp(5247, &join(&[0, 0x10, 0, 8, 0, 0, 0, 0], &frame))),
@@ -407,6 +406,8 @@ mod tests {
             (47, join(&[0x40, 0, 8, 0, 0, 0, 0, 0], &v4)),
             (47, join(&[0, 1, 8, 0], &v4)),
             (47, join(&[0x08, 0, 8, 0], &v4)),
+            // The same in UDP.
+            (17, udp(4754, &join(&[0, 1, 8, 0], &v4))),
             // ESP, Ethernet in IP, IPComp, L2TPv3, experiments.
             (50, v4.clone()),
             (97, v4.clone()),
