@@ -146,6 +146,7 @@ fn capture_families(report: &Report, out: &mut Vec<MetricFamily>) {
 
 fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
     let totals = &report.totals;
+    let handshakes = &report.internals.handshakes;
     Family::counter("synwatch_syn_packets_total", "Segments with SYN and without ACK.")
         .value(count(totals.syn))
         .push_to(out);
@@ -164,11 +165,11 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
          unanswered ones never got a SYN-ACK.",
     )
     .by_result([
-        totals.handshakes_completed,
-        totals.handshakes_reset,
-        totals.handshakes_timed_out,
-        totals.handshakes_presumed,
-        totals.syn_unanswered,
+        handshakes.completed,
+        handshakes.reset,
+        handshakes.timed_out,
+        handshakes.presumed,
+        handshakes.unanswered,
     ])
     .push_to(out);
     let errors = totals.stderr.unwrap_or_default();

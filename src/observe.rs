@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-pub use internals::{Durations, Internals};
+pub use internals::{Durations, Handshakes, Internals};
 pub use stderr::{
     EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr, rounded_up, stderr,
 };
@@ -287,11 +287,17 @@ pub struct KernelReport {
 }
 
 /// Counts over all services since the start, repeats included where a field does not say otherwise.
+///
+/// Every attempt has one outcome: `syn - syn_retransmitted = handshakes_completed + handshakes_presumed +
+/// handshakes_reset + syn_unanswered + handshakes_timed_out + half_open + SYN_SENT` of the flows. A late word replaces
+/// the earlier one, so a number may fall. Two things part the sides: sampling whose level changes, and services of which
+/// only answers are seen, where each first answer counts as an attempt without a SYN.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Totals {
     /// Segments with SYN and without ACK, FIN, RST.
     pub syn: u64,
-    /// Those of them that repeat an attempt (same 4-tuple and sequence number).
+    /// Those of them that begin no attempt: repeats (same 4-tuple and sequence number), and the second SYN of two that
+    /// crossed.
     pub syn_retransmitted: u64,
     /// Segments with SYN and ACK, without FIN, RST.
     pub syn_ack: u64,
@@ -301,8 +307,7 @@ pub struct Totals {
     pub handshakes_reset: u64,
     /// Answered attempts that the server gave up.
     pub handshakes_timed_out: u64,
-    /// Attempts that completed as far as what was seen shows: the SYN, its answer or its
-    /// acknowledgement was not.
+    /// Attempts that completed as far as what was seen shows: the answer or its acknowledgement was not.
     pub handshakes_presumed: u64,
     /// Attempts that nobody answered.
     pub syn_unanswered: u64,
@@ -328,9 +333,6 @@ impl Totals {
         self.syn += other.syn;
         self.syn_retransmitted += other.syn_retransmitted;
         self.syn_ack += other.syn_ack;
-        self.handshakes_completed += other.handshakes_completed;
-        self.handshakes_reset += other.handshakes_reset;
-        self.handshakes_presumed += other.handshakes_presumed;
         self.fin += other.fin;
         self.rst += other.rst;
     }

@@ -31,7 +31,7 @@ use crate::engine::services::Services;
 use crate::engine::shard::Completed;
 use crate::engine::shards::Shards;
 use crate::flow::{Hasher, Level, Ranks, Sampling, ServiceId};
-use crate::observe::{CaptureStats, KernelSample};
+use crate::observe::{CaptureStats, Handshakes, KernelSample};
 use crate::stats::{Recent, STEP, Step};
 use crate::time::Timestamp;
 use crate::wire::{Segment, Skip};
@@ -85,7 +85,7 @@ struct CaptureView {
     dropping: bool,
     /// Handshakes (completed, presumed) as of the last look, when that was, and whether of those since the
     /// one before too many had a part that was not shown.
-    handshakes: (u64, u64),
+    handshakes: (i64, i64),
     looked_at: Timestamp,
     gaps: bool,
 }
@@ -118,11 +118,8 @@ pub struct Engine {
     actions: Vec<Action>,
     kernel: Option<KernelView>,
     capture: CaptureView,
-    /// The most handshakes that had timed out, were presumed complete, or were not answered, at the end of any
-    /// step: counters do not fall where the first word was not the last.
-    timed_out: u64,
-    presumed: u64,
-    unanswered: u64,
+    /// Outcomes as counters, as of the end of the step before.
+    handshakes: Handshakes,
     /// The most half-open connections at once.
     half_open_peak: u64,
     start: Timestamp,
@@ -148,7 +145,7 @@ const LOSS_LIMIT: f64 = 0.05;
 /// A handshake is seen whole only if its three segments are, so a loss of 5 % leaves gaps in 14 % of them.
 const GAPS_LIMIT: f64 = 0.14;
 /// Handshakes that are needed to say so.
-const GAPS_ENOUGH: u64 = 30;
+const GAPS_ENOUGH: i64 = 30;
 
 impl Engine {
     /// An engine of one shard whose time begins at `start`.
@@ -186,9 +183,7 @@ impl Engine {
             actions: Vec::new(),
             kernel: None,
             capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
-            timed_out: 0,
-            presumed: 0,
-            unanswered: 0,
+            handshakes: Handshakes::default(),
             half_open_peak: 0,
             start,
             now: start,
@@ -345,16 +340,17 @@ impl Engine {
         if at - view.looked_at < LOSS_WINDOW {
             return;
         }
-        let totals = self.shards.sums().totals;
-        let completed = totals.handshakes_completed.saturating_sub(view.handshakes.0);
-        let presumed = totals.handshakes_presumed.saturating_sub(view.handshakes.1);
-        let all = completed + presumed;
+        let sums = self.shards.sums();
+        let whole = sums.outcomes.completed;
+        let partly = sums.outcomes.presumed + sums.completed_midway.cast_signed();
+        let presumed = partly - view.handshakes.1;
+        let all = whole - view.handshakes.0 + presumed;
         #[expect(clippy::cast_precision_loss, reason = "a share")]
         let share = presumed as f64 / all.max(1) as f64;
         if all >= GAPS_ENOUGH {
             view.gaps = (GAPS_LIMIT..0.95).contains(&share);
         }
-        view.handshakes = (totals.handshakes_completed, totals.handshakes_presumed);
+        view.handshakes = (whole, partly);
         view.looked_at = at;
     }
 
@@ -475,7 +471,8 @@ impl Engine {
     /// Has all shards know what is known of a service by now.
     fn inform(&mut self, id: ServiceId) {
         let service = self.services.get(id);
-        let (one_way, answers_only) = (service.is_one_way(), service.sees_answers_only());
+        let answers_only = id != ServiceId::OTHER && service.sees_answers_only();
+        let one_way = service.is_one_way();
         let mut directory = self.services.directory();
         let tenant = directory.tenant_mut(id);
         if (tenant.one_way, tenant.answers_only) != (one_way, answers_only) {

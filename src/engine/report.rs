@@ -33,9 +33,6 @@ impl Engine {
         let now = now.max(self.now);
         let sums = self.shards.sums();
         let totals = Totals {
-            handshakes_timed_out: self.timed_out.max(self.shards.timed_out()),
-            handshakes_presumed: self.presumed.max(sums.totals.handshakes_presumed),
-            syn_unanswered: self.unanswered.max(self.shards.unanswered()),
             half_open: self.shards.half_open_total(),
             half_open_peak: self.half_open_peak,
             sources: rounded(scaled_up(
@@ -44,7 +41,7 @@ impl Engine {
                 sums.weighted_attempts,
             ))
             .min(sums.totals.syn),
-            ..sums.totals
+            ..self.totals(&sums)
         };
         let totals = Totals {
             stderr: self.was_sampled(&sums).then(|| self.totals_stderr(&totals, &sums.squares)),
@@ -69,6 +66,7 @@ impl Engine {
                 flow_table_entries: self.shards.entries(!self.sampler.is_exact()),
                 flow_table_capacity: self.shards.capacity(),
                 flows_evicted: self.shards.evicted(),
+                handshakes: self.handshakes.max(&totals),
                 handshake_durations: sums.durations,
                 detections_total: self.incidents.raised().clone(),
             },
@@ -283,11 +281,22 @@ impl Engine {
         f64::from(self.step.0.clamp(1, steps)) * crate::stats::STEP.as_secs_f64()
     }
 
-    /// Keeps counters from falling where the first word on a handshake was not the last.
+    /// Counts of segments, and attempts by their outcome. Only while flows are sampled can a number come out below zero.
+    fn totals(&self, sums: &Sums) -> Totals {
+        let count = |number: i64| number.max(0).cast_unsigned();
+        Totals {
+            handshakes_completed: count(sums.outcomes.completed),
+            handshakes_presumed: count(sums.outcomes.presumed),
+            handshakes_reset: count(sums.outcomes.reset),
+            handshakes_timed_out: count(self.shards.timed_out()),
+            syn_unanswered: count(self.shards.unanswered()),
+            ..sums.totals
+        }
+    }
+
+    /// Keeps counters from falling where the first word was not the last.
     pub(super) fn settle(&mut self) {
-        self.timed_out = self.timed_out.max(self.shards.timed_out());
-        self.unanswered = self.unanswered.max(self.shards.unanswered());
-        let presumed = self.shards.sums().totals.handshakes_presumed;
-        self.presumed = self.presumed.max(presumed);
+        let totals = self.totals(&self.shards.sums());
+        self.handshakes = self.handshakes.max(&totals);
     }
 }

@@ -86,10 +86,12 @@ impl Service {
     }
 
     /// Whether only segments from the service are seen. Both directions of a listener of this host are;
-    /// answers without a SYN are then repeats for requests older than the capture.
+    /// answers without a SYN are then repeats for requests older than the capture. One answer shows
+    /// nothing: it may be thrown at a host that has not asked.
     #[must_use]
     pub const fn sees_answers_only(&self) -> bool {
-        self.counts.syn == 0 && self.listener.is_none()
+        const ENOUGH: u64 = 8;
+        self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
     }
 
     /// Whether the limit of its queue is known, and not assumed.

@@ -15,7 +15,7 @@ use crate::engine::sampling::Levels;
 use crate::engine::settings::Settings;
 use crate::engine::tally::Tallies;
 use crate::flow::{
-    Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Tracker,
+    Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Standing, Tracker,
 };
 use crate::observe::{Durations, Totals};
 use crate::stats::{Attempt, BINS, Hosts, Lot, Recent, Step, network_of, sketch, source_of};
@@ -67,6 +67,25 @@ pub struct Queued {
     pub segment: Segment,
 }
 
+/// Attempts that an end, or what was seen, has decided; what time decides the tracker counts.
+#[derive(Clone, Copy, Default)]
+pub struct Outcomes {
+    pub completed: i64,
+    pub presumed: i64,
+    pub reset: i64,
+}
+
+impl Outcomes {
+    const fn of(&mut self, standing: Standing) -> Option<&mut i64> {
+        match standing {
+            Standing::Completed => Some(&mut self.completed),
+            Standing::Presumed => Some(&mut self.presumed),
+            Standing::Refused | Standing::Withdrawn | Standing::Reset(_) => Some(&mut self.reset),
+            Standing::None | Standing::Asked | Standing::HalfOpen => None,
+        }
+    }
+}
+
 /// What is counted over all services.
 #[derive(Clone, Default)]
 pub struct Sums {
@@ -74,6 +93,10 @@ pub struct Sums {
     pub totals: Totals,
     /// Their variances, as far as they come from sampling.
     pub squares: Totals,
+    /// Attempts by their outcome. One shard's part may be below zero while flows are sampled.
+    pub outcomes: Outcomes,
+    /// Connections that completed and whose SYN was not seen: no attempts.
+    pub completed_midway: u64,
     /// SYNs that repeat no attempt and were looked at, and those that they stand for.
     pub attempts: u64,
     pub weighted_attempts: u64,
@@ -98,10 +121,32 @@ impl Sums {
         }
     }
 
+    /// Moves an attempt from one standing to another.
+    fn turn(&mut self, was: Standing, is: Standing, level: Level) {
+        let weight = i64::from(level.weight());
+        if let Some(outcome) = self.outcomes.of(was) {
+            *outcome -= weight;
+        }
+        if let Some(outcome) = self.outcomes.of(is) {
+            *outcome += weight;
+            let square = (weight * (weight - 1)).cast_unsigned();
+            let squares = &mut self.squares;
+            match is {
+                Standing::Completed => squares.handshakes_completed += square,
+                Standing::Presumed => squares.handshakes_presumed += square,
+                _ => squares.handshakes_reset += square,
+            }
+        }
+    }
+
     /// Adds the counts of another.
     pub fn merge(&mut self, other: &Self) {
         self.totals.add(&other.totals);
         self.squares.add(&other.squares);
+        self.outcomes.completed += other.outcomes.completed;
+        self.outcomes.presumed += other.outcomes.presumed;
+        self.outcomes.reset += other.outcomes.reset;
+        self.completed_midway += other.completed_midway;
         self.attempts += other.attempts;
         self.weighted_attempts += other.weighted_attempts;
         self.durations.add(&other.durations);
@@ -366,12 +411,12 @@ impl Shard {
         sums.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
         if let Some(source) = source {
             sums.add(seen.level, |totals| &mut totals.syn);
-            if seen.event == Event::SynRepeated {
-                sums.add(seen.level, |totals| &mut totals.syn_retransmitted);
-            } else {
+            if matches!(seen.event, Event::Attempt | Event::Answered { .. }) {
                 self.sources.update_with_coupon(source);
                 sums.attempts += 1;
                 sums.weighted_attempts += u64::from(weight);
+            } else {
+                sums.add(seen.level, |totals| &mut totals.syn_retransmitted);
             }
         }
         if flags.is_syn_ack() {
@@ -383,33 +428,17 @@ impl Shard {
         if flags.intersects(Flags::RST) {
             sums.add(seen.level, |totals| &mut totals.rst);
         }
+        if seen.was != seen.is {
+            sums.turn(seen.was, seen.is, seen.level);
+        }
         match seen.event {
-            Event::Completed | Event::CompletedLate => {
-                sums.add(seen.level, |totals| &mut totals.handshakes_completed);
-                if seen.event == Event::Completed {
-                    sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
-                } else {
-                    // It was presumed before.
-                    let presumed = &mut sums.totals.handshakes_presumed;
-                    *presumed = presumed.saturating_sub(weight.into());
-                }
+            Event::Completed => {
+                sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
             }
-            Event::PresumedByServer | Event::PresumedByClient | Event::CompletedMidway => {
-                sums.add(seen.level, |totals| &mut totals.handshakes_presumed);
+            Event::CompletedMidway if seen.is == Standing::None => {
+                sums.completed_midway += u64::from(weight);
             }
-            Event::Refused(_) | Event::Reset(_) => {
-                sums.add(seen.level, |totals| &mut totals.handshakes_reset);
-            }
-            Event::None
-            | Event::Copy
-            | Event::Unsampled
-            | Event::Attempt
-            | Event::SynRepeated
-            | Event::Answered { .. }
-            | Event::AnsweredMidway
-            | Event::AnswerRepeated
-            | Event::AnswerRepeatedAfterAck
-            | Event::StrayReset => {}
+            _ => {}
         }
         self.half_open_peak = self.half_open_peak.max(self.tracker.half_open_total());
     }
@@ -424,6 +453,7 @@ impl Shard {
         let tally = self.tallies.of(seen.service);
         let counts = &mut tally.counts;
         counts.packets += 1;
+        counts.from_clients += u64::from(seen.from_client);
         if flags.is_syn() {
             counts.syn += u64::from(weight);
             counts.syn_squares += u64::from(weight) * u64::from(weight - 1);
@@ -446,13 +476,17 @@ impl Shard {
         if matches!(seen.event, Event::Attempt | Event::Answered { .. }) {
             tally.last_seen = now;
         }
-        let answers_only = tally.sees_answers_only();
-        let mut window = tally.window(began, step);
+        if seen.was != seen.is || seen.redated {
+            if let Some(window) = tally.window(began, step) {
+                window.leave(seen.was, weight);
+            }
+            let since = if seen.redated { step } else { began };
+            if let Some(window) = tally.window(since, step) {
+                window.enter(seen.is, weight);
+            }
+        }
         match seen.event {
             Event::Attempt => {
-                if let Some(window) = &mut window {
-                    window.unanswered = window.unanswered.wrapping_add(weight);
-                }
                 tally.counts.attempts += 1;
                 tally.counts.weighted_attempts += u64::from(weight);
                 if let Some(source) = source {
@@ -465,22 +499,9 @@ impl Shard {
                     self.hosts.attempt(host, client, weight);
                 }
             }
-            Event::Answered { late } => {
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.wrapping_sub(weight);
-                }
-                let answered = if late { step } else { began };
-                if let Some(window) = tally.window(answered, step) {
-                    window.answered = window.answered.wrapping_add(weight);
-                }
-            }
             Event::AnsweredMidway => {
-                // Where no SYN can be seen, answers are all that there is to count.
-                if answers_only {
+                if seen.is != Standing::None {
                     tally.last_seen = now;
-                    if let Some(window) = tally.window(step, step) {
-                        window.answered = window.answered.wrapping_add(weight);
-                    }
                 }
                 self.stray(segment, weight);
             }
@@ -491,44 +512,16 @@ impl Shard {
                 }
             }
             Event::Completed | Event::PresumedByServer => {
-                if let Some(window) = window {
-                    window.completed = window.completed.wrapping_add(weight);
-                }
                 self.complete(host, client, began, weight);
             }
-            Event::PresumedByClient => {
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.wrapping_sub(weight);
-                    window.answered = window.answered.wrapping_add(weight);
-                    window.completed = window.completed.wrapping_add(weight);
-                }
-                // A source that only claims to go on is not remembered as known.
-                self.hosts.complete(host, began, weight);
-            }
-            Event::CompletedMidway if answers_only => {
-                if let Some(window) = window {
-                    window.completed = window.completed.wrapping_add(weight);
-                }
+            // A source that only claims to go on is not remembered as known.
+            Event::PresumedByClient => self.hosts.complete(host, began, weight),
+            Event::CompletedMidway if seen.is != Standing::None => {
                 self.complete(host, client, began, weight);
             }
-            Event::Refused(Role::Server) => {
-                if let Some(window) = window {
-                    window.unanswered = window.unanswered.wrapping_sub(weight);
-                    window.refused = window.refused.wrapping_add(weight);
-                }
-            }
-            Event::Reset(Role::Client) => {
-                if let Some(window) = window {
-                    window.reset = window.reset.wrapping_add(weight);
-                }
-            }
-            Event::Reset(Role::Server) => {
-                if let Some(window) = window {
-                    window.answered = window.answered.wrapping_sub(weight);
-                    window.refused = window.refused.wrapping_add(weight);
-                }
-            }
-            Event::Refused(Role::Client)
+            Event::Answered { .. }
+            | Event::Refused(_)
+            | Event::Reset(_)
             | Event::CompletedMidway
             | Event::CompletedLate
             | Event::SynRepeated

@@ -103,12 +103,12 @@ impl Shards {
     }
 
     /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
-    pub fn unanswered(&self) -> u64 {
+    pub fn unanswered(&self) -> i64 {
         self.iter().map(|shard| shard.tracker.unanswered()).sum()
     }
 
     /// Half-open connections that the server gave up. May fall by those that turn out to be kept.
-    pub fn timed_out(&self) -> u64 {
+    pub fn timed_out(&self) -> i64 {
         self.iter().map(|shard| shard.tracker.timed_out()).sum()
     }
 

@@ -26,6 +26,8 @@ pub struct Counts {
     pub syn_squares: u64,
     /// SYN-ACKs.
     pub syn_ack: u64,
+    /// Segments of its clients that open, complete or reset.
+    pub from_clients: u64,
     /// Attempts that were looked at.
     pub attempts: u64,
     /// Those that they stand for.
@@ -39,6 +41,7 @@ impl Counts {
         self.syn += other.syn;
         self.syn_squares += other.syn_squares;
         self.syn_ack += other.syn_ack;
+        self.from_clients += other.from_clients;
         self.attempts += other.attempts;
         self.weighted_attempts += other.weighted_attempts;
     }
@@ -85,11 +88,6 @@ impl Tally {
             sources: sketch(SOURCES_LG_K),
             touched: false,
         }
-    }
-
-    /// Whether nothing but answers of the service is seen: what they answer is not.
-    pub const fn sees_answers_only(&self) -> bool {
-        self.tenant.answers_only
     }
 
     /// Whether attempts of a client do not count.
@@ -274,6 +272,11 @@ impl Lookup for Tallies {
     #[inline]
     fn is_known(&self, at: Endpoint) -> bool {
         self.asked.get(at).is_some() || self.directory.look().known(at.address, at.port).is_some()
+    }
+
+    #[inline]
+    fn sees_answers_only(&self, service: ServiceId) -> bool {
+        self.get(service).is_some_and(|tally| tally.tenant.answers_only)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! The core from end to end, on traffic that is generated: the same on every run, without any I/O.
 
 mod baselines;
+mod law;
 mod sampling;
 mod settings;
 mod shards;
@@ -603,7 +604,7 @@ proptest! {
     ) {
         let mut engine = Engine::new(Settings { flows: 8, services: 3, ..settings() }, START);
         let mut now = START;
-        let mut before = engine.snapshot(now).totals;
+        let mut before = engine.snapshot(now);
         for (wait, flags, (seq, ack), (from, to), interface) in steps {
             now = now + Duration::from_millis(wait);
             let segment = Segment {
@@ -616,13 +617,14 @@ proptest! {
             };
             engine.handle_segment(now, &segment, interface);
             engine.tick(now);
-            let totals = engine.snapshot(now).totals;
-            prop_assert!(totals.syn >= before.syn);
-            prop_assert!(totals.handshakes_timed_out >= before.handshakes_timed_out);
-            prop_assert!(totals.syn_unanswered >= before.syn_unanswered);
-            prop_assert!(totals.half_open_peak >= before.half_open_peak);
+            let report = engine.snapshot(now);
+            let totals = &report.totals;
+            prop_assert!(totals.syn >= before.totals.syn);
+            let counters = report.internals.handshakes;
+            prop_assert_eq!(counters, before.internals.handshakes.max(totals));
+            prop_assert!(totals.half_open_peak >= before.totals.half_open_peak);
             prop_assert!(totals.half_open <= totals.half_open_peak);
-            before = totals;
+            before = report;
         }
         engine.tick(now + LONG_SILENCE);
         let report = engine.snapshot(now);

@@ -59,12 +59,12 @@ impl Count {
     /// one is closed, of the other.
     pub(super) const fn of(connection: &Connection, service: ServiceId) -> Self {
         let name = match connection.state {
-            State::SynReceived => {
+            // An answer that answers nothing that was seen makes no half-open connection.
+            State::SynReceived if !connection.marks.has(Marks::ATTEMPT) => return Self::Nowhere,
+            State::SynReceived | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
                 return Self::HalfOpen(service, connection.marks.has(Marks::CONFIRMED));
             }
-            State::SynSent | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
-                StateName::SynSent
-            }
+            State::SynSent => StateName::SynSent,
             State::Established => StateName::Established,
             State::FinWait1(Role::Server) => StateName::FinWait1,
             State::FinWait2(Role::Server) => StateName::FinWait2,
@@ -101,9 +101,9 @@ pub(super) struct Books {
     idle: Bin,
     half_open: u64,
     /// Requests that expired, less those that came back.
-    unanswered: u64,
+    unanswered: i64,
     /// Half-open connections that expired, less those that came back.
-    timed_out: u64,
+    timed_out: i64,
 }
 
 impl Books {
@@ -146,11 +146,11 @@ impl Books {
         HalfOpen { total: ledger.confirmed.total() + unconfirmed, unconfirmed }
     }
 
-    pub(super) const fn unanswered(&self) -> u64 {
+    pub(super) const fn unanswered(&self) -> i64 {
         self.unanswered
     }
 
-    pub(super) const fn timed_out(&self) -> u64 {
+    pub(super) const fn timed_out(&self) -> i64 {
         self.timed_out
     }
 
@@ -176,13 +176,13 @@ impl Books {
         let bin = self.bin;
         for ledger in self.ledgers.iter_mut().take(services) {
             let expired = ledger.confirmed.close(bin) + ledger.unconfirmed.close(bin);
-            self.timed_out += expired;
+            self.timed_out += expired.cast_signed();
             self.half_open -= expired;
         }
         for (number, calendar) in self.states.iter_mut().enumerate() {
             let expired = calendar.close(bin);
             if number == StateName::SynSent as usize {
-                self.unanswered += expired;
+                self.unanswered += expired.cast_signed();
             }
         }
         self.bin = Bin(bin.0.saturating_add(1));
@@ -256,29 +256,35 @@ impl Books {
         self.strike(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
     }
 
-    /// An attempt that its client gave up for another on the same ports: its outcome is what it had come to. One whose
-    /// SYN was not seen is none.
+    /// A flow that is leaving the table: if it is still in its handshake, the attempt's outcome is what it
+    /// has come to.
     pub(super) fn give_up(&mut self, entry: &Entry) {
         self.close(entry);
-        if entry.deadline < self.bin || entry.connection.marks.has(Marks::MIDWAY) {
-            return;
-        }
-        let weight = u64::from(entry.weight());
-        match Count::of(&entry.connection, entry.service) {
-            Count::HalfOpen(..) => self.timed_out += weight,
-            Count::State(StateName::SynSent) => self.unanswered += weight,
-            Count::State(_) | Count::Nowhere => {}
+        if entry.deadline >= self.bin {
+            self.decide(Count::of(&entry.connection, entry.service), i64::from(entry.weight()));
         }
     }
 
     /// A flow that had expired in this count shows that it is still there, or that it ended well after all.
     pub(super) fn revive(&mut self, count: Count, weight: u32) {
-        let weight = u64::from(weight);
+        self.decide(count, -i64::from(weight));
+    }
+
+    /// An attempt whose SYN came while the server keeps an earlier one of the same ports. Nothing is
+    /// kept of it: it is unanswered, until the server forgets the earlier one and answers.
+    pub(super) fn put_off(&mut self, weight: u32) {
+        self.decide(Count::State(StateName::SynSent), weight.into());
+    }
+
+    /// The same attempt is answered.
+    pub(super) fn take_up(&mut self, weight: u32) {
+        self.decide(Count::State(StateName::SynSent), -i64::from(weight));
+    }
+
+    const fn decide(&mut self, count: Count, weight: i64) {
         match count {
-            Count::HalfOpen(..) => self.timed_out = self.timed_out.saturating_sub(weight),
-            Count::State(StateName::SynSent) => {
-                self.unanswered = self.unanswered.saturating_sub(weight);
-            }
+            Count::HalfOpen(..) => self.timed_out += weight,
+            Count::State(StateName::SynSent) => self.unanswered += weight,
             Count::State(_) | Count::Nowhere => {}
         }
     }

@@ -8,6 +8,7 @@ mod books;
 mod calendar;
 mod key;
 mod rank;
+mod standing;
 mod state;
 mod table;
 mod tracker;
@@ -16,6 +17,7 @@ pub use books::HalfOpen;
 pub use calendar::{BIN, Bin};
 pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 pub use rank::{End, Level, Rank, Ranks, Sampling};
+pub use standing::Standing;
 #[cfg(test)]
 pub(crate) use state::tests::segment as state_test_segment;
 pub use state::{Connection, Outcome, Role, State};

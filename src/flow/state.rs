@@ -97,6 +97,9 @@ pub enum Outcome {
     Presumed,
     /// A RST of this end stopped the handshake before it completed.
     HandshakeReset(Role),
+    /// A SYN with another number while the connection lives: the receiver drops it, and may answer it once it has
+    /// forgotten the connection.
+    SynPutOff,
     /// A SYN with another number, or the answer to one, that begins a connection of its own.
     Superseded,
     /// Data, an acknowledgement, a step of the teardown, a RST: no part of the handshake.
@@ -131,15 +134,13 @@ pub struct Connection {
     pub marks: Marks,
     /// SYN-ACKs that the server sent on its own after the first; once open, the [`Doubts`].
     pub answers_repeated: u8,
-    /// Whether the client is the first endpoint in the canonical order of the flow's key.
-    pub client_first: bool,
     /// How many flows this one stands for.
     pub level: Level,
 }
 
 /// Things that happened to a connection, as bits.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Marks(u8);
+pub struct Marks(u16);
 
 impl Marks {
     /// The client sent its SYN again.
@@ -158,6 +159,11 @@ impl Marks {
     pub const CONFIRMED: Self = Self(64);
     /// A SYN was repeated since the last answer, so the next answer responds to it.
     pub const ANSWER_DUE: Self = Self(128);
+
+    /// The client is the first endpoint in the canonical order of the flow's key.
+    pub const CLIENT_FIRST: Self = Self(256);
+    /// It is counted as an attempt: its SYN was seen, or nothing but answers of its service is.
+    pub const ATTEMPT: Self = Self(512);
 
     /// The word on the handshake is final, or it was not seen at all.
     const SETTLED: Self = Self(Self::PRESUMED.0 | Self::COMPLETED.0 | Self::MIDWAY.0);
@@ -266,9 +272,8 @@ impl Connection {
             client_next: syn.seq + 1,
             server_next: syn.seq + 1,
             detail: u16::try_from(syn.payload_len).unwrap_or(u16::MAX),
-            marks: Marks::default(),
+            marks: Marks::ATTEMPT,
             answers_repeated: 0,
-            client_first: true,
             level: Level::ALL,
         }
     }
@@ -285,7 +290,6 @@ impl Connection {
             detail: Note::Sent(Note::octets(answer.payload_len)).detail(),
             marks,
             answers_repeated: 0,
-            client_first: true,
             level: Level::ALL,
         }
     }
@@ -311,7 +315,6 @@ impl Connection {
             detail: segment.ack.0 as u16,
             marks,
             answers_repeated: 0,
-            client_first: true,
             level: Level::ALL,
         }
     }
@@ -434,6 +437,7 @@ impl Connection {
             // The answer overtook the SYN, as it may where several queues are captured.
             (State::SynReceived, Client) if same && self.marks.has(Marks::MIDWAY) => {
                 self.marks.set(Marks::MIDWAY, false);
+                self.marks.set(Marks::ATTEMPT, true);
                 Outcome::Answered
             }
             (State::SynSent | State::SynReceived, Client) if same => {
@@ -467,14 +471,36 @@ impl Connection {
             (State::SimultaneousOpen | State::SimultaneousOpenAcked(_), _) => Outcome::Ignored,
             // Another number while the server keeps the request: out of window, and answered by
             // a bare ACK that changes nothing (`tcp_check_req`). If the server forgot, it answers.
-            (State::SynReceived, _) => {
+            (State::SynReceived, Client) => {
                 let note = Note::of(self.detail);
-                if sender == Client && !matches!(note, Note::Closed(_)) && note.sent() == 0 {
-                    self.detail = Note::OtherSyn(Note::mark(segment.seq + 1)).detail();
+                let other = Note::OtherSyn(Note::mark(segment.seq + 1));
+                if note == other {
+                    return Outcome::SynRepeated;
                 }
-                Outcome::Ignored
+                if !matches!(note, Note::Closed(_)) && note.sent() == 0 {
+                    self.detail = other.detail();
+                }
+                Outcome::SynPutOff
             }
-            // Challenge ACK, no change (RFC 5961, section 4).
+            (State::SynReceived, Server) => Outcome::Ignored,
+            // Challenge ACK, no change (RFC 5961, section 4). One that is not beyond what the client
+            // has sent is a late repeat of the SYN that the connection began with.
+            (
+                State::Established
+                | State::FinWait1(_)
+                | State::FinWait2(_)
+                | State::LastAck(_)
+                | State::Closing
+                | State::ClosingAcked(_),
+                Client,
+            ) => {
+                let late = 1..=NEAR;
+                if late.contains(&self.client_next.offset_from(segment.seq)) {
+                    Outcome::SynRepeated
+                } else {
+                    Outcome::SynPutOff
+                }
+            }
             (
                 State::Established
                 | State::FinWait1(_)
@@ -484,10 +510,14 @@ impl Connection {
                 | State::ClosingAcked(_),
                 _,
             ) => Outcome::Ignored,
-            // A late repeat of the SYN that this connection began with.
-            (State::TimeWait(_) | State::Refused | State::Closed, Client) if same => {
-                Outcome::Ignored
+            // The client asks once more, and may be answered this time.
+            (State::Refused, Client) if same => {
+                self.state = State::SynSent;
+                self.marks.set(Marks::SYN_REPEATED, true);
+                Outcome::SynRepeated
             }
+            // A late repeat of the SYN that this connection began with.
+            (State::TimeWait(_) | State::Closed, Client) if same => Outcome::SynRepeated,
             // The receiver is in TIME_WAIT itself, and takes a SYN only with a number beyond the
             // last (RFC 1122, section 4.2.2.13) or a newer time stamp (RFC 6191), which is not seen
             // here.
@@ -576,9 +606,12 @@ impl Connection {
         if segment.ack != self.client_next {
             // The client resets it, and the request stays; unless it answers a SYN that was seen.
             // Where only answers are seen, none could be.
-            let asked = note == Note::OtherSyn(Note::mark(segment.ack));
             let unseen = self.marks.has(Marks::MIDWAY);
-            return if asked || unseen { Outcome::Superseded } else { Outcome::Ignored };
+            return if self.has_put_off(segment) || unseen {
+                Outcome::Superseded
+            } else {
+                Outcome::Ignored
+            };
         }
         let sent = note.sent();
         let first = self.server_next - sent;
@@ -593,6 +626,23 @@ impl Connection {
         self.marks.set(Marks::CONFIRMED, false);
         self.marks.set(Marks::ANSWER_DUE, false);
         Outcome::AnswerReplaced
+    }
+
+    /// Whether a SYN-ACK answers a SYN that was [put off](Outcome::SynPutOff).
+    #[must_use]
+    pub fn has_put_off(&self, answer: &Segment) -> bool {
+        self.state == State::SynReceived
+            && answer.flags.is_syn_ack()
+            && Note::of(self.detail) == Note::OtherSyn(Note::mark(answer.ack))
+    }
+
+    /// Whether a segment is the SYN again that a connection began with which was closed in its handshake.
+    #[must_use]
+    pub fn is_asked_again(&self, sender: Role, segment: &Segment) -> bool {
+        matches!(self.state, State::Refused | State::Closed)
+            && sender == Role::Client
+            && segment.flags.is_syn()
+            && segment.seq + 1 == self.client_next
     }
 
     /// Whether a SYN-ACK may be the one that this connection began with.

@@ -205,15 +205,17 @@ impl Table {
         };
         let connection = &entry.connection;
         let fate = match connection.state {
-            State::SynSent if connection.client_next == isn + 1 => Fate::Unanswered,
-            State::SynSent => Fate::Unknown,
-            State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => Fate::Unanswered,
-            State::SynReceived => Fate::HalfOpen,
+            // An attempt that another one on the same ports has followed ended as that one stands.
+            State::SynSent => Fate::Unanswered,
+            State::SynReceived | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
+                Fate::HalfOpen
+            }
             State::Refused => Fate::Refused,
             State::Closed if !connection.marks.has(Marks::COMPLETED) => Fate::Reset,
             _ => Fate::Completed,
         };
-        (fate, connection.marks.has(Marks::SYN_RTO))
+        let followed = connection.state == State::SynSent && connection.client_next != isn + 1;
+        (fate, connection.marks.has(Marks::SYN_RTO) && !followed)
     }
 
     /// A place for a flow that is not in the table: free, or that of the flow that is to leave for it.
@@ -253,7 +255,11 @@ impl Entry {
     /// Who sent a segment of its flow.
     #[inline]
     pub const fn sender(&self, flow: &FlowKey) -> Role {
-        if self.connection.client_first == flow.sender_first { Role::Client } else { Role::Server }
+        if self.connection.marks.has(Marks::CLIENT_FIRST) == flow.sender_first {
+            Role::Client
+        } else {
+            Role::Server
+        }
     }
 
     /// How long until it expires.

@@ -10,6 +10,7 @@ use crate::flow::books::{Books, Count, HalfOpen};
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::rank::Level;
+use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
 use crate::observe::FlowCounts;
@@ -64,6 +65,12 @@ pub struct Seen {
     pub event: Event,
     /// The service that the attempt is for.
     pub service: ServiceId,
+    /// Where its attempt stood before.
+    pub was: Standing,
+    /// Where it stands now.
+    pub is: Standing,
+    /// Whether the attempt counts from now on as made now: the SYN that was answered is a later one.
+    pub redated: bool,
     /// The flow.
     pub flow: FlowHash,
     /// Time since the attempt's SYN.
@@ -177,12 +184,12 @@ impl Tracker {
     }
 
     /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
-    pub const fn unanswered(&self) -> u64 {
+    pub const fn unanswered(&self) -> i64 {
         self.books.unanswered()
     }
 
     /// Half-open connections that the server gave up. May fall by those that turn out to be kept.
-    pub const fn timed_out(&self) -> u64 {
+    pub const fn timed_out(&self) -> i64 {
         self.books.timed_out()
     }
 
@@ -302,7 +309,7 @@ impl Tracker {
         lookup: &mut impl Lookup,
     ) -> Seen {
         let Some(entry) = self.table.find(flow.hash) else {
-            return self.begin(segment, flow, arrival, lookup);
+            return self.begin(segment, flow, arrival, false, lookup);
         };
         let bin = self.books.bin();
         let expired = entry.deadline < bin;
@@ -313,14 +320,17 @@ impl Tracker {
         let here = home_of(arrival.interface);
         let foreign = is_foreign(here, entry.homes[usize::from(flow.sender_first)]);
         let before = *entry;
-        if expired && before.connection.is_past_handshake() {
+        if expired
+            && before.connection.is_past_handshake()
+            && !before.connection.is_asked_again(sender, segment)
+        {
             self.table.remove(flow.hash);
-            return self.begin(segment, flow, arrival, lookup);
+            return self.begin(segment, flow, arrival, false, lookup);
         }
         let one_way = lookup.is_one_way(before.service);
         let mut outcome = entry.connection.receive(sender, segment, one_way);
         // A request that the server has forgotten does not stand in the way of a new one.
-        if expired && outcome == Outcome::Ignored && segment.flags.is_syn() {
+        if expired && outcome == Outcome::SynPutOff {
             outcome = Outcome::Superseded;
         }
         if outcome == Outcome::Superseded {
@@ -332,6 +342,8 @@ impl Tracker {
         let was = &before.connection;
         let event = match outcome {
             Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,
+            Outcome::SynPutOff => Event::Attempt,
+            Outcome::SynRepeated if was.is_past_handshake() => Event::SynRepeated,
             Outcome::SynRepeated => {
                 entry.connection.marks.set(Marks::ANSWER_DUE, true);
                 if age >= SYN_RTO_MIN {
@@ -381,6 +393,7 @@ impl Tracker {
                 | Outcome::AnswerReplaced => false,
                 Outcome::Ignored
                 | Outcome::Progress
+                | Outcome::SynPutOff
                 | Outcome::AnswerRepeated
                 | Outcome::Superseded => true,
             };
@@ -391,7 +404,7 @@ impl Tracker {
         }
 
         let renewed = match (outcome, entry.connection.state) {
-            (Outcome::Ignored, _) => None,
+            (Outcome::Ignored | Outcome::SynPutOff, _) => None,
             (Outcome::Answered | Outcome::AnswerReplaced, _) => Some(after_answer(0)),
             (Outcome::AnswerRepeated, State::SynReceived) => {
                 repeat.then(|| after_answer(entry.connection.answers_repeated))
@@ -404,22 +417,44 @@ impl Tracker {
         if let Some(lifetime) = renewed {
             let count = Count::of(was, before.service);
             if expired {
-                self.books.revive(count, before.weight());
+                self.books.revive(count, level.weight());
             }
             entry.connection.level = level;
             let to = (Count::of(&entry.connection, entry.service), entry.weight());
             let from = (count, before.weight());
             entry.deadline = self.books.shift(from, before.deadline, to, lifetime);
         }
-        Seen { event, service: before.service, flow: flow.hash, age, from_client, level }
+        let (was, is) = match outcome {
+            Outcome::SynPutOff => {
+                self.books.put_off(level.weight());
+                (Standing::None, Standing::None)
+            }
+            Outcome::HandshakeReset(by) => {
+                let was = Standing::of(was);
+                (was, was.after_reset(by))
+            }
+            _ => (Standing::of(was), Standing::of(&entry.connection)),
+        };
+        Seen {
+            event,
+            service: before.service,
+            was,
+            is,
+            redated: entry.began != before.began,
+            flow: flow.hash,
+            age,
+            from_client,
+            level,
+        }
     }
 
-    /// A flow that is not in the table, or whose time is over.
+    /// A flow that is not in the table, or whose time is over. `asked`: its SYN was seen.
     fn begin(
         &mut self,
         segment: &Segment,
         flow: &FlowKey,
         arrival: Arrival,
+        asked: bool,
         lookup: &mut impl Lookup,
     ) -> Seen {
         let flags = segment.flags;
@@ -430,6 +465,10 @@ impl Tracker {
         let [from, to] = flow.ends_of(segment);
         let (mut connection, sender, event, lifetime) = if flags.is_syn() {
             (Connection::open(segment), Role::Client, Event::Attempt, UNANSWERED)
+        } else if flags.is_syn_ack() && asked {
+            let mut connection = Connection::answered(segment);
+            connection.marks = Marks::ATTEMPT;
+            (connection, Role::Server, Event::Answered { late: false }, after_answer(0))
         } else if flags.is_syn_ack() {
             (Connection::answered(segment), Role::Server, Event::AnsweredMidway, MIDWAY)
         } else if flags.intersects(Flags::ACK) && !flags.intersects(Flags::SYN | Flags::RST) {
@@ -445,7 +484,7 @@ impl Tracker {
             return Seen { level, ..Seen::nothing(event, flow.hash, ServiceId::OTHER, true) };
         };
         let from_client = sender == Role::Client;
-        connection.client_first = flow.sender_first == from_client;
+        connection.marks.set(Marks::CLIENT_FIRST, flow.sender_first == from_client);
         connection.level = level;
         let gentle = event == Event::None;
         let service = if gentle {
@@ -453,13 +492,16 @@ impl Tracker {
         } else {
             lookup.service(if from_client { to } else { from })
         };
+        if event == Event::AnsweredMidway && lookup.sees_answers_only(service) {
+            connection.marks.set(Marks::ATTEMPT, true);
+        }
         let bin = self.books.bin();
         let Some(place) = self.table.place(flow.hash, bin, gentle) else {
             return Seen { level, ..Seen::nothing(event, flow.hash, service, from_client) };
         };
         if let Some(evicted) = place.filter(|entry| entry.deadline >= bin) {
             self.evicted += 1;
-            self.books.close(&evicted);
+            self.books.give_up(&evicted);
         }
         let mut homes = [0; 2];
         homes[usize::from(flow.sender_first)] = home_of(arrival.interface);
@@ -468,7 +510,8 @@ impl Tracker {
         let tag = flow.hash.rank();
         let began = arrival.micros;
         *place = Some(Entry { tag, began, deadline, connection, service, homes });
-        Seen { event, service, flow: flow.hash, age: Micros(0), from_client, level }
+        let is = Standing::of(&connection);
+        Seen { is, level, ..Seen::nothing(event, flow.hash, service, from_client) }
     }
 
     /// A new connection on the ports of one that has left the table.
@@ -480,7 +523,11 @@ impl Tracker {
         arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        let seen = self.begin(segment, flow, arrival, lookup);
+        let asked = before.has_put_off(segment);
+        let seen = self.begin(segment, flow, arrival, asked, lookup);
+        if asked {
+            self.books.take_up(seen.level.weight());
+        }
         // The server may still answer the earlier SYN.
         if seen.event == Event::Attempt
             && before.state == State::SynSent
@@ -498,13 +545,25 @@ pub trait Lookup {
     fn service(&mut self, at: Endpoint) -> ServiceId;
     /// Whether there is a service at one end of a flow.
     fn is_known(&self, at: Endpoint) -> bool;
+    /// Whether nothing but the answers of a service is seen.
+    fn sees_answers_only(&self, service: ServiceId) -> bool;
     /// Whether the answers of a service are never seen.
     fn is_one_way(&self, service: ServiceId) -> bool;
 }
 
 impl Seen {
     const fn nothing(event: Event, flow: FlowHash, service: ServiceId, from_client: bool) -> Self {
-        Self { event, service, flow, age: Micros(0), from_client, level: Level::ALL }
+        Self {
+            event,
+            service,
+            was: Standing::None,
+            is: Standing::None,
+            redated: false,
+            flow,
+            age: Micros(0),
+            from_client,
+            level: Level::ALL,
+        }
     }
 }
 
@@ -556,7 +615,7 @@ fn note_repeat(entry: &mut Entry, age: Micros, micros: u32, bin: Bin) -> bool {
     }
     let seconds = Duration::from(age).as_secs_f64();
     let before = connection.answers_repeated;
-    let repeats = if connection.marks.has(Marks::MIDWAY) {
+    let repeats = if !connection.marks.has(Marks::ATTEMPT) {
         // Each repeat comes after twice the time of the one before.
         entry.began = micros;
         seconds.max(0.1).log2().round() + 1.0

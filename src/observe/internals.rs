@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::observe::{Class, Severity};
+use crate::observe::{Class, Severity, Totals};
 
 /// Figures that are metrics only.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,10 +13,45 @@ pub struct Internals {
     pub flow_table_capacity: u64,
     /// Live flows that had to leave the table for others, since the start.
     pub flows_evicted: u64,
+    /// Attempts by their outcome, as counters.
+    pub handshakes: Handshakes,
     /// Durations of completed handshakes, from the SYN to the final ACK.
     pub handshake_durations: Durations,
     /// Detections raised since the start, by class and highest severity.
     pub detections_total: BTreeMap<(Class, Severity), u64>,
+}
+
+/// Attempts by their outcome, the most that each was at the end of any step: a counter must not fall, though a late word
+/// replaces the earlier one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Handshakes {
+    /// See [`Totals::handshakes_completed`].
+    pub completed: u64,
+    /// See [`Totals::handshakes_reset`].
+    pub reset: u64,
+    /// See [`Totals::handshakes_timed_out`].
+    pub timed_out: u64,
+    /// See [`Totals::handshakes_presumed`].
+    pub presumed: u64,
+    /// See [`Totals::syn_unanswered`].
+    pub unanswered: u64,
+}
+
+impl Handshakes {
+    /// The larger of each.
+    #[must_use]
+    pub const fn max(self, totals: &Totals) -> Self {
+        const fn larger(a: u64, b: u64) -> u64 {
+            if a > b { a } else { b }
+        }
+        Self {
+            completed: larger(self.completed, totals.handshakes_completed),
+            reset: larger(self.reset, totals.handshakes_reset),
+            timed_out: larger(self.timed_out, totals.handshakes_timed_out),
+            presumed: larger(self.presumed, totals.handshakes_presumed),
+            unanswered: larger(self.unanswered, totals.syn_unanswered),
+        }
+    }
 }
 
 /// A histogram of durations.

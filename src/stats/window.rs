@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::BIN;
+use crate::flow::{BIN, Role, Standing};
 
 /// The detector's step, D: 250 ms, four bins of the flow calendars.
 pub const STEP: Duration = Duration::from_millis(250);
@@ -54,6 +54,33 @@ impl Window {
         self.answered.saturating_sub(self.completed)
     }
 
+    /// Counts `weight` attempts more that stand so.
+    pub const fn enter(&mut self, standing: Standing, weight: u32) {
+        self.count(standing, weight.cast_signed());
+    }
+
+    /// Takes `weight` attempts off that stood so.
+    pub const fn leave(&mut self, standing: Standing, weight: u32) {
+        self.count(standing, -weight.cast_signed());
+    }
+
+    #[inline]
+    const fn count(&mut self, standing: Standing, weight: i32) {
+        let (unanswered, answered, completed, reset, refused) = match standing {
+            Standing::None => (0, 0, 0, 0, 0),
+            Standing::Asked | Standing::Withdrawn => (weight, 0, 0, 0, 0),
+            Standing::HalfOpen => (0, weight, 0, 0, 0),
+            Standing::Completed | Standing::Presumed => (0, weight, weight, 0, 0),
+            Standing::Reset(Role::Client) => (0, weight, 0, weight, 0),
+            Standing::Refused | Standing::Reset(Role::Server) => (0, 0, 0, 0, weight),
+        };
+        self.unanswered = self.unanswered.wrapping_add_signed(unanswered);
+        self.answered = self.answered.wrapping_add_signed(answered);
+        self.completed = self.completed.wrapping_add_signed(completed);
+        self.reset = self.reset.wrapping_add_signed(reset);
+        self.refused = self.refused.wrapping_add_signed(refused);
+    }
+
     /// What the differences come to. Only where the level of sampling changes in an attempt's life can they come to less
     /// than nothing: each of those taken off may stand for more than each of those counted.
     const fn sum(&self) -> Self {
@@ -64,9 +91,9 @@ impl Window {
             syn: self.syn,
             unanswered: count(self.unanswered),
             answered: count(self.answered),
-            completed: self.completed,
-            reset: self.reset,
-            refused: self.refused,
+            completed: count(self.completed),
+            reset: count(self.reset),
+            refused: count(self.refused),
             resent_after_ack: self.resent_after_ack,
             ignored: self.ignored,
         }

@@ -25,6 +25,7 @@ const HTTP: ServiceId = ServiceId(2);
 #[derive(Clone, Copy, Default)]
 struct Ports {
     one_way: bool,
+    answers_only: bool,
 }
 
 impl Lookup for Ports {
@@ -42,6 +43,10 @@ impl Lookup for Ports {
 
     fn is_one_way(&self, _: ServiceId) -> bool {
         self.one_way
+    }
+
+    fn sees_answers_only(&self, _: ServiceId) -> bool {
+        self.answers_only
     }
 }
 
@@ -75,12 +80,19 @@ fn of_port(segment: Segment, port: u16) -> Segment {
 struct Scene {
     tracker: Tracker,
     /// The most attempts without an answer at the end of any bin, which is what the engine tells.
-    unanswered: u64,
+    unanswered: i64,
+    /// Attempts, and those of them that a segment has decided.
+    attempts: i64,
+    decided: i64,
     ports: Ports,
     now: Duration,
     /// The interface that is watched; 0 where there is only one.
     interface: u32,
     levels: (Level, Level),
+}
+
+const fn is_decided(standing: Standing) -> bool {
+    !matches!(standing, Standing::None | Standing::Asked | Standing::HalfOpen)
 }
 
 impl Scene {
@@ -92,6 +104,8 @@ impl Scene {
         Self {
             tracker: Tracker::new(flows, 3, HashKey([9; 16]), |_| {}),
             unanswered: 0,
+            attempts: 0,
+            decided: 0,
             ports: Ports::default(),
             now: Duration::ZERO,
             interface: 0,
@@ -119,10 +133,30 @@ impl Scene {
         let arrival = Arrival { micros, interface: self.interface, level, settled };
         let flow = self.tracker.hasher().flow(&segment);
         // As a shard does.
-        match self.tracker.carry_on(&segment, &flow, &arrival) {
-            Some(_) => Event::None,
-            None => self.tracker.handle(&segment, &flow, arrival, &mut self.ports).event,
+        if self.tracker.carry_on(&segment, &flow, &arrival).is_some() {
+            return Event::None;
         }
+        let seen = self.tracker.handle(&segment, &flow, arrival, &mut self.ports);
+        let begins = match seen.event {
+            Event::Attempt => true,
+            Event::Answered { .. } | Event::AnsweredMidway => {
+                seen.was == Standing::None
+                    && seen.is != Standing::None
+                    && (segment.flags.is_syn() || seen.event == Event::AnsweredMidway)
+            }
+            _ => false,
+        };
+        let weight = i64::from(seen.level.weight());
+        self.attempts += if begins { weight } else { 0 };
+        self.decided += weight * (i64::from(is_decided(seen.is)) - i64::from(is_decided(seen.was)));
+        seen.event
+    }
+
+    /// The law of sums: every attempt has one outcome or is open.
+    fn undecided(&self) -> i64 {
+        let flows = self.tracker.flows();
+        let open = (flows.syn_sent + flows.syn_recv).cast_signed();
+        self.tracker.unanswered() + self.tracker.timed_out() + open
     }
 
     fn half_open(&self) -> (u64, u64) {
@@ -266,7 +300,7 @@ fn simultaneous_open() {
     let mut scene = Scene::new();
     assert_eq!(scene.sees(client(SYN, 100, 0)), Event::Attempt);
     assert_eq!(scene.sees(server(SYN, 300, 0)), Event::None);
-    assert_eq!(scene.states(), [("SYN_SENT", 1)]);
+    assert_eq!(scene.states(), [("SYN_RECV", 1)]);
     scene.sees(client(SYN_ACK, 100, 301));
     assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Completed);
     assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
@@ -356,17 +390,27 @@ fn a_replaced_answer_begins_anew() {
 }
 
 #[test]
-fn half_open_found_midway_is_confirmed_by_its_next_repeat() {
+fn an_answer_to_nothing_is_no_half_open_connection() {
     let mut scene = Scene::new();
     assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnsweredMidway);
-    assert_eq!(scene.half_open(), (1, 1));
-    assert_eq!(scene.at(3.0).half_open(), (1, 1));
-    scene.at(8.0).sees(server(SYN_ACK, 300, 101));
-    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((1, 0), 0));
-    // The repeat after one that took 8 s takes 16 s.
-    assert_eq!(scene.at(23.9).half_open(), (1, 0));
-    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::CompletedMidway);
+    assert_eq!((scene.half_open(), scene.states()), ((0, 0), vec![]));
+    assert_eq!(scene.at(3.0).sees(client(ACK, 101, 301)), Event::CompletedMidway);
     assert_eq!(scene.states(), [("ESTABLISHED", 1)]);
+    assert_eq!((scene.attempts, scene.decided, scene.undecided()), (0, 0, 0));
+}
+
+#[test]
+fn where_only_answers_are_seen_a_repeat_confirms_that_the_server_keeps_the_request() {
+    let mut scene = Scene::new();
+    scene.ports.answers_only = true;
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::AnsweredMidway);
+    assert_eq!(scene.at(0.9).half_open(), (1, 1));
+    scene.at(1.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!((scene.half_open(), scene.tracker.timed_out()), ((1, 0), 0));
+    scene.at(3.0).sees(server(SYN_ACK, 300, 101));
+    assert_eq!(scene.at(6.9).half_open(), (1, 0));
+    assert_eq!(scene.sees(server(ACK, 301, 151)), Event::CompletedMidway);
+    assert_eq!((scene.attempts, scene.decided), (1, 1));
 }
 
 #[test]
@@ -469,7 +513,7 @@ fn fates_are_those_of_the_attempt_that_is_asked_for() {
     assert_eq!(fate(&scene), Fate::Unknown);
     scene.sees(client(SYN, 100, 0));
     assert_eq!(fate(&scene), Fate::Unanswered);
-    assert_eq!(scene.tracker.fate(flow, SeqNumber(99)).0, Fate::Unknown);
+    assert_eq!(scene.tracker.fate(flow, SeqNumber(99)).0, Fate::Unanswered, "it was followed");
     scene.sees(server(SYN_ACK, 300, 101));
     assert_eq!(fate(&scene), Fate::HalfOpen);
     scene.sees(client(ACK, 101, 301));
@@ -508,10 +552,36 @@ fn ports_used_again_after_time_wait() {
 fn a_forgotten_request_does_not_stand_in_the_way_of_a_new_one() {
     let mut scene = Scene::new();
     scene.opens_halfway();
-    assert_eq!(scene.at(0.5).sees(client(SYN, 5_000, 0)), Event::None, "the server keeps it");
-    assert_eq!(scene.at(2.0).sees(client(SYN, 5_000, 0)), Event::Attempt);
+    assert_eq!(scene.at(0.5).sees(client(SYN, 5_000, 0)), Event::Attempt);
+    assert_eq!((scene.half_open(), scene.tracker.unanswered()), ((1, 1), 1), "the server keeps it");
+    assert_eq!(scene.at(0.6).sees(client(SYN, 5_000, 0)), Event::SynRepeated);
+    assert_eq!(scene.at(2.0).sees(client(SYN, 6_000, 0)), Event::Attempt);
     assert_eq!(scene.states(), [("SYN_SENT", 1)]);
     assert_eq!(scene.tracker.timed_out(), 1);
+}
+
+#[test]
+fn a_request_that_was_put_off_and_is_answered_takes_the_place_of_the_first() {
+    let mut scene = Scene::new();
+    scene.opens_halfway();
+    scene.sees(client(SYN, 5_000, 0));
+    assert_eq!(scene.sees(server(SYN_ACK, 700, 5_001)), Event::Answered { late: false });
+    assert_eq!((scene.half_open(), scene.tracker.unanswered()), ((1, 1), 0));
+    assert_eq!(scene.tracker.timed_out(), 1, "the server has forgotten the first");
+    assert_eq!(scene.sees(client(ACK, 5_001, 701)), Event::Completed);
+    assert_eq!((scene.attempts, scene.decided), (2, 1));
+}
+
+#[test]
+fn a_refused_request_that_is_asked_again_is_no_new_attempt() {
+    let mut scene = Scene::new();
+    scene.sees(client(SYN, 100, 0));
+    assert_eq!(scene.sees(server(RST_ACK, 0, 101)), Event::Refused(Role::Server));
+    // Long after its fate has been forgotten, too.
+    assert_eq!(scene.at(9.0).sees(client(SYN, 100, 0)), Event::SynRepeated);
+    assert_eq!(scene.sees(server(SYN_ACK, 300, 101)), Event::Answered { late: true });
+    assert_eq!(scene.sees(client(ACK, 101, 301)), Event::Completed);
+    assert_eq!((scene.attempts, scene.decided, scene.undecided()), (1, 1, 0));
 }
 
 #[test]

@@ -41,8 +41,8 @@ fn established_rst_out_of_window() {
 fn established_syn() {
     // A challenge ACK is all that a SYN gets, whatever its number (RFC 5961, section 4).
     established()
-        .ignores(client(SYN, 100, 0))
-        .ignores(client(SYN, 9_000, 0))
+        .drops(client(SYN, 100, 0), Outcome::SynRepeated)
+        .drops(client(SYN, 9_000, 0), Outcome::SynPutOff)
         .ignores(server(SYN, 300, 0));
 }
 
@@ -197,7 +197,12 @@ fn time_wait_syn() {
 
 #[test]
 fn refused_syn_repeated() {
-    refused().ignores(client(SYN, 100, 0));
+    // The client asks until it gives up, and may be answered yet.
+    refused().then(client(SYN, 100, 0), Outcome::SynRepeated, SynSent).then(
+        server(SYN_ACK, 300, 101),
+        Outcome::Answered,
+        SynReceived,
+    );
 }
 
 #[test]
@@ -216,5 +221,5 @@ fn closed_everything_else() {
         .ignores(client(ACK, 101, 301))
         .ignores(server(ACK, 301, 101).data(9))
         .ignores(client(RST, 101, 0))
-        .ignores(client(SYN, 100, 0));
+        .drops(client(SYN, 100, 0), Outcome::SynRepeated);
 }

@@ -122,12 +122,18 @@ fn syn(state: State, sender: Role, numbers: Numbers) -> (Outcome, State) {
         (Phase::SynSent | Phase::SynReceived, Client) | (Phase::Crossed, _) if repeated => {
             (Outcome::SynRepeated, state)
         }
-        // RFC 5961, section 4: a challenge ACK.
+        // RFC 5961, section 4: a challenge ACK. The client's may be answered once that is over.
+        (Phase::SynReceived, Client) => (Outcome::SynPutOff, state),
+        (Phase::Synchronised, Client) if repeated => (Outcome::SynRepeated, state),
+        (Phase::Synchronised, Client) => (Outcome::SynPutOff, state),
         (Phase::SynSent | Phase::Crossed | Phase::SynReceived | Phase::Synchronised, _) => {
             (Outcome::Ignored, state)
         }
-        // The SYN of a request that came to nothing, late.
-        (Phase::Over, Client) if repeated => (Outcome::Ignored, state),
+        // The SYN of a request that came to nothing: where it was refused, the client may yet be
+        // answered.
+        (Phase::Over, Client) if repeated => {
+            (Outcome::SynRepeated, if state == Refused { SynSent } else { state })
+        }
         // RFC 1122, section 4.2.2.13: an old number to the end that waits. Its peer is closed.
         (Phase::TimeWait, _) if repeated && state != TimeWait(sender) => (Outcome::Ignored, state),
         // 3.6.1 and RFC 6191: a new connection on the same ports.
@@ -359,7 +365,8 @@ fn every_state_no_flags_or_syn_fin_changes_nothing() {
 #[test]
 fn every_state_what_is_over_stays_over() {
     for_every_case(|before, sent, _, _, _, after| {
-        if matches!(before.state, Closed | Refused) {
+        let again = before.state == Refused && sent.segment.flags.is_syn();
+        if matches!(before.state, Closed | Refused) && !again {
             assert_eq!(after, before, "{sent:?}");
         }
     });
@@ -408,7 +415,7 @@ const GAP: u32 = 3_000_000;
 /// Every row of what the receiver would drop, and next to it what it would not.
 #[rustfmt::skip]
 fn rows() -> Vec<Row> {
-    use Outcome::{Answered, Completed, HandshakeReset, Ignored, Progress, Superseded, SynRepeated};
+    use Outcome::{Answered, Completed, HandshakeReset, Ignored, Progress, Superseded, SynPutOff, SynRepeated};
     vec![
         // SYN_SENT
         Row::new("RFC 9293, 3.10.7.3, first step", "a SYN-ACK for another number, and the reset of it", syn_sent())
@@ -474,7 +481,9 @@ fn rows() -> Vec<Row> {
         Row::new("RFC 5961, 4.2", "a SYN-ACK of the client", busy())
             .sees(&[(Client, SYN_ACK, 1_101, 2_301, 0)]).so(Ignored, Established),
         Row::new("RFC 5961, 4.2", "a SYN", busy())
-            .sees(&[(Client, SYN, 1_101, 0, 0)]).so(Ignored, Established),
+            .sees(&[(Client, SYN, 1_101, 0, 0)]).so(SynPutOff, Established),
+        Row::new("RFC 5961, 4.2", "the SYN again", busy())
+            .sees(&[(Client, SYN, 100, 0, 0)]).so(SynRepeated, Established),
         Row::new("RFC 5961, 3.2, case 2", "a RST at the left edge", busy())
             .sees(&[(Server, RST, 2_301, 0, 0)]).so(Progress, Closed),
         Row::new("RFC 5961, 3.2, case 3", "a RST in the window", busy())

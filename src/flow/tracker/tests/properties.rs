@@ -51,25 +51,53 @@ proptest! {
     ) {
         let mut scene = Scene::with_capacity(capacity);
         scene.ports.one_way = one_way;
-        let (mut attempts, mut answered) = (0, 0);
+        let (mut attempts, mut answered) = (0_i64, 0_i64);
         for (wait, segment, interface) in steps {
             scene.interface = interface;
             let event = scene.until(scene.now + Duration::from_millis(wait)).sees(segment);
-            attempts += u64::from(event == Event::Attempt);
-            answered += u64::from(matches!(
+            attempts += i64::from(event == Event::Attempt);
+            answered += i64::from(matches!(
                 event,
                 Event::Answered { .. } | Event::AnsweredMidway
             ));
             check_books(&scene.tracker);
             prop_assert!(scene.tracker.flows().by_state().iter().map(|(_, n)| n).sum::<u64>()
                 <= scene.tracker.capacity() as u64);
-            prop_assert!(scene.tracker.timed_out() <= answered);
-            prop_assert!(scene.tracker.half_open_total() <= answered);
+            prop_assert!(scene.tracker.timed_out() <= attempts + answered);
+            prop_assert!(scene.tracker.half_open_total().cast_signed() <= attempts + answered);
             prop_assert!(scene.unanswered <= attempts);
         }
         scene.until(scene.now + Duration::from_secs(1_000));
         check_books(&scene.tracker);
         prop_assert_eq!(scene.tracker.flows(), FlowCounts::default());
         prop_assert_eq!(scene.tracker.half_open_total(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    /// The law of sums, after every segment: attempts = those that a segment decided + unanswered + timed
+    /// out + open. Nothing of it falls below zero.
+    #[test]
+    fn every_attempt_has_one_outcome(
+        steps in proptest::collection::vec(any_step(), 0..100),
+        capacity in 1_usize..20,
+        one_way: bool,
+        answers_only: bool,
+        level in 0_u8..3,
+    ) {
+        let mut scene = Scene::with_capacity(capacity);
+        scene.ports = Ports { one_way, answers_only };
+        scene.levels = (Level::new(level), Level::new(level));
+        for (wait, segment, interface) in steps {
+            scene.interface = interface;
+            let wait = Duration::from_millis(wait.min(70_000));
+            let event = scene.until(scene.now + wait).sees(segment);
+            prop_assert_eq!(scene.attempts, scene.decided + scene.undecided(), "{:?}", event);
+            prop_assert!(scene.decided >= 0);
+            prop_assert!(scene.tracker.unanswered() >= 0);
+            prop_assert!(scene.tracker.timed_out() >= 0);
+        }
     }
 }
