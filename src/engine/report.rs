@@ -187,8 +187,10 @@ impl Engine {
         let occupancy_ratio = held as f64 / f64::from(limit);
         let windows = &service.windows;
         let second = windows.sum(1, 4);
-        // Attempts that have had half a second for it.
-        let aged = windows.sum(2, Step::MATURE + 8);
+        // Attempts that had their time; where there are none yet, those that had half a second.
+        let matured = windows.sum(Step::MATURE, Step::MATURE + 8);
+        let is_empty = matured.answered + matured.unanswered == 0;
+        let aged = if is_empty { windows.sum(2, Step::MATURE) } else { matured };
         ServiceReport {
             address: service.address.into(),
             port: service.port,

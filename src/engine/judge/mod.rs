@@ -185,7 +185,7 @@ impl Engine {
         let old = wire.total - wire.unconfirmed;
         let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
         let accept_queue_full = self.is_accept_queue_full(id);
-        let silent = self.services.get(id).is_one_way() || self.stay_silent(id);
+        let silent = self.stay_silent(id);
         let weight = self.sampler.level(id).weight();
         let is_turn = self.is_turn(id, self.turns());
         let service = self.services.get_mut(id);

@@ -27,13 +27,13 @@ struct Plan {
 
 fn any_plan() -> impl Strategy<Value = Plan> {
     let end = prop_oneof![
-        Just(End::Unanswered),
-        Just(End::HalfOpen),
+        1 => Just(End::Unanswered),
+        1 => Just(End::HalfOpen),
         3 => Just(End::Completes),
-        Just(End::Refused),
-        Just(End::ResetByClient),
-        Just(End::ResetByServer),
-        Just(End::Withdrawn),
+        1 => Just(End::Refused),
+        1 => Just(End::ResetByClient),
+        1 => Just(End::ResetByServer),
+        1 => Just(End::Withdrawn),
     ];
     let delay = || prop_oneof![Just(0_u32), 1_u32..40, 90_u32..300, 600_u32..1_400];
     (0_u32..1_500, delay(), delay(), end, proptest::option::of(delay())).prop_map(

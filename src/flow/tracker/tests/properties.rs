@@ -81,7 +81,7 @@ proptest! {
     /// out + open. Nothing of it falls below zero.
     #[test]
     fn every_attempt_has_one_outcome(
-        steps in proptest::collection::vec(any_step(), 0..100),
+        steps in proptest::collection::vec(any_step(), 0..40),
         capacity in 1_usize..20,
         one_way: bool,
         answers_only: bool,
