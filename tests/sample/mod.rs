@@ -10,8 +10,8 @@ use std::net::IpAddr;
 
 use synwatch::observe::{
     CaptureReport, Class, Conntrack, Detection, Durations, Evidence, Fingerprint, FlowCounts,
-    Internals, KernelReport, Limit, Observed, PrefixShare, Process, Report, SCHEMA_VERSION,
-    ServiceReport, Severity, SeverityChange, Status, Target, Totals, Variant,
+    Handshakes, Internals, KernelReport, Limit, Observed, PrefixShare, Process, Report,
+    SCHEMA_VERSION, ServiceReport, Severity, SeverityChange, Status, Target, Totals, Variant,
 };
 use synwatch::time::Timestamp;
 use synwatch::wire::OptionLayout;
@@ -132,6 +132,13 @@ pub fn quiet() -> Report {
             flow_table_entries: 490,
             flow_table_capacity: 1 << 20,
             flows_evicted: 0,
+            handshakes: Handshakes {
+                completed: 29_400,
+                reset: 12,
+                timed_out: 580,
+                presumed: 4,
+                unanswered: 7,
+            },
             handshake_durations: durations,
             detections_total: BTreeMap::new(),
         },
