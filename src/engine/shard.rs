@@ -411,11 +411,12 @@ impl Shard {
         sums.from_servers += u64::from(!seen.from_client || flags.intersects(Flags::RST));
         if let Some(source) = source {
             sums.add(seen.level, |totals| &mut totals.syn);
-            if matches!(seen.event, Event::Attempt | Event::Answered { .. }) {
+            if seen.event != Event::SynRepeated {
                 self.sources.update_with_coupon(source);
                 sums.attempts += 1;
                 sums.weighted_attempts += u64::from(weight);
-            } else {
+            }
+            if !matches!(seen.event, Event::Attempt | Event::Answered { .. }) {
                 sums.add(seen.level, |totals| &mut totals.syn_retransmitted);
             }
         }

@@ -318,6 +318,29 @@ fn flood_of_many_sources_that_return() {
     assert_eq!(world.detection().variant, Some(Variant::Distributed));
 }
 
+/// Each SYN of another number on the same ports is an attempt of its own, and each fails.
+#[test]
+fn flood_on_the_same_ports_with_other_numbers() {
+    for (sources, rate) in [(3, 1_500_u32), (1, 6_000)] {
+        for answer_after in [0.000_05, 0.000_4] {
+            let mut world = World::new();
+            world.clients(0.0, 20.0, 20.0, 2);
+            for n in 0..rate * 10 {
+                let source = Address::v4([198, 51, 100, 1 + (n % sources) as u8]);
+                let (syn, answer) = world.attempt(source, VICTIM);
+                let start = 5.0 + f64::from(n) / f64::from(rate);
+                world.send(start, Segment { source_port: 4_000, ..syn });
+                let answer = Segment { destination_port: 4_000, ..answer };
+                world.send(start + answer_after, answer);
+            }
+            world.until(20.0).warned(5.0, 5.0);
+            let detection = world.detection();
+            assert_eq!(detection.class, Class::SynFlood);
+            assert!(detection.severity >= Severity::Warning);
+        }
+    }
+}
+
 #[test]
 fn flood_that_nobody_answers() {
     let mut world = World::new();

@@ -107,6 +107,8 @@ fn law(report: &Report) {
         + totals.handshakes_timed_out;
     let open = totals.half_open + report.flows.syn_sent;
     assert_eq!(totals.syn - totals.syn_retransmitted, outcomes + open, "{totals:#?}");
+    let capture = &report.capture;
+    assert_eq!(capture.packets, capture.tcp_segments + capture.skipped.values().sum::<u64>());
 }
 
 proptest! {
