@@ -151,7 +151,8 @@ impl Engine {
             .filter_map(|id| {
                 let service = self.services.get(id);
                 let wire = self.half_open(id).total;
-                let shown = service.counts.syn > 0 || service.is_backlog_known() || wire > 0;
+                let speaks = service.counts.syn > 0 || service.sees_answers_only();
+                let shown = speaks || service.is_backlog_known() || wire > 0;
                 let severity = self.verdict(service).map(|(_, _, severity)| severity);
                 let kernel = service.kernel_half_open.filter(|_| self.fresh_kernel());
                 let half_open = wire.max(kernel.map_or(0, u64::from));
