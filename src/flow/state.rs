@@ -132,7 +132,7 @@ pub struct Connection {
     detail: u16,
     /// What else happened.
     pub marks: Marks,
-    /// SYN-ACKs that the server sent on its own after the first; once open, the [`Doubts`].
+    /// SYN-ACKs that the server sent on its own after the first; once open, its doubts ([`Connection::carry_on`]).
     pub answers_repeated: u8,
     /// How many flows this one stands for.
     pub level: Level,
