@@ -4,41 +4,47 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 or IPv6 address in 128 bits; IPv4 is held as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2).
+// In halves that registers hold.
 #[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Address(u128);
+pub struct Address {
+    high: u64,
+    low: u64,
+}
 
-const MAPPED: u128 = 0xffff_0000_0000;
+/// The second half of an IPv4-mapped address, without its last 32 bits.
+const MAPPED: u64 = 0xffff_0000_0000;
 
 impl Address {
     /// The address from its 128 bits.
     #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
-        Self(bits)
+        #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+        let low = bits as u64;
+        Self { high: (bits >> 64) as u64, low }
     }
 
     /// An IPv4 address from its four octets.
     #[must_use]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        Self(MAPPED | u32::from_be_bytes(octets) as u128)
+        Self { high: 0, low: MAPPED | u32::from_be_bytes(octets) as u64 }
     }
 
     /// An IPv6 address from its sixteen octets.
     #[must_use]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(octets))
+        Self::from_bits(u128::from_be_bytes(octets))
     }
 
     /// All 128 bits.
     #[must_use]
     pub const fn to_bits(self) -> u128 {
-        self.0
+        (self.high as u128) << 64 | self.low as u128
     }
 
     /// Whether this is an IPv4 address (or an IPv4-mapped one).
     #[must_use]
     pub const fn is_ipv4(self) -> bool {
-        // In halves that registers hold.
-        self.0 >> 64 == 0 && self.0 as u64 >> 32 == 0xffff
+        self.high == 0 && (self.low >> 32) as u32 == (MAPPED >> 32) as u32
     }
 
     /// The 32 bits of an IPv4 address (or an IPv4-mapped one).
@@ -46,7 +52,7 @@ impl Address {
     #[must_use]
     pub const fn to_v4(self) -> Option<u32> {
         #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the address")]
-        if self.is_ipv4() { Some(self.0 as u32) } else { None }
+        if self.is_ipv4() { Some(self.low as u32) } else { None }
     }
 
     /// The address with all but its first `length` bits cleared; `length` counts within the
@@ -55,9 +61,9 @@ impl Address {
     pub const fn prefix(self, length: u8) -> Self {
         let length = if self.is_ipv4() { length as u32 + 96 } else { length as u32 };
         match length {
-            0 => Self(0),
+            0 => Self::from_bits(0),
             128.. => self,
-            _ => Self(self.0 & (u128::MAX << (128 - length))),
+            _ => Self::from_bits(self.to_bits() & (u128::MAX << (128 - length))),
         }
     }
 }
@@ -73,12 +79,9 @@ impl From<IpAddr> for Address {
 
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
-        if address.is_ipv4() {
-            #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the address")]
-            let bits = address.0 as u32;
-            Self::V4(Ipv4Addr::from_bits(bits))
-        } else {
-            Self::V6(Ipv6Addr::from_bits(address.0))
+        match address.to_v4() {
+            Some(bits) => Self::V4(Ipv4Addr::from_bits(bits)),
+            None => Self::V6(Ipv6Addr::from_bits(address.to_bits())),
         }
     }
 }

@@ -59,7 +59,8 @@ pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment,
 /// # Errors
 ///
 /// The reason why the frame gives no TCP segment; then there is none in `segment` either.
-#[inline]
+// Always: see `plain`.
+#[inline(always)]
 pub fn decode_into(
     link: LinkType,
     data: &[u8],

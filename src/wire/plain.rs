@@ -34,7 +34,7 @@ pub(super) fn decode(data: &[u8], segment: &mut Segment) -> bool {
         return false;
     }
     let flags = Flags(head[47]);
-    let (mss, options) = if flags.intersects(Flags::SYN) {
+    let (mss, options) = if flags.is_syn() {
         let end = (LEN - TCP_LEN + header_len).min(data.len());
         read_options(data.get(LEN..end).unwrap_or_default())
     } else {

@@ -206,9 +206,9 @@ pub struct Segment {
     pub payload_len: u32,
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
-    /// Maximum segment size option; only looked for in segments with SYN.
+    /// Maximum segment size option; only looked for in a SYN.
     pub mss: Option<u16>,
-    /// Kinds of options; only looked for in segments with SYN.
+    /// Kinds of options; only looked for in a SYN.
     pub options: OptionLayout,
 }
 

@@ -1,4 +1,4 @@
-//! The TCP header (RFC 9293, section 3.1) and, in segments with SYN, its options.
+//! The TCP header (RFC 9293, section 3.1) and the options of a SYN.
 
 use pnet_packet::tcp::TcpPacket;
 
@@ -27,7 +27,7 @@ pub(super) fn decode(envelope: Envelope, rest: Rest<'_>) -> Result<Segment, Skip
     let payload = rest.skip(header_len, Skip::BadTcpHeader)?;
 
     let flags = Flags(header.get_flags());
-    let (mss, options) = if flags.intersects(Flags::SYN) {
+    let (mss, options) = if flags.is_syn() {
         let captured = header_len.min(rest.data().len());
         read_options(rest.data().get(FIXED_LEN..captured).unwrap_or_default())
     } else {
@@ -104,8 +104,8 @@ mod tests {
                 window: 64_240,
                 payload_len: 5,
                 ttl: 64,
-                mss: Some(1460),
-                options: OptionLayout::default().with(0, 2),
+                mss: None,
+                options: OptionLayout::default(),
             }
         );
     }
@@ -137,9 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_with_syn_only() {
-        let segment = decode_whole(&tcp(ACK, &[2, 4, 5, 0xb4], &[])).unwrap();
-        assert_eq!((segment.mss, segment.options), (None, OptionLayout::default()));
+    fn options_are_read_of_a_syn_only() {
+        for flags in [ACK, SYN | ACK] {
+            let segment = decode_whole(&tcp(flags, &[2, 4, 5, 0xb4], &[])).unwrap();
+            assert_eq!((segment.mss, segment.options), (None, OptionLayout::default()));
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ proptest! {
         prop_assert_eq!(segment.flags.0, tcp.slice()[13]);
         prop_assert_eq!(segment.window, tcp.window_size());
         prop_assert_eq!(segment.payload_len as usize, tcp.payload().len());
-        prop_assert_eq!(segment.mss, if tcp.syn() { mss.last() } else { None });
+        prop_assert_eq!(segment.mss, if segment.flags.is_syn() { mss.last() } else { None });
     }
 }
 
