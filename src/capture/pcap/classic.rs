@@ -7,7 +7,7 @@ use std::io;
 use pcap_parser::{PcapHeader, parse_pcap_header};
 
 use super::input::Input;
-use super::{ByteOrder, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
+use super::{ByteOrder, Located, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -115,23 +115,17 @@ impl Classic {
         )
     }
 
-    /// The record at `position`, where all of it lies in the window, and its lengths agree.
+    /// The record at `position`, where all of it lies in the window, whatever its lengths say of one another.
     #[inline]
-    pub(super) fn record(&self, window: &[u8], position: usize) -> Option<Record> {
-        self.any_record(window, position)
-            .filter(|record| record.captured_len <= record.original_len as usize)
-    }
-
-    /// The same whatever its lengths say of one another.
-    #[inline]
-    fn any_record(&self, window: &[u8], position: usize) -> Option<Record> {
+    pub(super) fn record<'w>(&self, window: &'w [u8], position: usize) -> Option<Located<'w>> {
         let octets = window.get(position..)?;
         let header = self.header(octets)?;
         let length = self.record_header.checked_add(header.captured_len as usize)?;
-        if length > octets.len().min(MAX_RECORD) {
+        if length > MAX_RECORD {
             return None;
         }
-        Some(Record {
+        let data = octets.get(self.record_header..length)?;
+        let record = Record {
             at: self.stamp(&header),
             link: self.link,
             interface: 0,
@@ -139,7 +133,8 @@ impl Classic {
             captured_len: header.captured_len as usize,
             original_len: header.original_len,
             end: position + length,
-        })
+        };
+        Some((record, data))
     }
 
     /// The time of the record at `position`, as far as its header lies in the window.
@@ -165,7 +160,8 @@ impl Classic {
         }
         let (window, position) = input.window();
         Ok(self
-            .any_record(window, position)
+            .record(window, position)
+            .map(|(record, _)| record)
             .filter(|record| {
                 // Lengths that contradict one another, or times from nowhere, are a damage unless another record follows.
                 let sound = self

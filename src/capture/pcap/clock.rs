@@ -19,27 +19,39 @@ const END: u64 = 7_258_118_400_000_000_000;
 const LEFT: usize = 4;
 
 /// A file's time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clock {
     /// Nanoseconds to add to a stamp.
     offset: u64,
-    /// The latest time given.
+    /// The latest time given; never less than [`WINDOW`], which stands for none.
     latest: u64,
     /// Offsets of the clocks that were left, the last of them at the end.
     left: Vec<u64>,
     has_stepped: bool,
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        Self { offset: 0, latest: WINDOW, left: Vec::new(), has_stepped: false }
+    }
+}
+
 impl Clock {
-    /// The time of a stamp that goes on where the last one was; none where [`Self::judge`] has to say.
+    /// Makes a stamp the time that it stands for, where it goes on where the last one was; else `false`, and
+    /// [`Self::judge`] has to say.
     #[inline]
-    pub(super) fn follow(&mut self, stamp: Timestamp) -> Option<Timestamp> {
-        let time = stamp.as_nanos().saturating_add(self.offset);
-        if !self.is_near(time) {
-            return None;
+    pub(super) const fn follow(&mut self, stamp: &mut Timestamp) -> bool {
+        // Stamps that overflow are far from any time.
+        let time = stamp.as_nanos().wrapping_add(self.offset);
+        let from_window = time.wrapping_sub(self.latest).wrapping_add(WINDOW);
+        if from_window > 2 * WINDOW {
+            return false;
         }
-        self.latest = self.latest.max(time);
-        Some(Timestamp::from_nanos(time))
+        if from_window > WINDOW {
+            self.latest = time;
+        }
+        *stamp = Timestamp::from_nanos(time);
+        true
     }
 
     /// The time of any stamp; `next` is the stamp of the record behind it, where there is one.
@@ -57,7 +69,7 @@ impl Clock {
         } else if nanos.saturating_add(self.offset) < self.latest {
             self.has_stepped = true;
             self.leave_for(self.latest - nanos);
-        } else if self.latest > 0 && next.is_some_and(|next| self.contradicts(nanos, next)) {
+        } else if self.latest > WINDOW && next.is_some_and(|next| self.contradicts(nanos, next)) {
             self.has_stepped = true;
             return Timestamp::from_nanos(self.latest);
         }
@@ -73,11 +85,8 @@ impl Clock {
 
     /// What a record that goes on would be stamped; none before the first.
     pub(super) fn expected(&self) -> Option<Timestamp> {
-        (self.latest > 0).then(|| Timestamp::from_nanos(self.latest.saturating_sub(self.offset)))
-    }
-
-    const fn is_near(&self, time: u64) -> bool {
-        time.saturating_add(WINDOW) >= self.latest && time <= self.latest.saturating_add(WINDOW)
+        (self.latest > WINDOW)
+            .then(|| Timestamp::from_nanos(self.latest.saturating_sub(self.offset)))
     }
 
     const fn comes_back(&self, time: u64) -> bool {
@@ -115,8 +124,10 @@ mod tests {
         };
         let mut times = Vec::new();
         for index in 0..stamps.len() {
-            let at = stamp(index).unwrap();
-            let time = clock.follow(at).unwrap_or_else(|| clock.judge(at, stamp(index + 1)));
+            let mut time = stamp(index).unwrap();
+            if !clock.follow(&mut time) {
+                time = clock.judge(time, stamp(index + 1));
+            }
             times.push((time.as_nanos() - DAY) / SECOND);
         }
         (times, clock.has_stepped())
@@ -168,6 +179,6 @@ mod tests {
         let good = Timestamp::from_nanos(DAY);
         assert_eq!(clock.judge(good, None), good);
         assert_eq!(clock.judge(Timestamp::from_nanos(u64::MAX), None), good);
-        assert_eq!(clock.follow(good), Some(good));
+        assert!(clock.follow(&mut good.clone()));
     }
 }

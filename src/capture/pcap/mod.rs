@@ -186,8 +186,8 @@ struct Record {
 }
 
 impl Record {
-    fn frame<'a>(&self, window: &'a [u8]) -> Frame<'a> {
-        let data = &window[self.start..self.start + self.captured_len];
+    /// The frame with the octets `data`.
+    fn frame<'a>(&self, data: &'a [u8]) -> Frame<'a> {
         let interface = match (self.link, data) {
             // A cooked header of version 2 says where the packet was seen, after protocol and reserved octets.
             (LinkType::LinuxSll2, &[_, _, _, _, a, b, c, d, ..]) => {
@@ -205,6 +205,9 @@ impl Record {
         }
     }
 }
+
+/// A record and its octets.
+type Located<'a> = (Record, &'a [u8]);
 
 enum Format {
     Classic(Classic),
@@ -277,26 +280,28 @@ impl File {
         limit: usize,
         visit: &mut impl FnMut(Frame<'_>),
     ) -> usize {
+        let Some(mut record) = self.next else { return 0 };
         let (window, _) = self.input.window();
-        let (mut next, mut visited) = (self.next, 0);
-        let mut end = None;
-        while visited < limit
-            && let Some(record) = next
-            && due(record.at)
-        {
-            visit(record.frame(window));
+        let mut data = &window[record.start..record.start + record.captured_len];
+        let mut visited = 0;
+        self.next = loop {
+            if visited == limit || !due(record.at) {
+                break Some(record);
+            }
+            visit(record.frame(data));
             visited += 1;
-            next = match &mut self.format {
+            let next = match &mut self.format {
                 Format::Classic(classic) => classic.record(window, record.end),
                 Format::Ng(ng) => ng.record(window, record.end),
+            };
+            let Some((mut next, octets)) = next else { break None };
+            let sound = next.captured_len <= next.original_len as usize;
+            if !sound || !self.clock.follow(&mut next.at) {
+                break None;
             }
-            .and_then(|record| self.clock.follow(record.at).map(|at| Record { at, ..record }));
-            end = Some(next.map_or(record.end, |next| next.end));
-        }
-        self.next = next;
-        if let Some(end) = end {
-            self.input.move_to(end);
-        }
+            (record, data) = (next, octets);
+        };
+        self.input.move_to(record.end);
         visited
     }
 
@@ -328,13 +333,10 @@ impl File {
             },
         };
         let Some(mut record) = found else { return self.seek() };
-        record.at = match self.clock.follow(record.at) {
-            Some(at) => at,
-            None => {
-                let next = self.look_ahead(&mut record)?;
-                self.clock.judge(record.at, next)
-            }
-        };
+        if !self.clock.follow(&mut record.at) {
+            let next = self.look_ahead(&mut record)?;
+            record.at = self.clock.judge(record.at, next);
+        }
         self.next = Some(record);
         self.input.move_to(record.end);
         Ok(Step::Record)

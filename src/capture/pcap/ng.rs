@@ -11,7 +11,7 @@ use pcap_parser::{
 };
 
 use super::input::Input;
-use super::{ByteOrder, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
+use super::{ByteOrder, Located, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
 use crate::time::Timestamp;
 use crate::wire::LinkType;
 
@@ -68,14 +68,15 @@ impl Ng {
     /// The packet block at `position`, where all of it lies in the window, and it is of the kind that
     /// all of today's programs write.
     #[inline]
-    pub(super) fn record(&mut self, window: &[u8], position: usize) -> Option<Record> {
+    pub(super) fn record<'w>(&mut self, window: &'w [u8], position: usize) -> Option<Located<'w>> {
         let octets = window.get(position..)?;
         let [kind] = self.order.words(octets)?;
         if kind != ENHANCED_PACKET {
             return None;
         }
         let block = self.block(octets)?;
-        self.packet(kind, block, position)
+        let record = self.packet(kind, block, position)?;
+        Some((record, window.get(record.start..record.start + record.captured_len)?))
     }
 
     /// The time of the packet block at `position`, as far as its fields lie in the window.
