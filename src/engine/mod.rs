@@ -341,8 +341,9 @@ impl Engine {
             return;
         }
         let sums = self.shards.sums();
-        let whole = sums.outcomes.completed;
-        let partly = sums.outcomes.presumed + sums.completed_midway.cast_signed();
+        let outcomes = sums.outcomes();
+        let whole = outcomes.completed;
+        let partly = outcomes.presumed + sums.completed_midway.cast_signed();
         let presumed = partly - view.handshakes.1;
         let all = whole - view.handshakes.0 + presumed;
         #[expect(clippy::cast_precision_loss, reason = "a share")]

@@ -287,10 +287,11 @@ impl Engine {
     /// Counts of segments, and attempts by their outcome. Only while flows are sampled can a number come out below zero.
     fn totals(&self, sums: &Sums) -> Totals {
         let count = |number: i64| number.max(0).cast_unsigned();
+        let outcomes = sums.outcomes();
         Totals {
-            handshakes_completed: count(sums.outcomes.completed),
-            handshakes_presumed: count(sums.outcomes.presumed),
-            handshakes_reset: count(sums.outcomes.reset),
+            handshakes_completed: count(outcomes.completed),
+            handshakes_presumed: count(outcomes.presumed),
+            handshakes_reset: count(outcomes.reset),
             handshakes_timed_out: count(self.shards.timed_out()),
             syn_unanswered: count(self.shards.unanswered()),
             ..sums.totals

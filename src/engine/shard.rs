@@ -67,23 +67,12 @@ pub struct Queued {
     pub segment: Segment,
 }
 
-/// Attempts that an end, or what was seen, has decided; what time decides the tracker counts.
-#[derive(Clone, Copy, Default)]
+/// Attempts that an end, or what was seen, has decided; what time decides the tracker counts. One shard's part may be
+/// below zero while flows are sampled.
 pub struct Outcomes {
     pub completed: i64,
     pub presumed: i64,
     pub reset: i64,
-}
-
-impl Outcomes {
-    const fn of(&mut self, standing: Standing) -> Option<&mut i64> {
-        match standing {
-            Standing::Completed => Some(&mut self.completed),
-            Standing::Presumed => Some(&mut self.presumed),
-            Standing::Refused | Standing::Withdrawn | Standing::Reset(_) => Some(&mut self.reset),
-            Standing::None | Standing::Asked | Standing::HalfOpen => None,
-        }
-    }
 }
 
 /// What is counted over all services.
@@ -93,8 +82,8 @@ pub struct Sums {
     pub totals: Totals,
     /// Their variances, as far as they come from sampling.
     pub squares: Totals,
-    /// Attempts by their outcome. One shard's part may be below zero while flows are sampled.
-    pub outcomes: Outcomes,
+    /// Attempts by where they stand, less those that others counted there.
+    standings: [i64; Standing::COUNT],
     /// Connections that completed and whose SYN was not seen: no attempts.
     pub completed_midway: u64,
     /// SYNs that repeat no attempt and were looked at, and those that they stand for.
@@ -122,20 +111,33 @@ impl Sums {
     }
 
     /// Moves an attempt from one standing to another.
+    #[inline]
     fn turn(&mut self, was: Standing, is: Standing, level: Level) {
         let weight = i64::from(level.weight());
-        if let Some(outcome) = self.outcomes.of(was) {
-            *outcome -= weight;
-        }
-        if let Some(outcome) = self.outcomes.of(is) {
-            *outcome += weight;
+        self.standings[was as usize] -= weight;
+        self.standings[is as usize] += weight;
+        if weight > 1 && was != is {
             let square = (weight * (weight - 1)).cast_unsigned();
             let squares = &mut self.squares;
             match is {
                 Standing::Completed => squares.handshakes_completed += square,
                 Standing::Presumed => squares.handshakes_presumed += square,
-                _ => squares.handshakes_reset += square,
+                _ if is.is_decided() => squares.handshakes_reset += square,
+                _ => {}
             }
+        }
+    }
+
+    /// Attempts by their outcome.
+    pub fn outcomes(&self) -> Outcomes {
+        let count = |standing: Standing| self.standings[standing as usize];
+        Outcomes {
+            completed: count(Standing::Completed),
+            presumed: count(Standing::Presumed),
+            reset: count(Standing::Refused)
+                + count(Standing::Withdrawn)
+                + count(Standing::ResetByClient)
+                + count(Standing::ResetByServer),
         }
     }
 
@@ -143,9 +145,7 @@ impl Sums {
     pub fn merge(&mut self, other: &Self) {
         self.totals.add(&other.totals);
         self.squares.add(&other.squares);
-        self.outcomes.completed += other.outcomes.completed;
-        self.outcomes.presumed += other.outcomes.presumed;
-        self.outcomes.reset += other.outcomes.reset;
+        self.standings.iter_mut().zip(other.standings).for_each(|(sum, more)| *sum += more);
         self.completed_midway += other.completed_midway;
         self.attempts += other.attempts;
         self.weighted_attempts += other.weighted_attempts;
@@ -182,7 +182,8 @@ pub struct Shard {
     now: Timestamp,
     next_bin: Timestamp,
     step: Step,
-    step_began: Timestamp,
+    /// When the present step began, in microseconds since the start.
+    step_began: u64,
     /// Where its time stands still until the engine's has come: the end of the step after the engine's.
     pub(super) limit: Timestamp,
 }
@@ -219,7 +220,7 @@ impl Shard {
             now: Timestamp::EPOCH,
             next_bin: Timestamp::EPOCH,
             step: Step(0),
-            step_began: Timestamp::EPOCH,
+            step_began: 0,
             limit: Timestamp::EPOCH,
         }
     }
@@ -234,7 +235,7 @@ impl Shard {
     pub(super) fn jump(&mut self, now: Timestamp) {
         self.now = now;
         self.next_bin = now + BIN;
-        self.step_began = now;
+        self.step_began = self.micros(now);
     }
 
     /// The time that it has come to.
@@ -267,7 +268,7 @@ impl Shard {
             self.thin_out();
             if self.tracker.bin().0.is_multiple_of(BINS) {
                 self.step = Step(self.step.0 + 1);
-                self.step_began = self.next_bin;
+                self.step_began = self.micros(self.next_bin);
                 self.hosts.begin(self.step);
             }
             self.next_bin = self.next_bin + BIN;
@@ -347,16 +348,22 @@ impl Shard {
         self.sums.skipped[skip as usize] += 1;
     }
 
+    /// Whole microseconds since the start.
+    #[inline]
+    const fn micros(&self, at: Timestamp) -> u64 {
+        at.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000
+    }
+
     /// The step that lies so far back. Ages are whole microseconds since the start, so the step is told by those too.
     #[inline]
     fn step_of(&self, age: Micros) -> Step {
-        let micros = |at: Timestamp| at.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
-        let into_step = micros(self.now).saturating_sub(micros(self.step_began));
+        let into_step = self.micros(self.now).saturating_sub(self.step_began);
         let before_step = u64::from(age.0).saturating_sub(into_step);
         let steps = before_step.div_ceil(STEP_NANOS / 1_000);
         Step(self.step.0.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX)))
     }
 
+    #[inline]
     fn handle(&mut self, queued: &Queued) {
         let Queued { at, interface, level, settled, flow, segment } = queued;
         if *at < self.next_bin {
@@ -364,15 +371,20 @@ impl Shard {
         } else {
             self.advance(*at);
         }
-        let mut arrival =
+        let arrival =
             Arrival { micros: 0, interface: *interface, level: *level, settled: *settled };
-        if let Some((service, sender)) = self.tracker.carry_on(segment, flow, &arrival) {
-            return self.carry_on(service, sender == Role::Server);
+        match self.tracker.carry_on(segment, flow, &arrival) {
+            Some((service, sender)) => self.carry_on(service, sender == Role::Server),
+            None => self.handle_other(segment, flow, arrival),
         }
-        let micros = self.now.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000;
+    }
+
+    /// Takes in what does not only carry on an open connection. Apart, so that what does has the registers.
+    #[inline(never)]
+    fn handle_other(&mut self, segment: &Segment, flow: &FlowKey, arrival: Arrival) {
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
-        let low = micros as u32;
-        arrival.micros = low;
+        let micros = self.micros(self.now) as u32;
+        let arrival = Arrival { micros, ..arrival };
         let seen = self.tracker.handle(segment, flow, arrival, &mut self.tallies);
         match seen.event {
             Event::Copy => return self.skip(Skip::Duplicate),
@@ -403,6 +415,7 @@ impl Shard {
     }
 
     /// The totals, over all services. A SYN has a source.
+    #[inline]
     fn count(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
         let flags = segment.flags;
         let weight = seen.level.weight();
@@ -429,9 +442,7 @@ impl Shard {
         if flags.intersects(Flags::RST) {
             sums.add(seen.level, |totals| &mut totals.rst);
         }
-        if seen.was != seen.is {
-            sums.turn(seen.was, seen.is, seen.level);
-        }
+        sums.turn(seen.was, seen.is, seen.level);
         match seen.event {
             Event::Completed => {
                 sums.durations.observe(Duration::from(seen.age).as_secs_f64(), weight);
@@ -445,6 +456,7 @@ impl Shard {
     }
 
     /// The windows of the service.
+    #[inline]
     fn note(&mut self, segment: &Segment, seen: &Seen, source: Option<Coupon>) {
         let now = self.now;
         let step = self.step;
@@ -480,9 +492,11 @@ impl Shard {
         if seen.was != seen.is || seen.redated {
             if let Some(window) = tally.window(began, step) {
                 window.leave(seen.was, weight);
+                if !seen.redated {
+                    window.enter(seen.is, weight);
+                }
             }
-            let since = if seen.redated { step } else { began };
-            if let Some(window) = tally.window(since, step) {
+            if let (true, Some(window)) = (seen.redated, tally.window(step, step)) {
                 window.enter(seen.is, weight);
             }
         }

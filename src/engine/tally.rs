@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::engine::directory::{Shared, Tenant};
 use crate::engine::settings::{Mute, ServiceSettings};
 use crate::flow::{Endpoint, Lookup, ServiceId};
-use crate::stats::{Attempt, Draw, Lot, Step, Window, Windows, sketch};
+use crate::stats::{Attempt, Changes, Draw, Lot, Step, Windows, sketch};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -59,7 +59,7 @@ pub struct Tally {
     /// Last time that an attempt or an answer was seen.
     pub last_seen: Timestamp,
     /// By step.
-    windows: [Window; Windows::KEPT],
+    windows: [Changes; Windows::KEPT],
     /// Who has the place that this is of.
     tenant: Tenant,
     /// Sources whose attempts do not count.
@@ -82,7 +82,7 @@ impl Tally {
             last_seen: Timestamp::EPOCH,
             tenant,
             muted,
-            windows: [Window::default(); Windows::KEPT],
+            windows: [Changes::default(); Windows::KEPT],
             filled: 0,
             draws: Default::default(),
             sources: sketch(SOURCES_LG_K),
@@ -101,7 +101,7 @@ impl Tally {
 
     /// The window of `step`, which is not after `now`, where it is still kept.
     #[inline]
-    pub fn window(&mut self, step: Step, now: Step) -> Option<&mut Window> {
+    pub fn window(&mut self, step: Step, now: Step) -> Option<&mut Changes> {
         (now.0 - step.0 < Windows::KEPT as u32 - 1).then(|| {
             let place = step.0 as usize % Windows::KEPT;
             self.filled |= 1 << place;
@@ -133,7 +133,7 @@ impl Tally {
             let place = filled.trailing_zeros() as usize;
             filled &= filled - 1;
             match windows.in_place(place) {
-                Some(window) => window.add(&std::mem::take(&mut self.windows[place])),
+                Some(window) => window.add(&std::mem::take(&mut self.windows[place]).window()),
                 // It belongs to the step that begins.
                 None => self.filled |= 1 << place,
             }

@@ -81,20 +81,21 @@ impl Count {
 }
 
 /// Deadlines of one service's half-open connections.
+#[derive(Default)]
 struct Ledger {
     /// Answer repeated at least once: the next repeat may be 32 s away.
-    confirmed: Calendar<1024>,
+    confirmed: Calendar<1024, 0>,
     /// Answered once: the repeat is due after 1 s.
-    unconfirmed: Calendar<64>,
+    unconfirmed: Calendar<64, 0>,
 }
 
-/// Counts of states are kept to the second: 16 bins.
-const STATE_SHIFT: u32 = 4;
+/// Deadlines of all flows in one state, kept to the second: 16 bins.
+type States = Calendar<1024, 4>;
 
 /// All counts.
 pub(super) struct Books {
     ledgers: Vec<Ledger>,
-    states: [Calendar<1024>; 8],
+    states: [States; 8],
     /// The bin that time stands in; all before it are closed.
     bin: Bin,
     /// When an open connection ends that has a segment now.
@@ -109,10 +110,8 @@ pub(super) struct Books {
 impl Books {
     pub(super) fn new(services: u16) -> Self {
         Self {
-            ledgers: (0..services)
-                .map(|_| Ledger { confirmed: Calendar::new(0), unconfirmed: Calendar::new(0) })
-                .collect(),
-            states: std::array::from_fn(|_| Calendar::new(STATE_SHIFT)),
+            ledgers: (0..services).map(|_| Ledger::default()).collect(),
+            states: Default::default(),
             bin: Bin(0),
             idle: Bin(0),
             half_open: 0,
@@ -219,10 +218,10 @@ impl Books {
         to: (Count, u32),
         lifetime: Bins,
     ) -> Bin {
-        if let (Count::State(name), true) = (count, to == (count, weight)) {
+        if matches!(count, Count::State(_)) && to == (count, weight) {
             let due = self.bin.after(lifetime);
             // Most segments of an open connection leave it where it is.
-            if self.states[name as usize].round(due, self.bin) == deadline {
+            if States::round(due, self.bin) == deadline {
                 return deadline;
             }
         }

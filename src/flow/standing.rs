@@ -24,26 +24,35 @@ pub enum Standing {
     Refused,
     /// The client ended it by a RST before it had an answer.
     Withdrawn,
-    /// A RST of this end stopped it after the answer.
-    Reset(Role),
+    /// A RST of the client stopped it after the answer.
+    ResetByClient,
+    /// A RST of the server did.
+    ResetByServer,
 }
 
 impl Standing {
+    /// How many there are.
+    pub const COUNT: usize = Self::ResetByServer as usize + 1;
+
     /// How the attempt of a connection stands. Of a closed one that only the RST tells: it stands as
     /// it did before, or as the RST has it.
     pub(super) const fn of(connection: &Connection) -> Self {
-        if !connection.marks.has(Marks::ATTEMPT) {
-            return Self::None;
-        }
         match connection.state {
             State::SynSent => Self::Asked,
+            State::Refused => Self::Refused,
+            _ if !connection.marks.has(Marks::ATTEMPT) => Self::None,
             State::SynReceived | State::SimultaneousOpen | State::SimultaneousOpenAcked(_) => {
                 Self::HalfOpen
             }
-            State::Refused => Self::Refused,
             _ if connection.marks.has(Marks::COMPLETED) => Self::Completed,
             _ => Self::Presumed,
         }
+    }
+
+    /// Whether a segment has decided the attempt: only a late word can move it now.
+    #[must_use]
+    pub const fn is_decided(self) -> bool {
+        !matches!(self, Self::None | Self::Asked | Self::HalfOpen)
     }
 
     /// How it stands after a RST of `by` that ended it.
@@ -51,7 +60,8 @@ impl Standing {
         match (self, by) {
             (Self::Asked, Role::Client) => Self::Withdrawn,
             (Self::Asked, Role::Server) => Self::Refused,
-            (Self::HalfOpen, by) => Self::Reset(by),
+            (Self::HalfOpen, Role::Client) => Self::ResetByClient,
+            (Self::HalfOpen, Role::Server) => Self::ResetByServer,
             (standing, _) => standing,
         }
     }

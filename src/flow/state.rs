@@ -331,30 +331,42 @@ impl Connection {
         )
     }
 
+    /// Whether [`Self::carry_on`] may take in a segment, as far as the segment itself tells.
+    #[inline]
+    #[must_use]
+    pub const fn may_carry_on(segment: &Segment) -> bool {
+        const OF_INTEREST: u8 = Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0 | Flags::ACK.0;
+        segment.flags.0 & OF_INTEREST == Flags::ACK.0
+    }
+
     /// Takes in a segment that moves nothing but the numbers of an open connection: by far the most of them. Any
     /// other is left to [`Self::receive`], and changes nothing here: `false`.
     #[inline]
     pub fn carry_on(&mut self, sender: Role, segment: &Segment) -> bool {
-        const OF_INTEREST: u8 = Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0 | Flags::ACK.0;
+        let (next, peers_next) = (self.next(sender), self.next(sender.peer()));
         let carries_on = self.state == State::Established
-            && segment.flags.0 & OF_INTEREST == Flags::ACK.0
+            && Self::may_carry_on(segment)
             && self.marks.intersects(Marks::SETTLED)
             && self.answers_repeated == 0
-            && segment.seq.is_within(self.next(sender) - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + NEAR);
-        if !carries_on {
-            return false;
+            && segment.seq.is_within(next - HANDSHAKE_WINDOW, HANDSHAKE_WINDOW + NEAR)
+            && (peers_next.offset_from(segment.ack) <= FAR || self.follows_unseen(sender, segment));
+        if carries_on {
+            self.advance(sender, segment.end());
+            self.detail = segment.ack.0 as u16;
         }
+        carries_on
+    }
+
+    /// Whether an acknowledgement of what the peer was not seen to send is believed; then it was sent.
+    #[cold]
+    fn follows_unseen(&mut self, sender: Role, segment: &Segment) -> bool {
         let peer = sender.peer();
-        if self.next(peer).offset_from(segment.ack) > FAR {
-            let ahead = segment.ack.offset_from(self.next(peer));
-            if self.marks.intersects(Marks::COMPLETED) || ahead > FAR {
-                return false;
-            }
+        let believed = !self.marks.intersects(Marks::COMPLETED)
+            && segment.ack.offset_from(self.next(peer)) <= FAR;
+        if believed {
             self.advance(peer, segment.ack);
         }
-        self.advance(sender, segment.end());
-        self.detail = segment.ack.0 as u16;
-        true
+        believed
     }
 
     /// Takes in a segment that `sender` sent. `one_way` says that answers of this server are never
@@ -767,14 +779,20 @@ impl Connection {
         let peer = sender.peer();
         let (next, end) = (self.next(sender), segment.end());
         let fin = segment.flags.intersects(Flags::FIN);
-        let fin_in_place = if self.has_closed(sender) { end == next } else { end.is_after(next) };
         let ahead = segment.ack.offset_from(self.next(peer));
         let behind = self.next(peer).offset_from(segment.ack);
+        // By far the most come here: in order, and of a sender of whom nothing is doubted.
+        let waits = matches!(self.state, State::TimeWait(_));
+        let in_order = segment.seq == next && behind <= FAR && self.answers_repeated == 0;
+        if in_order && !waits && !(fin && self.has_closed(sender)) {
+            return true;
+        }
+        let fin_in_place = if self.has_closed(sender) { end == next } else { end.is_after(next) };
         if !self.in_window(sender, segment.seq) || fin && !fin_in_place || ahead.min(behind) > FAR {
             return false;
         }
         let beyond = segment.ack.is_after(self.next(peer));
-        if matches!(self.state, State::TimeWait(_)) {
+        if waits {
             // Only a FIN that comes again counts: TIME_WAIT starts anew (section 3.10.7.4, eighth
             // step).
             return fin && !beyond;
@@ -932,13 +950,12 @@ impl Connection {
     }
 
     #[inline]
-    fn advance(&mut self, role: Role, to: SeqNumber) {
-        let next = match role {
-            Role::Client => &mut self.client_next,
-            Role::Server => &mut self.server_next,
-        };
-        if to.offset_from(*next) <= FAR {
-            *next = to;
+    const fn advance(&mut self, role: Role, to: SeqNumber) {
+        if to.offset_from(self.next(role)) <= FAR {
+            match role {
+                Role::Client => self.client_next = to,
+                Role::Server => self.server_next = to,
+            }
         }
     }
 

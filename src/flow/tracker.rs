@@ -283,18 +283,19 @@ impl Tracker {
         flow: &FlowKey,
         arrival: &Arrival,
     ) -> Option<(ServiceId, Role)> {
+        if !Connection::may_carry_on(segment) {
+            return None;
+        }
         let entry = self.table.find(flow.hash)?;
         let live = entry.deadline >= self.books.bin();
         let sender = entry.sender(flow);
-        let here = home_of(arrival.interface);
-        let home = &mut entry.homes[usize::from(flow.sender_first)];
         let level = entry.connection.level;
         let carries_on = live
-            && !is_foreign(here, *home)
-            && level == level_now(level, arrival)
+            && home_of(arrival.interface) == entry.homes[usize::from(flow.sender_first)]
+            && arrival.level <= level
+            && level <= arrival.settled
             && entry.connection.carry_on(sender, segment);
         carries_on.then(|| {
-            *home = here;
             entry.deadline = self.books.keep_open(entry.deadline, level.weight());
             (entry.service, sender)
         })
@@ -433,6 +434,13 @@ impl Tracker {
                 let was = Standing::of(was);
                 (was, was.after_reset(by))
             }
+            Outcome::Ignored | Outcome::AnswerRepeated | Outcome::Superseded => {
+                (Standing::None, Standing::None)
+            }
+            Outcome::Progress if was.state != State::SynSent => (Standing::None, Standing::None),
+            Outcome::Answered if was.state == State::SynSent => {
+                (Standing::Asked, Standing::HalfOpen)
+            }
             _ => (Standing::of(was), Standing::of(&entry.connection)),
         };
         Seen {
@@ -510,7 +518,8 @@ impl Tracker {
         let tag = flow.hash.rank();
         let began = arrival.micros;
         *place = Some(Entry { tag, began, deadline, connection, service, homes });
-        let is = Standing::of(&connection);
+        let asked = event == Event::Attempt;
+        let is = if asked { Standing::Asked } else { Standing::of(&connection) };
         Seen { is, level, ..Seen::nothing(event, flow.hash, service, from_client) }
     }
 
@@ -647,7 +656,7 @@ fn level_now(level: Level, arrival: &Arrival) -> Level {
 
 /// Whether a segment came from another interface than those of its flow and direction before.
 const fn is_foreign(here: u8, home: u8) -> bool {
-    here != 0 && home != 0 && home != here
+    home != here && home != 0 && here != 0
 }
 
 /// An interface's mark in an entry; 0 is none.

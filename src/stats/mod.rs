@@ -21,4 +21,4 @@ pub use looks::{Completions, Look, Sighting};
 pub use memory::Recent;
 pub(crate) use sketch::{Keyed, distinct, rounded, scaled_up, sketch};
 pub(crate) use window::BINS;
-pub use window::{STEP, Step, Window, Windows};
+pub use window::{Changes, STEP, Step, Window, Windows};

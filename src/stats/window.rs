@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::{BIN, Role, Standing};
+use crate::flow::{BIN, Standing};
 
 /// The detector's step, D: 250 ms, four bins of the flow calendars.
 pub const STEP: Duration = Duration::from_millis(250);
@@ -54,33 +54,6 @@ impl Window {
         self.answered.saturating_sub(self.completed)
     }
 
-    /// Counts `weight` attempts more that stand so.
-    pub const fn enter(&mut self, standing: Standing, weight: u32) {
-        self.count(standing, weight.cast_signed());
-    }
-
-    /// Takes `weight` attempts off that stood so.
-    pub const fn leave(&mut self, standing: Standing, weight: u32) {
-        self.count(standing, -weight.cast_signed());
-    }
-
-    #[inline]
-    const fn count(&mut self, standing: Standing, weight: i32) {
-        let (unanswered, answered, completed, reset, refused) = match standing {
-            Standing::None => (0, 0, 0, 0, 0),
-            Standing::Asked | Standing::Withdrawn => (weight, 0, 0, 0, 0),
-            Standing::HalfOpen => (0, weight, 0, 0, 0),
-            Standing::Completed | Standing::Presumed => (0, weight, weight, 0, 0),
-            Standing::Reset(Role::Client) => (0, weight, 0, weight, 0),
-            Standing::Refused | Standing::Reset(Role::Server) => (0, 0, 0, 0, weight),
-        };
-        self.unanswered = self.unanswered.wrapping_add_signed(unanswered);
-        self.answered = self.answered.wrapping_add_signed(answered);
-        self.completed = self.completed.wrapping_add_signed(completed);
-        self.reset = self.reset.wrapping_add_signed(reset);
-        self.refused = self.refused.wrapping_add_signed(refused);
-    }
-
     /// What the differences come to. Only where the level of sampling changes in an attempt's life can they come to less
     /// than nothing: each of those taken off may stand for more than each of those counted.
     const fn sum(&self) -> Self {
@@ -110,6 +83,58 @@ impl Window {
         self.refused = self.refused.wrapping_add(other.refused);
         self.resent_after_ack = self.resent_after_ack.wrapping_add(other.resent_after_ack);
         self.ignored = self.ignored.wrapping_add(other.ignored);
+    }
+}
+
+/// What was counted of the attempts that began in one step, as differences: what is taken off an attempt that was counted
+/// elsewhere is below zero here, modulo 2^32.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    /// SYNs that arrived, repeats included.
+    pub syn: u32,
+    /// As [`Window::resent_after_ack`].
+    pub resent_after_ack: u32,
+    /// As [`Window::ignored`].
+    pub ignored: u32,
+    /// Attempts by where they stand.
+    standings: [u32; Standing::COUNT],
+}
+
+impl Changes {
+    /// Counts `weight` attempts more that stand so.
+    #[inline]
+    pub const fn enter(&mut self, standing: Standing, weight: u32) {
+        let count = &mut self.standings[standing as usize];
+        *count = count.wrapping_add(weight);
+    }
+
+    /// Takes `weight` attempts off that stood so.
+    #[inline]
+    pub const fn leave(&mut self, standing: Standing, weight: u32) {
+        let count = &mut self.standings[standing as usize];
+        *count = count.wrapping_sub(weight);
+    }
+
+    /// The same as differences of a window.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        let count = |standings: &[Standing]| {
+            let counts = standings.iter().map(|standing| self.standings[*standing as usize]);
+            counts.fold(0, u32::wrapping_add)
+        };
+        let completed = count(&[Standing::Completed, Standing::Presumed]);
+        let reset = count(&[Standing::ResetByClient]);
+        let half_open = count(&[Standing::HalfOpen]);
+        Window {
+            syn: self.syn,
+            unanswered: count(&[Standing::Asked, Standing::Withdrawn]),
+            answered: half_open.wrapping_add(completed).wrapping_add(reset),
+            completed,
+            reset,
+            refused: count(&[Standing::Refused, Standing::ResetByServer]),
+            resent_after_ack: self.resent_after_ack,
+            ignored: self.ignored,
+        }
     }
 }
 

@@ -91,10 +91,6 @@ struct Scene {
     levels: (Level, Level),
 }
 
-const fn is_decided(standing: Standing) -> bool {
-    !matches!(standing, Standing::None | Standing::Asked | Standing::HalfOpen)
-}
-
 impl Scene {
     fn new() -> Self {
         Self::with_capacity(1_024)
@@ -148,7 +144,8 @@ impl Scene {
         };
         let weight = i64::from(seen.level.weight());
         self.attempts += if begins { weight } else { 0 };
-        self.decided += weight * (i64::from(is_decided(seen.is)) - i64::from(is_decided(seen.was)));
+        self.decided +=
+            weight * (i64::from(seen.is.is_decided()) - i64::from(seen.was.is_decided()));
         seen.event
     }
 
