@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 
 use crate::engine::settings::Settings;
-use crate::flow::{End, Hasher, ServiceId};
+use crate::flow::{End, Hasher, Patience, ServiceId};
 use crate::observe::Listener;
 use crate::stats::Keyed;
 use crate::wire::Address;
@@ -31,6 +31,8 @@ pub struct Tenant {
     pub one_way: bool,
     /// Whether nothing but its answers is seen.
     pub answers_only: bool,
+    /// How long it waits before it repeats an answer.
+    pub patience: Patience,
     /// Whether it may give its place to another.
     pub may_go: bool,
 }
@@ -41,7 +43,8 @@ impl Tenant {
 
     const fn new(address: Address, port: u16, generation: u32) -> Self {
         let (one_way, answers_only, may_go) = (true, false, false);
-        Self { address, port, generation, one_way, answers_only, may_go }
+        let patience = Patience::LINUX;
+        Self { address, port, generation, one_way, answers_only, patience, may_go }
     }
 }
 

@@ -471,13 +471,13 @@ impl Engine {
 
     /// Has all shards know what is known of a service by now.
     fn inform(&mut self, id: ServiceId) {
-        let service = self.services.get(id);
+        let service = self.services.get_mut(id);
         let answers_only = id != ServiceId::OTHER && service.sees_answers_only();
-        let one_way = service.is_one_way();
+        let known = (service.is_one_way(), answers_only, service.patience(self.step_began));
         let mut directory = self.services.directory();
         let tenant = directory.tenant_mut(id);
-        if (tenant.one_way, tenant.answers_only) != (one_way, answers_only) {
-            (tenant.one_way, tenant.answers_only) = (one_way, answers_only);
+        if (tenant.one_way, tenant.answers_only, tenant.patience) != known {
+            (tenant.one_way, tenant.answers_only, tenant.patience) = known;
             for shard in self.shards.iter_mut() {
                 shard.tallies.update(id, *tenant);
             }

@@ -8,7 +8,7 @@ use crate::detect::{Detector, SavedBaseline};
 use crate::engine::directory::{Directory, Shared, Tenant};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
-use crate::flow::{Hasher, ServiceId};
+use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::observe::Listener;
 use crate::stats::{Drawn, Failures, Keyed, Step, Windows};
 use crate::time::Timestamp;
@@ -41,6 +41,8 @@ pub struct Service {
     pub counts: Counts,
     /// The listening socket as of the last look at the kernel.
     pub listener: Option<Listener>,
+    /// Learns how long it waits before it repeats an answer.
+    pub learner: Learner,
     /// Requests in SYN_RECV as of the last look at the kernel.
     pub kernel_half_open: Option<u32>,
     /// Change detection.
@@ -65,6 +67,7 @@ impl Service {
             entropy_ratio: 0.0,
             counts: Counts::default(),
             listener: None,
+            learner: Learner::default(),
             kernel_half_open: None,
             detector: Detector::default(),
             settings: None,
@@ -76,6 +79,7 @@ impl Service {
     pub fn collect(&mut self, tally: &mut Tally) {
         self.counts.add(&std::mem::take(&mut tally.counts));
         self.last_seen = self.last_seen.max(tally.last_seen);
+        self.learner.take_in(&std::mem::take(&mut tally.first_repeats));
         tally.collect(&mut self.windows);
     }
 
@@ -92,6 +96,13 @@ impl Service {
     pub const fn sees_answers_only(&self) -> bool {
         const ENOUGH: u64 = 8;
         self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
+    }
+
+    /// How long it waits before it repeats an answer, as all show that came since `since` and before: a listener of
+    /// this host as Linux does.
+    pub fn patience(&mut self, since: Timestamp) -> Patience {
+        let learned = self.learner.learn(since);
+        if self.listener.is_some() { Patience::LINUX } else { learned }
     }
 
     /// Whether the limit of its queue is known, and not assumed.

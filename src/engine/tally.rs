@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::engine::directory::{Shared, Tenant};
 use crate::engine::settings::{Mute, ServiceSettings};
-use crate::flow::{Endpoint, Lookup, ServiceId};
+use crate::flow::{Bins, Endpoint, FirstRepeats, Lookup, Patience, ServiceId};
 use crate::stats::{Attempt, Changes, Draw, Lot, Step, Windows, sketch};
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -64,6 +64,8 @@ pub struct Tally {
     tenant: Tenant,
     /// Sources whose attempts do not count.
     muted: Vec<IpNet>,
+    /// First repeats of answers since it was collected.
+    pub first_repeats: FirstRepeats,
     /// Samples of the present step and of the one before or after it.
     draws: [Draw; 2],
     /// Distinct sources since the start.
@@ -84,6 +86,7 @@ impl Tally {
             muted,
             windows: [Changes::default(); Windows::KEPT],
             filled: 0,
+            first_repeats: FirstRepeats::default(),
             draws: Default::default(),
             sources: sketch(SOURCES_LG_K),
             touched: false,
@@ -282,6 +285,15 @@ impl Lookup for Tallies {
     #[inline]
     fn is_one_way(&self, service: ServiceId) -> bool {
         self.get(service).is_some_and(|tally| tally.tenant.one_way)
+    }
+
+    #[inline]
+    fn patience(&self, service: ServiceId) -> Patience {
+        self.get(service).map_or(Patience::LINUX, |tally| tally.tenant.patience)
+    }
+
+    fn first_repeat(&mut self, service: ServiceId, after: Bins) {
+        self.of(service).first_repeats.note(after);
     }
 }
 

@@ -83,9 +83,9 @@ impl Count {
 /// Deadlines of one service's half-open connections.
 #[derive(Default)]
 struct Ledger {
-    /// Answer repeated at least once: the next repeat may be 32 s away.
+    /// Answer repeated at least once: the next repeat may be 32 s away, or more.
     confirmed: Calendar<1024, 0>,
-    /// Answered once: the repeat is due after 1 s.
+    /// Answered once: the repeat is due after 1 s, or what was learned, up to 3.5 s.
     unconfirmed: Calendar<64, 0>,
 }
 

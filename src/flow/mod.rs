@@ -2,11 +2,13 @@
 //!
 //! [`Tracker`] is the way in. A flow is found by a keyed hash that is the same for both directions
 //! (`key`), lives in a set-associative `table` of fixed size, moves through the states of RFC 9293
-//! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when.
+//! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when, `patience` says when a
+//! half-open connection is.
 
 mod books;
 mod calendar;
 mod key;
+mod patience;
 mod rank;
 mod standing;
 mod state;
@@ -14,8 +16,9 @@ mod table;
 mod tracker;
 
 pub use books::HalfOpen;
-pub use calendar::{BIN, Bin};
+pub use calendar::{BIN, Bin, Bins};
 pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
+pub use patience::{FirstRepeats, Learner, Patience};
 pub use rank::{End, Level, Rank, Ranks, Sampling};
 pub use standing::Standing;
 #[cfg(test)]

@@ -24,6 +24,7 @@
 //!
 //! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
+use crate::flow::patience::Patience;
 use crate::flow::rank::Level;
 use crate::wire::{Flags, Segment, SeqNumber};
 
@@ -138,7 +139,7 @@ pub struct Connection {
     pub level: Level,
 }
 
-/// Things that happened to a connection, as bits.
+/// Things that happened to a connection, as bits; and in those above them the [`Patience`] that it is counted by.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Marks(u16);
 
@@ -165,6 +166,9 @@ impl Marks {
     /// It is counted as an attempt: its SYN was seen, or nothing but answers of its service is.
     pub const ATTEMPT: Self = Self(512);
 
+    /// The first bit of the patience.
+    const PATIENCE: u32 = u16::BITS - Patience::BITS;
+
     /// The word on the handshake is final, or it was not seen at all.
     const SETTLED: Self = Self(Self::PRESUMED.0 | Self::COMPLETED.0 | Self::MIDWAY.0);
 
@@ -184,6 +188,17 @@ impl Marks {
         } else {
             self.0 &= !other.0;
         }
+    }
+
+    /// The patience of the server that the connection is counted by while it is half-open.
+    pub(super) const fn patience(self) -> Patience {
+        Patience::from_bits((self.0 >> Self::PATIENCE) as u8)
+    }
+
+    /// Has it counted by another.
+    pub(super) const fn set_patience(&mut self, patience: Patience) {
+        let marks = self.0 & ((1 << Self::PATIENCE) - 1);
+        self.0 = marks | (patience.bits() as u16) << Self::PATIENCE;
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::flow::books::{Books, Count, HalfOpen};
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
+use crate::flow::patience::Patience;
 use crate::flow::rank::Level;
 use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
@@ -111,10 +112,6 @@ impl From<Micros> for Duration {
     }
 }
 
-/// Half of the time that a server waits before it repeats its SYN-ACK the first time (`TCP_TIMEOUT_INIT`,
-/// RFC 6298).
-const HALF_OF_FIRST_REPEAT: Bins = Bins::lasting(Duration::from_millis(500));
-
 /// A request that is not answered lives until its first repeat is overdue.
 const UNANSWERED: Bins = Bins::lasting(Duration::from_secs(3));
 /// The longest that a client waits for an answer: Linux gives up 127 s after the first SYN
@@ -130,8 +127,8 @@ const TIME_WAIT: Bins = Bins::lasting(Duration::from_secs(60));
 /// How long the fate of a reset connection is remembered: until the detector has asked for it.
 const CLOSED: Bins = Bins::lasting(Duration::from_secs(4));
 /// A half-open connection that was found underway: its next repeat may be far off, and it may as well
-/// have been answered by a cookie, so it is not counted for long until that repeat comes.
-const MIDWAY: Bins = Bins::lasting(Duration::from_millis(3_500));
+/// have been answered by a cookie, so it is counted for 3.5 s, and no longer, until that repeat comes.
+const MIDWAY: Patience = Patience::of(Bins::lasting(Duration::from_millis(3_125)));
 /// A SYN repeated sooner than this after the first is the work of a tool or of a second capture
 /// point, not of a TCP stack (RFC 6298: 1 s, less what timers may be early).
 const SYN_RTO_MIN: Micros = Micros::of(Duration::from_millis(900));
@@ -310,7 +307,7 @@ impl Tracker {
         lookup: &mut impl Lookup,
     ) -> Seen {
         let Some(entry) = self.table.find(flow.hash) else {
-            return self.begin(segment, flow, arrival, false, lookup);
+            return self.begin(segment, flow, arrival, None, lookup);
         };
         let bin = self.books.bin();
         let expired = entry.deadline < bin;
@@ -326,7 +323,7 @@ impl Tracker {
             && !before.connection.is_asked_again(sender, segment)
         {
             self.table.remove(flow.hash);
-            return self.begin(segment, flow, arrival, false, lookup);
+            return self.begin(segment, flow, arrival, None, lookup);
         }
         let one_way = lookup.is_one_way(before.service);
         let mut outcome = entry.connection.receive(sender, segment, one_way);
@@ -337,7 +334,7 @@ impl Tracker {
         if outcome == Outcome::Superseded {
             self.table.remove(flow.hash);
             self.books.give_up(&before);
-            return self.supersede(&before.connection, segment, flow, arrival, lookup);
+            return self.supersede(&before, segment, flow, arrival, lookup);
         }
 
         let was = &before.connection;
@@ -358,11 +355,13 @@ impl Tracker {
                 if late {
                     entry.began = arrival.micros;
                 }
+                entry.connection.marks.set_patience(lookup.patience(before.service));
                 Event::Answered { late }
             }
             Outcome::AnswerReplaced => {
                 entry.began = arrival.micros;
                 entry.connection.answers_repeated = 0;
+                entry.connection.marks.set_patience(lookup.patience(before.service));
                 Event::AnswerRepeated
             }
             Outcome::AnswerRepeated if was.is_past_handshake() => Event::AnswerRepeatedAfterAck,
@@ -377,7 +376,7 @@ impl Tracker {
         };
         let repeat = match outcome {
             Outcome::AnswerRepeated if was.state == State::SynReceived => {
-                note_repeat(entry, age, arrival.micros, bin)
+                note_repeat(entry, age, arrival.micros, bin, lookup)
             }
             _ => false,
         };
@@ -406,9 +405,11 @@ impl Tracker {
 
         let renewed = match (outcome, entry.connection.state) {
             (Outcome::Ignored | Outcome::SynPutOff, _) => None,
-            (Outcome::Answered | Outcome::AnswerReplaced, _) => Some(after_answer(0)),
+            (Outcome::Answered | Outcome::AnswerReplaced, _) => {
+                Some(after_answer(&entry.connection))
+            }
             (Outcome::AnswerRepeated, State::SynReceived) => {
-                repeat.then(|| after_answer(entry.connection.answers_repeated))
+                repeat.then(|| after_answer(&entry.connection))
             }
             (_, State::SynReceived) => None,
             (_, state) => Some(lifetime(state, age)),
@@ -456,13 +457,14 @@ impl Tracker {
         }
     }
 
-    /// A flow that is not in the table, or whose time is over. `asked`: its SYN was seen.
+    /// A flow that is not in the table, or whose time is over. `asked`: the patience of who answers, where the SYN was
+    /// seen.
     fn begin(
         &mut self,
         segment: &Segment,
         flow: &FlowKey,
         arrival: Arrival,
-        asked: bool,
+        asked: Option<Patience>,
         lookup: &mut impl Lookup,
     ) -> Seen {
         let flags = segment.flags;
@@ -473,12 +475,17 @@ impl Tracker {
         let [from, to] = flow.ends_of(segment);
         let (mut connection, sender, event, lifetime) = if flags.is_syn() {
             (Connection::open(segment), Role::Client, Event::Attempt, UNANSWERED)
-        } else if flags.is_syn_ack() && asked {
-            let mut connection = Connection::answered(segment);
-            connection.marks = Marks::ATTEMPT;
-            (connection, Role::Server, Event::Answered { late: false }, after_answer(0))
         } else if flags.is_syn_ack() {
-            (Connection::answered(segment), Role::Server, Event::AnsweredMidway, MIDWAY)
+            let mut connection = Connection::answered(segment);
+            let event = if asked.is_some() {
+                connection.marks = Marks::ATTEMPT;
+                Event::Answered { late: false }
+            } else {
+                Event::AnsweredMidway
+            };
+            connection.marks.set_patience(asked.unwrap_or(MIDWAY));
+            let lifetime = after_answer(&connection);
+            (connection, Role::Server, event, lifetime)
         } else if flags.intersects(Flags::ACK) && !flags.intersects(Flags::SYN | Flags::RST) {
             // An open connection; which end is the server is a guess unless the service is known.
             let to_server = lookup.is_known(to) || (!lookup.is_known(from) && to.port <= from.port);
@@ -526,15 +533,16 @@ impl Tracker {
     /// A new connection on the ports of one that has left the table.
     fn supersede(
         &mut self,
-        before: &Connection,
+        before: &Entry,
         segment: &Segment,
         flow: &FlowKey,
         arrival: Arrival,
         lookup: &mut impl Lookup,
     ) -> Seen {
-        let asked = before.has_put_off(segment);
+        let Entry { connection: before, service, .. } = before;
+        let asked = before.has_put_off(segment).then(|| lookup.patience(*service));
         let seen = self.begin(segment, flow, arrival, asked, lookup);
-        if asked {
+        if asked.is_some() {
             self.books.take_up(seen.level.weight());
         }
         // The server may still answer the earlier SYN.
@@ -548,7 +556,7 @@ impl Tracker {
     }
 }
 
-/// What the tracker asks about services.
+/// What the tracker asks about services, and tells of them.
 pub trait Lookup {
     /// The service at one end of a flow, a new one if need be.
     fn service(&mut self, at: Endpoint) -> ServiceId;
@@ -558,6 +566,10 @@ pub trait Lookup {
     fn sees_answers_only(&self, service: ServiceId) -> bool;
     /// Whether the answers of a service are never seen.
     fn is_one_way(&self, service: ServiceId) -> bool;
+    /// How long a service waits before it repeats an answer.
+    fn patience(&self, service: ServiceId) -> Patience;
+    /// A service has repeated an answer for the first time after so long.
+    fn first_repeat(&mut self, service: ServiceId, after: Bins);
 }
 
 impl Seen {
@@ -583,7 +595,7 @@ fn lifetime(state: State, age: Micros) -> Bins {
             let twice_its_age = Bins::lasting(Duration::from(age) * 2);
             Bins(twice_its_age.0 + UNANSWERED.0).min(UNANSWERED_MAX)
         }
-        State::SynReceived => after_answer(0),
+        State::SynReceived => Patience::LINUX.after(0),
         State::Established | State::FinWait2(_) => IDLE,
         State::FinWait1(_) | State::LastAck(_) | State::Closing | State::ClosingAcked(_) => {
             TEARDOWN
@@ -593,55 +605,57 @@ fn lifetime(state: State, age: Micros) -> Bins {
     }
 }
 
-/// How long a half-open connection is counted after its answer was repeated `repeats` times.
-///
-/// The server repeats after 1, 2, 4, 8, 16 s and forgets the request when it would have repeated it
-/// once more, or earlier where the queue is half full (`reqsk_timer_handler`): so a repeat that is
-/// overdue means that it is forgotten, or was never kept (a SYN cookie). Linux timers of more than a
-/// few ticks are late by up to an eighth (`kernel/time/timer.c`, wheel granularity), how late depends on
-/// HZ: the slack is about the middle, since a repeat that comes even later revives the entry.
-fn after_answer(repeats: u8) -> Bins {
-    const AFTER: [Bins; 6] = [
-        Bins::lasting(Duration::from_millis(1_090)),
-        Bins::lasting(Duration::from_millis(2_090)),
-        Bins::lasting(Duration::from_millis(4_150)),
-        Bins::lasting(Duration::from_millis(8_290)),
-        Bins::lasting(Duration::from_millis(16_290)),
-        Bins::lasting(Duration::from_millis(33_050)),
-    ];
-    AFTER[usize::from(repeats).min(AFTER.len() - 1)]
+/// How long a half-open connection is counted after its last answer.
+const fn after_answer(connection: &Connection) -> Bins {
+    connection.marks.patience().after(connection.answers_repeated)
 }
 
 /// Takes note of a repeated answer; `false` where it says nothing about the server's queue.
-fn note_repeat(entry: &mut Entry, age: Micros, micros: u32, bin: Bin) -> bool {
-    let due_in = Bins(entry.deadline.0.saturating_sub(bin.0));
+fn note_repeat(
+    entry: &mut Entry,
+    age: Micros,
+    micros: u32,
+    bin: Bin,
+    lookup: &mut impl Lookup,
+) -> bool {
     let connection = &mut entry.connection;
+    // The deadline still is that of the patience then.
+    let expected = connection.marks.patience();
+    let waited = Bins(bin.after(after_answer(connection)).0.saturating_sub(entry.deadline.0));
+    let mut patience = lookup.patience(entry.service);
     if connection.marks.has(Marks::ANSWER_DUE) {
         // It answers a repeated SYN. Kept requests and cookies are answered alike, so this confirms
         // nothing; where the request is kept, its timer starts again (`tcp_check_req`).
         connection.marks.set(Marks::ANSWER_DUE, false);
+        connection.marks.set_patience(patience);
         return true;
     }
-    let seconds = Duration::from(age).as_secs_f64();
     let before = connection.answers_repeated;
-    let repeats = if !connection.marks.has(Marks::ATTEMPT) {
+    let is_attempt = connection.marks.has(Marks::ATTEMPT);
+    let is_asked_again = connection.marks.has(Marks::SYN_REPEATED);
+    if is_attempt && !is_asked_again && before == 0 {
+        lookup.first_repeat(entry.service, waited);
+        patience = patience.unless_early(waited);
+    }
+    let ratio = patience.ratio(age.into());
+    let repeats = if !is_attempt {
         // Each repeat comes after twice the time of the one before.
         entry.began = micros;
-        seconds.max(0.1).log2().round() + 1.0
-    } else if connection.marks.has(Marks::SYN_REPEATED) {
+        ratio.max(0.1).log2().round() + 1.0
+    } else if is_asked_again {
         // The repeated SYN started the timer again, so only the time since the last answer counts.
-        let waited = Bins(after_answer(before).0.saturating_sub(due_in.0));
-        if waited < HALF_OF_FIRST_REPEAT { 0.0 } else { f64::from(before) + 1.0 }
+        if expected.is_copy(waited) { 0.0 } else { f64::from(before) + 1.0 }
     } else {
-        // The n-th repeat comes 2^n - 1 seconds after the first answer; counting by time forgives
-        // repeats that the capture lost, and copies.
-        let by_time = (seconds + 1.0).log2().round();
-        if by_time > f64::from(before) { by_time } else { 0.0 }
+        // The n-th repeat comes 2^n - 1 times the patience after the first answer; counting by time
+        // forgives repeats that the capture lost, and copies. By another patience it was another.
+        let by_time = (ratio + 1.0).log2().round();
+        if by_time > f64::from(before) || patience != expected { by_time } else { 0.0 }
     };
     if repeats < 1.0 {
         return false;
     }
     connection.marks.set(Marks::CONFIRMED, true);
+    connection.marks.set_patience(patience);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 16")]
     let repeats = repeats.min(16.0) as u8;
     connection.answers_repeated = repeats;

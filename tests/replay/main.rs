@@ -10,6 +10,7 @@ mod broken;
 mod counts;
 mod files;
 mod labels;
+mod patience;
 mod program;
 mod progress;
 mod reference;

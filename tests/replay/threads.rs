@@ -18,19 +18,19 @@ use crate::program::replay;
 const THREADS: [&str; 2] = ["2", "3"];
 
 /// A frame and its time in microseconds.
-type Timed = (u64, Vec<u8>);
+pub type Timed = (u64, Vec<u8>);
 
 /// A segment from one end to the other.
 #[derive(Clone, Copy)]
-struct Tcp {
-    from: (Ipv4Addr, u16),
-    to: (Ipv4Addr, u16),
-    seq: u32,
-    ack: u32,
+pub struct Tcp {
+    pub from: (Ipv4Addr, u16),
+    pub to: (Ipv4Addr, u16),
+    pub seq: u32,
+    pub ack: u32,
 }
 
 impl Tcp {
-    fn frame(self, flags: &str, payload: &[u8]) -> Vec<u8> {
+    pub fn frame(self, flags: &str, payload: &[u8]) -> Vec<u8> {
         let ip = PacketBuilder::ethernet2([2; 6], [4; 6]);
         let ip = ip.ipv4(self.from.0.octets(), self.to.0.octets(), 64);
         let mut tcp = ip.tcp(self.from.1, self.to.1, self.seq, 512);
@@ -49,14 +49,14 @@ impl Tcp {
     }
 
     /// The other end, which has taken in all that this one has sent, and sent `sent` octets itself.
-    const fn answer(self, octets: u32, sent: u32) -> Self {
+    pub const fn answer(self, octets: u32, sent: u32) -> Self {
         let Self { from, to, seq, ack } = self;
         Self { from: to, to: from, seq: ack.wrapping_add(sent), ack: seq.wrapping_add(octets) }
     }
 }
 
 /// Evenly spread.
-const fn mixed(number: u32) -> u32 {
+pub const fn mixed(number: u32) -> u32 {
     (number ^ number >> 15).wrapping_mul(0x9e37_79b1)
 }
 
@@ -119,13 +119,13 @@ fn others() -> Vec<Timed> {
     (0..4_600).map(|number| (number * 1_000 + 13, frame(number))).collect()
 }
 
-fn in_order(parts: &[Vec<Timed>]) -> Vec<Timed> {
+pub fn in_order(parts: &[Vec<Timed>]) -> Vec<Timed> {
     let mut all = parts.concat();
     all.sort_by_key(|(at, _)| *at);
     all
 }
 
-fn pcap(frames: &[Timed]) -> Vec<u8> {
+pub fn pcap(frames: &[Timed]) -> Vec<u8> {
     let file = frames.iter().fold(File::new(ETHERNET), |file, (at, frame)| {
         let (seconds, micros) = (at / 1_000_000 + 1, at % 1_000_000);
         file.record(DAY + u32::try_from(seconds).unwrap(), u32::try_from(micros).unwrap(), frame)
@@ -192,7 +192,8 @@ fn compare(path: &str, one: &Value, other: &Value, differences: &mut Vec<String>
     }
 }
 
-fn of_file(name: &str, content: &[u8]) -> Value {
+/// The report on a file, which does not depend on the threads.
+pub fn of_file(name: &str, content: &[u8]) -> Value {
     let folder = Folder::new();
     let path = folder.write(content);
     same(name, |threads| report(threads, &[path.as_os_str()], Stdio::null()))

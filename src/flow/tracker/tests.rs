@@ -1,6 +1,7 @@
 //! Connections told as traffic and time, and the books that must balance whatever comes.
 
 mod full;
+mod patience;
 mod properties;
 
 use std::collections::HashSet;
@@ -8,8 +9,10 @@ use std::collections::HashSet;
 use super::*;
 use crate::flow::books::StateName;
 use crate::flow::calendar::BIN;
+use crate::flow::patience::{FirstRepeats, Learner};
 use crate::flow::state::tests::segment;
 use crate::observe::FlowCounts;
+use crate::time::Timestamp;
 
 const SYN: Flags = Flags::SYN;
 const ACK: Flags = Flags::ACK;
@@ -26,6 +29,8 @@ const HTTP: ServiceId = ServiceId(2);
 struct Ports {
     one_way: bool,
     answers_only: bool,
+    patience: Patience,
+    learner: Learner,
 }
 
 impl Lookup for Ports {
@@ -47,6 +52,16 @@ impl Lookup for Ports {
 
     fn sees_answers_only(&self, _: ServiceId) -> bool {
         self.answers_only
+    }
+
+    fn patience(&self, _: ServiceId) -> Patience {
+        self.patience
+    }
+
+    fn first_repeat(&mut self, _: ServiceId, after: Bins) {
+        let mut seen = FirstRepeats::default();
+        seen.note(after);
+        self.learner.take_in(&seen);
     }
 }
 
@@ -119,6 +134,12 @@ impl Scene {
         while BIN * (self.tracker.bin().0 + 1) <= self.now {
             self.tracker.close_bin(3);
             self.unanswered = self.unanswered.max(self.tracker.unanswered());
+            // As the engine does at the end of a step.
+            let bins = self.tracker.bin().0;
+            if bins.is_multiple_of(4) {
+                let step = Timestamp::EPOCH + BIN * (bins - 4);
+                self.ports.patience = self.ports.learner.learn(step);
+            }
         }
         self
     }

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces.
-fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
+/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces, and the patience
+/// of its server by then.
+fn any_step() -> impl Strategy<Value = (u64, Segment, u32, Patience)> {
     let wait = prop_oneof![
         8 => Just(0_u64),
         4 => 1..200_u64,
@@ -24,8 +25,11 @@ fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
     ];
     let number = || prop_oneof![8 => 100_u32..104, 8 => 300_u32..304, 1 => any::<u32>()];
     let data = prop_oneof![4 => Just(0_u32), 1 => 1..2_000_u32, 1 => any::<u32>()];
-    (wait, any::<bool>(), flags, number(), number(), data, 0_u16..24, any::<bool>(), 0_u32..3)
-        .prop_map(|(wait, by_client, flags, seq, ack, data, port, right, interface)| {
+    let patience = prop_oneof![Just(16_u32), 16_u32..=56].prop_map(|bins| Patience::of(Bins(bins)));
+    let numbers = (number(), number());
+    let place = (0_u16..24, 0_u32..3, patience);
+    (wait, any::<bool>(), flags, numbers, data, place, any::<bool>()).prop_map(
+        |(wait, by_client, flags, (seq, ack), data, (port, interface, patience), right)| {
             // Half of the segments have the numbers that a handshake and a close would have.
             let (seq, ack) = match (right, by_client, flags) {
                 (false, ..) => (seq, ack),
@@ -36,8 +40,9 @@ fn any_step() -> impl Strategy<Value = (u64, Segment, u32)> {
             };
             let sent = if by_client { client } else { server };
             let sent = Segment { payload_len: data, ..sent(flags, seq, ack) };
-            (wait, of_port(sent, port), interface)
-        })
+            (wait, of_port(sent, port), interface, patience)
+        },
+    )
 }
 
 proptest! {
@@ -52,9 +57,10 @@ proptest! {
         let mut scene = Scene::with_capacity(capacity);
         scene.ports.one_way = one_way;
         let (mut attempts, mut answered) = (0_i64, 0_i64);
-        for (wait, segment, interface) in steps {
+        for (wait, segment, interface, patience) in steps {
             scene.interface = interface;
-            let event = scene.until(scene.now + Duration::from_millis(wait)).sees(segment);
+            scene.until(scene.now + Duration::from_millis(wait)).ports.patience = patience;
+            let event = scene.sees(segment);
             attempts += i64::from(event == Event::Attempt);
             answered += i64::from(matches!(
                 event,
@@ -88,12 +94,13 @@ proptest! {
         level in 0_u8..3,
     ) {
         let mut scene = Scene::with_capacity(capacity);
-        scene.ports = Ports { one_way, answers_only };
+        scene.ports = Ports { one_way, answers_only, ..Ports::default() };
         scene.levels = (Level::new(level), Level::new(level));
-        for (wait, segment, interface) in steps {
+        for (wait, segment, interface, patience) in steps {
             scene.interface = interface;
             let wait = Duration::from_millis(wait.min(70_000));
-            let event = scene.until(scene.now + wait).sees(segment);
+            scene.until(scene.now + wait).ports.patience = patience;
+            let event = scene.sees(segment);
             prop_assert_eq!(scene.attempts, scene.decided + scene.undecided(), "{:?}", event);
             prop_assert!(scene.decided >= 0);
             prop_assert!(scene.tracker.unanswered() >= 0);
