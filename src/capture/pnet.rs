@@ -210,3 +210,17 @@ fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Timestamp::EPOCH + since_epoch.unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn numbers_are_the_kernels() {
+        assert_agree(
+            &["linux/if_arp.h"],
+            &[("ARPHRD_IP6GRE", ARPHRD_IP6GRE.into()), ("ARPHRD_RAWIP", ARPHRD_RAWIP.into())],
+        );
+    }
+}

@@ -47,6 +47,7 @@ impl Engine {
             stderr: self.was_sampled(&sums).then(|| self.totals_stderr(&totals, &sums.squares)),
             ..totals
         };
+        self.handshakes = self.handshakes.max(&totals);
         Report {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
@@ -66,7 +67,7 @@ impl Engine {
                 flow_table_entries: self.shards.entries(!self.sampler.is_exact()),
                 flow_table_capacity: self.shards.capacity(),
                 flows_evicted: self.shards.evicted(),
-                handshakes: self.handshakes.max(&totals),
+                handshakes: self.handshakes,
                 handshake_durations: sums.durations,
                 detections_total: self.incidents.raised().clone(),
             },

@@ -459,6 +459,23 @@ fn time_that_runs_backwards_stands_still() {
 }
 
 #[test]
+fn a_late_answer_makes_no_counter_fall_within_a_step() {
+    let mut world = World::new();
+    let (first, answer) = world.attempt(Address::v4([198, 51, 100, 7]), VICTIM);
+    let next = Segment { seq: first.seq + 10_000, ..first };
+    let late = Segment { seq: answer.seq + 20_000, ack: next.seq + 1, ..answer };
+    let mut unanswered = |segments: &[Segment]| {
+        for segment in segments {
+            world.engine.handle_segment(at(0.0), segment, 0);
+        }
+        let report = world.report();
+        (report.totals.syn_unanswered, report.internals.handshakes.unanswered)
+    };
+    assert_eq!(unanswered(&[first, answer, next]), (1, 1), "the server keeps the first");
+    assert_eq!(unanswered(&[late]), (0, 1), "it has forgotten the first");
+}
+
+#[test]
 fn the_end_of_time_is_survived() {
     let mut world = World::new();
     world.flood(0.0, 5.0, 100.0, Random::address).until(5.0);

@@ -121,6 +121,27 @@ fn words<const N: usize>(bytes: &mut &[u8]) -> Option<[u32; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn what_is_walked_over_is_of_the_kernels_sizes() {
+        assert_agree(
+            &["linux/btf.h"],
+            &[
+                ("BTF_MAGIC", MAGIC.into()),
+                ("BTF_KIND_STRUCT", STRUCT.into()),
+                ("BTF_KIND_FUNC", FUNC.into()),
+                ("sizeof(struct btf_header)", 6 * 4),
+                ("sizeof(struct btf_type)", 3 * 4),
+                ("sizeof(struct btf_member)", 3 * 4),
+                ("sizeof(struct btf_var_secinfo)", 12),
+                ("sizeof(struct btf_array)", 12),
+                ("sizeof(struct btf_enum)", 8),
+                ("sizeof(struct btf_param)", 8),
+                ("sizeof(struct btf_var)", 4),
+            ],
+        );
+    }
 
     /// A BTF with these types, each of words, and strings.
     fn btf(types: &[&[u32]], strings: &str) -> Vec<u8> {

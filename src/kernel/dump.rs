@@ -132,36 +132,52 @@ impl Dump {
     }
 }
 
+/// Octets of a row.
+const ROW: usize = 72;
+
 /// A row: `struct inet_diag_msg` of `linux/inet_diag.h`. There are tens of thousands of them in a
 /// flood, and of most only a few octets count.
 #[derive(Clone, Copy)]
-struct Row<'a>(&'a [u8; 72]);
+struct Row<'a>(&'a [u8; ROW]);
 
 impl Row<'_> {
+    // Where its members are.
+    const FAMILY: usize = 0;
+    const STATE: usize = 1;
+    const RETRANSMITTED: usize = 3;
+    const LOCAL_PORT: usize = 4;
+    const LOCAL_ADDRESS: usize = 8;
+    const PEER_ADDRESS: usize = 24;
+    const COOKIE: usize = 44;
+    const ACCEPT_QUEUE: usize = 56;
+    const BACKLOG: usize = 60;
+    const INODE: usize = 68;
+
     const fn state(self) -> u8 {
-        self.0[1]
+        self.0[Self::STATE]
     }
 
     /// The SYN-ACKs of a request that were sent again (`num_retrans`, `inet_req_diag_fill`).
     const fn retransmitted(self) -> u8 {
-        self.0[3]
+        self.0[Self::RETRANSMITTED]
     }
 
     fn local(self) -> (IpAddr, u16) {
-        (self.address(8), u16::from_be_bytes([self.0[4], self.0[5]]))
+        let port = [self.0[Self::LOCAL_PORT], self.0[Self::LOCAL_PORT + 1]];
+        (self.address(Self::LOCAL_ADDRESS), u16::from_be_bytes(port))
     }
 
     fn peer(self) -> IpAddr {
-        self.address(24)
+        self.address(Self::PEER_ADDRESS)
     }
 
     const fn inode(self) -> u32 {
-        self.u32(68)
+        self.u32(Self::INODE)
     }
 
     /// An address; IPv4 where it is IPv4-mapped.
     fn address(self, offset: usize) -> IpAddr {
-        if i32::from(self.0[0]) == libc::AF_INET {
+        if i32::from(self.0[Self::FAMILY]) == libc::AF_INET {
             IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(self.u32(offset))))
         } else {
             let mut octets = [0; 16];
@@ -177,14 +193,14 @@ impl Row<'_> {
 
     fn listen_socket(self, attributes: Attributes) -> ListenSocket {
         let (address, port) = self.local();
-        let cookie = [44, 48].map(|offset| u64::from(self.u32(offset)));
+        let cookie = [Self::COOKIE, Self::COOKIE + 4].map(|offset| u64::from(self.u32(offset)));
         ListenSocket {
             address,
             port,
             // Told of IPv6 sockets only.
             dual_stack: address.is_unspecified() && attributes.v6_only == Some(false),
-            accept_queue: self.u32(56),
-            backlog: self.u32(60),
+            accept_queue: self.u32(Self::ACCEPT_QUEUE),
+            backlog: self.u32(Self::BACKLOG),
             cookie: cookie[1] << 32 | cookie[0],
             inode: self.inode(),
             cgroup: attributes.cgroup,
@@ -222,6 +238,38 @@ fn check_status(payload: &[u8]) -> Result<(), Error> {
             Err(Error::Refused(io::Error::from_raw_os_error(code.saturating_neg())))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod layout {
+    use super::*;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn rows_are_as_the_kernel_lays_them_out() {
+        let place = |offset: usize| offset as u64;
+        assert_agree(
+            &["netinet/tcp.h", "linux/inet_diag.h"],
+            &[
+                ("TCPDIAG_GETSOCK", TCPDIAG_GETSOCK.into()),
+                ("TCP_SYN_RECV", SYN_RECV.into()),
+                ("TCP_LISTEN", LISTEN.into()),
+                ("INET_DIAG_SKV6ONLY", INET_DIAG_SKV6ONLY.into()),
+                ("INET_DIAG_CGROUP_ID", INET_DIAG_CGROUP_ID.into()),
+                ("sizeof(struct inet_diag_msg)", place(ROW)),
+                ("offsetof(struct inet_diag_msg, idiag_family)", place(Row::FAMILY)),
+                ("offsetof(struct inet_diag_msg, idiag_state)", place(Row::STATE)),
+                ("offsetof(struct inet_diag_msg, idiag_retrans)", place(Row::RETRANSMITTED)),
+                ("offsetof(struct inet_diag_msg, id.idiag_sport)", place(Row::LOCAL_PORT)),
+                ("offsetof(struct inet_diag_msg, id.idiag_src)", place(Row::LOCAL_ADDRESS)),
+                ("offsetof(struct inet_diag_msg, id.idiag_dst)", place(Row::PEER_ADDRESS)),
+                ("offsetof(struct inet_diag_msg, id.idiag_cookie)", place(Row::COOKIE)),
+                ("offsetof(struct inet_diag_msg, idiag_rqueue)", place(Row::ACCEPT_QUEUE)),
+                ("offsetof(struct inet_diag_msg, idiag_wqueue)", place(Row::BACKLOG)),
+                ("offsetof(struct inet_diag_msg, idiag_inode)", place(Row::INODE)),
+            ],
+        );
     }
 }
 

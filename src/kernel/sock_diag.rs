@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
@@ -18,8 +18,12 @@ use super::dump::{Dump, LISTEN, SYN_RECV, TCPDIAG_GETSOCK};
 /// (`netlink_recvmsg`).
 const DATAGRAM: usize = 32 * 1024;
 
-/// Octets of a request.
-const REQUEST: usize = 76;
+/// Octets of the header of a message (`struct nlmsghdr`).
+const HEADER: usize = 16;
+/// Octets of a request: the header and `struct inet_diag_req`.
+const REQUEST: usize = HEADER + 60;
+/// Where the set of states is in it.
+const STATES: usize = HEADER + 52;
 
 /// How long the kernel may take for one datagram. To fill one it may have to walk the whole table
 /// of connections: tens of milliseconds with a million of them.
@@ -109,14 +113,15 @@ impl SockDiag {
 /// comes without.
 fn request(sequence: u32) -> [u8; REQUEST] {
     let mut bytes = [0; REQUEST];
-    // struct nlmsghdr: length, type, flags, sequence number, sender.
-    bytes[..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
-    bytes[4..6].copy_from_slice(&TCPDIAG_GETSOCK.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-    // struct inet_diag_req: family, lengths and extensions, the socket's id, states, database.
-    bytes[16] = libc::AF_INET as u8;
-    bytes[68..72].copy_from_slice(&(1_u32 << LISTEN | 1 << SYN_RECV).to_ne_bytes());
+    let mut header = NetlinkHeader::default();
+    header.length = REQUEST as u32;
+    header.message_type = TCPDIAG_GETSOCK;
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = sequence;
+    header.emit(&mut bytes);
+    // The family is the first member of struct inet_diag_req.
+    bytes[HEADER] = libc::AF_INET as u8;
+    bytes[STATES..STATES + 4].copy_from_slice(&(1_u32 << LISTEN | 1 << SYN_RECV).to_ne_bytes());
     bytes
 }
 
@@ -124,6 +129,20 @@ fn request(sequence: u32) -> [u8; REQUEST] {
 mod tests {
     use super::*;
     use crate::kernel::dump::ListenSocket;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn a_request_is_as_the_kernel_lays_it_out() {
+        assert_agree(
+            &["linux/netlink.h", "linux/inet_diag.h"],
+            &[
+                ("NLMSG_LENGTH(0)", HEADER as u64),
+                ("NLMSG_LENGTH(sizeof(struct inet_diag_req))", REQUEST as u64),
+                ("offsetof(struct inet_diag_req, idiag_family)", 0),
+                ("NLMSG_LENGTH(offsetof(struct inet_diag_req, idiag_states))", STATES as u64),
+            ],
+        );
+    }
 
     #[test]
     fn the_request_asks_for_listen_and_syn_recv() {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use super::btf::{Item, look_up};
-use super::dump::{Dump, ListenSocket};
+use super::dump::{Dump, LISTEN, ListenSocket};
 use super::listeners;
 use crate::observe::{KernelHalfOpen, Listener};
 use crate::sys::bpf::{self, Instruction, TRACE_ITER, instruction, op};
@@ -21,6 +21,10 @@ use crate::sys::privileges::{self, Capability};
 
 /// `BPF_PROG_TYPE_TRACING` of `enum bpf_prog_type`.
 const TRACING: u32 = 26;
+
+/// Helpers (`enum bpf_func_id`).
+const SEQ_WRITE: i32 = 127;
+const SKC_TO_TCP_SOCK: i32 = 137;
 
 /// The way to the lengths of the SYN queues.
 pub(super) struct SynQueues {
@@ -83,18 +87,13 @@ impl SynQueues {
 /// The program, for a kernel that has the state and the cookie at these offsets of `struct sock_common` and the length of
 /// the queue at that of `struct tcp_sock`.
 fn program(state: i16, cookie: i16, length: i16) -> [Instruction; 22] {
-    /// Helpers (`enum bpf_func_id`).
-    const SEQ_WRITE: i32 = 127;
-    const SKC_TO_TCP_SOCK: i32 = 137;
-    /// `TCP_LISTEN` of `net/tcp_states.h`.
-    const TCP_LISTEN: i32 = 10;
     [
         // struct bpf_iter__tcp: its meta data, and the socket, which is none at the end.
         instruction(op::MOVE, 6, 1, 0, 0),
         instruction(op::LOAD_LONG, 7, 6, 8, 0),
         instruction(op::JUMP_IF_NUMBER, 7, 0, 15, 0),
         instruction(op::LOAD_BYTE, 1, 7, state, 0),
-        instruction(op::JUMP_IF_NOT_NUMBER, 1, 0, 15, TCP_LISTEN),
+        instruction(op::JUMP_IF_NOT_NUMBER, 1, 0, 15, LISTEN.into()),
         // Both numbers go into the frame,
         instruction(op::LOAD_LONG, 1, 7, cookie, 0),
         instruction(op::STORE_LONG, 10, 1, -16, 0),
@@ -210,6 +209,19 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn numbers_are_the_kernels() {
+        assert_agree(
+            &["linux/bpf.h"],
+            &[
+                ("BPF_PROG_TYPE_TRACING", TRACING.into()),
+                ("BPF_FUNC_seq_write", SEQ_WRITE as u64),
+                ("BPF_FUNC_skc_to_tcp_sock", SKC_TO_TCP_SOCK as u64),
+            ],
+        );
+    }
 
     /// The way to the lengths, or the reason why there is none here.
     fn open() -> Option<SynQueues> {

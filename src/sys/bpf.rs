@@ -194,3 +194,86 @@ pub unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<l
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn attributes_are_as_the_kernel_lays_them_out() {
+        let place = |offset: usize| offset as u64;
+        assert_agree(
+            &["linux/bpf.h"],
+            &[
+                ("BPF_PROG_LOAD", PROG_LOAD as u64),
+                ("BPF_LINK_CREATE", LINK_CREATE as u64),
+                ("BPF_ITER_CREATE", ITER_CREATE as u64),
+                ("BPF_TRACE_ITER", TRACE_ITER.into()),
+                ("offsetof(union bpf_attr, prog_type)", place(offset_of!(ProgramAttributes, kind))),
+                ("offsetof(union bpf_attr, insn_cnt)", place(offset_of!(ProgramAttributes, count))),
+                (
+                    "offsetof(union bpf_attr, insns)",
+                    place(offset_of!(ProgramAttributes, instructions)),
+                ),
+                (
+                    "offsetof(union bpf_attr, license)",
+                    place(offset_of!(ProgramAttributes, license)),
+                ),
+                (
+                    "offsetof(union bpf_attr, expected_attach_type)",
+                    place(offset_of!(ProgramAttributes, attach_type)),
+                ),
+                (
+                    "offsetof(union bpf_attr, attach_btf_id)",
+                    place(offset_of!(ProgramAttributes, attach_btf_id)),
+                ),
+                // The numbers of `attach_iterator` and `open_iterator`.
+                ("offsetof(union bpf_attr, link_create.prog_fd)", 0),
+                ("offsetof(union bpf_attr, link_create.target_fd)", 4),
+                ("offsetof(union bpf_attr, link_create.attach_type)", 8),
+                ("offsetof(union bpf_attr, link_create.flags)", 12),
+                ("offsetof(union bpf_attr, iter_create.link_fd)", 0),
+                ("offsetof(union bpf_attr, iter_create.flags)", 4),
+            ],
+        );
+    }
+
+    #[test]
+    fn operations_are_the_kernels() {
+        assert_agree(
+            &["linux/bpf.h"],
+            &[
+                ("BPF_ALU64 | BPF_ADD | BPF_K", op::ADD_NUMBER.into()),
+                ("BPF_ALU64 | BPF_AND | BPF_K", op::AND_NUMBER.into()),
+                ("BPF_JMP | BPF_CALL", op::CALL.into()),
+                ("BPF_JMP | BPF_EXIT", op::EXIT.into()),
+                ("BPF_JMP | BPF_JEQ | BPF_K", op::JUMP_IF_NUMBER.into()),
+                ("BPF_JMP | BPF_JNE | BPF_K", op::JUMP_IF_NOT_NUMBER.into()),
+                ("BPF_JMP | BPF_JGT | BPF_X", op::JUMP_IF_GREATER.into()),
+                ("BPF_LDX | BPF_MEM | BPF_B", op::LOAD_BYTE.into()),
+                ("BPF_LDX | BPF_MEM | BPF_W", op::LOAD_WORD.into()),
+                ("BPF_LDX | BPF_MEM | BPF_DW", op::LOAD_LONG.into()),
+                ("BPF_ALU64 | BPF_MOV | BPF_X", op::MOVE.into()),
+                ("BPF_ALU64 | BPF_MOV | BPF_K", op::MOVE_NUMBER.into()),
+                ("BPF_ALU64 | BPF_OR | BPF_X", op::OR.into()),
+                ("BPF_ALU64 | BPF_OR | BPF_K", op::OR_NUMBER.into()),
+                ("BPF_STX | BPF_MEM | BPF_H", op::STORE_HALF.into()),
+                ("BPF_STX | BPF_MEM | BPF_W", op::STORE_WORD.into()),
+                ("BPF_STX | BPF_MEM | BPF_DW", op::STORE_LONG.into()),
+            ],
+        );
+    }
+
+    #[test]
+    fn instructions_lie_in_memory_as_rfc_9669_says() {
+        let [operation, registers, offset @ .., a, b, c, d] =
+            instruction(op::STORE_LONG, 10, 1, -16, 7).to_ne_bytes();
+        assert_eq!(operation, 0x7b);
+        assert_eq!(registers, if cfg!(target_endian = "big") { 0xa1 } else { 0x1a });
+        assert_eq!(i16::from_ne_bytes(offset), -16);
+        assert_eq!(i32::from_ne_bytes([a, b, c, d]), 7);
+    }
+}

@@ -2,6 +2,8 @@
 //! Rust has no words for.
 
 pub mod bpf;
+#[cfg(test)]
+pub(crate) mod headers;
 pub mod memory;
 pub mod netns;
 pub mod privileges;

@@ -1,14 +1,10 @@
 //! The pcapng format (draft-ietf-opsawg-pcapng).
 //!
-//! Packet blocks are read here, in place, since the parser library allocates for the options of each;
-//! interface descriptions, whose options matter, are left to it.
+//! Read here and not by the parser library, which allocates for the options of each packet, and on big-endian
+//! machines takes no block for what it is.
 
 use std::collections::BTreeSet;
 use std::io;
-
-use pcap_parser::{
-    OptionCode, parse_interfacedescriptionblock_be, parse_interfacedescriptionblock_le,
-};
 
 use super::input::Input;
 use super::{ByteOrder, Located, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
@@ -188,7 +184,7 @@ impl Ng {
             INTERFACE_DESCRIPTION => {
                 let described = self.describe_interface(block);
                 input.consume(length);
-                return Ok(described);
+                return Ok(described.map_or(Block::Lost, |()| Block::Other));
             }
             SIMPLE_PACKET => self.simple_packet(block, position),
             _ => self.packet(kind, block, position),
@@ -217,29 +213,38 @@ impl Ng {
         Ok(section.is_some())
     }
 
-    fn describe_interface(&mut self, block: &[u8]) -> Block {
-        let parsed = match self.order {
-            ByteOrder::Little => parse_interfacedescriptionblock_le(block),
-            ByteOrder::Big => parse_interfacedescriptionblock_be(block),
-        };
-        let Ok((_, description)) = parsed else { return Block::Lost };
+    fn describe_interface(&mut self, block: &[u8]) -> Option<()> {
+        /// Codes of options: `if_tsresol`, `if_tsoffset`.
+        const RESOLUTION: u16 = 9;
+        const OFFSET: u16 = 14;
+        const OPTIONS: usize = 16;
+        let order = self.order;
+        let link = LinkType::from_dlt(order.u16(block, 8)?.into());
+        let snap_length = order.u32(block, 12)?;
+        let mut options = block.get(OPTIONS..block.len().checked_sub(4)?)?;
+        // Microseconds.
+        let (mut resolution, mut offset) = (6, 0);
+        while let (Some(code), Some(length)) = (order.u16(options, 0), order.u16(options, 2)) {
+            let length = usize::from(length);
+            let Some(value) = options.get(4..4 + length) else { break };
+            match code {
+                RESOLUTION => resolution = value.first().copied().unwrap_or(resolution),
+                OFFSET => offset = order.i64(value, 0).unwrap_or(offset),
+                _ => {}
+            }
+            options = options.get(4 + length.next_multiple_of(4)..).unwrap_or_default();
+        }
         if self.interfaces.len() < MAX_INTERFACES {
-            // The library reads this option in little-endian order only.
-            let offset = description.options.iter().find(|o| o.code == OptionCode::IfTsoffset);
-            let link = LinkType::from_dlt(description.linktype.0.cast_unsigned());
             if let LinkType::Unknown(number) = link {
                 self.unknown_links.insert(number);
             }
             self.interfaces.push(Interface {
                 link,
-                snap_length: description.snaplen,
-                clock: Clock::new(
-                    description.if_tsresol,
-                    offset.and_then(|option| self.order.i64(option.value(), 0)).unwrap_or(0),
-                ),
+                snap_length,
+                clock: Clock::new(resolution, offset),
             });
         }
-        Block::Other
+        Some(())
     }
 
     /// Reads a packet block, which lies at `position` in the window.

@@ -74,6 +74,20 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::ring::map::STATUS;
+    use crate::sys::headers::assert_agree;
+
+    #[test]
+    fn frames_are_where_the_kernel_puts_them() {
+        assert_agree(
+            &["linux/if_packet.h"],
+            &[
+                ("TPACKET_ALIGN(sizeof(struct tpacket3_hdr))", ADDRESS as u64),
+                ("TPACKET3_HDRLEN", HEADER as u64),
+                ("offsetof(struct tpacket_block_desc, hdr.bh1.block_status)", STATUS as u64),
+            ],
+        );
+    }
 
     /// A block with one frame of `length` octets for each of `lengths`, laid out as the kernel does.
     fn block(lengths: &[usize]) -> Vec<u8> {

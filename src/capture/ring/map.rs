@@ -10,7 +10,7 @@ use libc::{tpacket_block_desc, tpacket_hdr_v1};
 use super::socket::PacketSocket;
 use crate::capture::Error;
 
-const STATUS: usize =
+pub(super) const STATUS: usize =
     offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
 
 /// The blocks of a ring. Unmapped when dropped; the socket may be closed before or after.

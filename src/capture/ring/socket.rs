@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use libc::c_int;
+use rustix::net::netdevice::name_to_index;
 
 use crate::capture::filter::Filter;
 use crate::capture::{Error, Selection};
@@ -193,21 +194,7 @@ impl PacketSocket {
 
     /// The index of an interface by its name, in the network namespace of the socket.
     pub(super) fn interface_index(&self, name: &str) -> io::Result<u32> {
-        // SAFETY: all zeroes is a valid request.
-        let mut request: libc::ifreq = unsafe { mem::zeroed() };
-        // The last octet stays 0.
-        if name.len() >= request.ifr_name.len() {
-            return Err(io::Error::from_raw_os_error(libc::ENODEV));
-        }
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from.cast_signed();
-        }
-        // SAFETY: SIOCGIFINDEX reads the name and writes the index into the request.
-        check(unsafe {
-            libc::ioctl(self.descriptor.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request)
-        })?;
-        // SAFETY: the member that the call has filled in.
-        Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
+        Ok(name_to_index(&self.descriptor, name)?)
     }
 
     /// Packets that passed the filter, and those of them that were dropped, since the last call.
