@@ -219,6 +219,8 @@ impl Engine {
         let waiting = listener.map(|listener| listener.accept_queue);
         let recent = service.windows.sum(0, ACCEPT_STEPS);
         let resent = recent.resent_after_ack;
+        // Not those whose answer may still be on its way from a distant server.
+        let unanswered = service.windows.sum(Step::MATURE, ACCEPT_STEPS).unanswered;
         let enough = ACCEPT_RESENT.saturating_mul(self.sampler.level(id).weight());
         let full = match listener {
             Some(listener) => {
@@ -228,7 +230,7 @@ impl Engine {
             None => {
                 resent >= enough
                     && f64::from(resent) >= ACCEPT_SHARE * f64::from(recent.completed)
-                    && recent.unanswered >= resent
+                    && unanswered >= resent
             }
         };
         full.then_some(Detail::AcceptQueue { waiting, resent })
