@@ -18,3 +18,17 @@ pub fn requires_root() -> bool {
     }
     usable
 }
+
+/// Whether nft can be used in a namespace of our own; says why a test is skipped where not.
+pub fn requires_nft() -> bool {
+    if !requires_root() {
+        return false;
+    }
+    let namespace = netns::Namespace::new('n');
+    let output = namespace.command("nft").args(["list", "ruleset"]).output();
+    let usable = output.is_ok_and(|output| output.status.success());
+    if !usable {
+        eprintln!("skipped: needs nft and a kernel with nf_tables");
+    }
+    usable
+}
