@@ -42,20 +42,20 @@ static long (*const bpf_xdp_load_bytes)(struct xdp_md *packet, u32 offset, void 
 
 // What user space reads and writes: src/capture/xdp/program.rs and record.rs have the same layouts.
 
-// Octets copied of each frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options.
+// Octets copied of a usual frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options.
 #define SNAP_LENGTH 144
+// The same of a frame in which the TCP header is not found or ends later: what src/wire/fragments.rs keeps of a
+// datagram, and 256 octets for what stands before that.
+#define LONG_SNAP_LENGTH 1280
 
 struct record {
 	// Nanoseconds since boot, time asleep included.
 	u64 time;
 	u32 interface;
-	// Octets on the wire; the first SNAP_LENGTH of them, at most, are in data.
+	// Octets on the wire; the first of them are in data.
 	u32 length;
-	u8 data[SNAP_LENGTH];
+	u8 data[];
 };
-
-// What a record takes up in the ring: its header, and itself rounded up to 8 octets.
-#define RECORD_SPACE (8 + sizeof(struct record))
 
 // Ends of flows with a mask of their own: Sampling::HEAVY.
 #define MAX_HEAVY 16
@@ -122,7 +122,7 @@ struct {
 
 enum { ETHERNET = 14, VLAN_TAG = 4, MAX_VLAN_TAGS = 2, IPV4 = 20, IPV6 = 40, TCP = 20 };
 enum { TYPE_IPV4 = 0x0800, TYPE_IPV6 = 0x86dd, TYPE_VLAN = 0x8100, TYPE_PROVIDER_VLAN = 0x88a8 };
-enum { PROTOCOL_TCP = 6 };
+enum { PROTOCOL_TCP = 6, AUTHENTICATION = 51 };
 enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION_OPTIONS = 60 };
 enum { FIN = 0x01, SYN = 0x02, RST = 0x04, ACK = 0x10 };
 
@@ -139,6 +139,9 @@ ALWAYS_INLINE u32 u32_at(const u8 *at)
 	return __builtin_bswap32(*(const u32 *)at);
 }
 
+// What is in a packet. What cannot be told (fragments, headers that are not followed) is left to user space.
+enum content { OTHER, SEGMENT, UNCLEAR };
+
 // A TCP segment and where it lies.
 struct segment {
 	const u8 *tcp;
@@ -149,24 +152,34 @@ struct segment {
 	u8 is_ipv4;
 };
 
-ALWAYS_INLINE int find_in_ipv4(const u8 *ip, const u8 *end, struct segment *found)
+ALWAYS_INLINE enum content find_in_ipv4(const u8 *ip, const u8 *end, struct segment *found)
 {
 	if (ip + IPV4 > end)
-		return 0;
+		return OTHER;
+	if (ip[9] == AUTHENTICATION)
+		return UNCLEAR;
 	u32 header = (ip[0] & 0xf) * 4;
-	if (ip[9] != PROTOCOL_TCP || header < IPV4 || u16_at(ip + 6) & 0x1fff)
-		return 0;
+	if (ip[9] != PROTOCOL_TCP || header < IPV4)
+		return OTHER;
+	// More fragments, or an offset.
+	if (u16_at(ip + 6) & 0x3fff)
+		return UNCLEAR;
 	found->tcp = ip + header;
 	found->length = u16_at(ip + 2) - header;
 	found->addresses = ip + 12;
 	found->is_ipv4 = 1;
-	return found->tcp + TCP <= end;
+	return found->tcp + TCP <= end ? SEGMENT : OTHER;
 }
 
-ALWAYS_INLINE int find_in_ipv6(const u8 *ip, const u8 *end, struct segment *found)
+ALWAYS_INLINE int is_followed(u8 protocol)
+{
+	return protocol == HOP_BY_HOP || protocol == ROUTING || protocol == DESTINATION_OPTIONS;
+}
+
+ALWAYS_INLINE enum content find_in_ipv6(const u8 *ip, const u8 *end, struct segment *found)
 {
 	if (ip + IPV6 > end)
-		return 0;
+		return OTHER;
 	const u8 *next = ip + IPV6;
 	u32 length = u16_at(ip + 4);
 	u8 protocol = ip[6];
@@ -175,31 +188,35 @@ ALWAYS_INLINE int find_in_ipv6(const u8 *ip, const u8 *end, struct segment *foun
 		if (protocol == PROTOCOL_TCP)
 			break;
 		if (next + 8 > end)
-			return 0;
-		if (protocol == HOP_BY_HOP || protocol == ROUTING || protocol == DESTINATION_OPTIONS)
+			return OTHER;
+		if (is_followed(protocol))
 			header += next[1] * 8;
-		else if (protocol != FRAGMENT || u16_at(next + 2) >> 3)
-			return 0;
+		else if (protocol != FRAGMENT)
+			break;
+		else if (u16_at(next + 2) & 0xfff9)
+			return UNCLEAR;
 		protocol = next[0];
 		next += header;
 		length -= header;
 	}
+	if (protocol == AUTHENTICATION || protocol == FRAGMENT || is_followed(protocol))
+		return UNCLEAR;
 	if (protocol != PROTOCOL_TCP)
-		return 0;
+		return OTHER;
 	found->tcp = next;
 	found->length = length;
 	found->addresses = ip + 8;
 	found->is_ipv4 = 0;
-	return found->tcp + TCP <= end;
+	return found->tcp + TCP <= end ? SEGMENT : OTHER;
 }
 
 // Finds the TCP header. Its first 20 octets and both addresses are inside the packet.
-ALWAYS_INLINE int find(const u8 *data, const u8 *end, struct segment *found)
+ALWAYS_INLINE enum content find(const u8 *data, const u8 *end, struct segment *found)
 {
 	const u8 *type = data + ETHERNET - 2;
 	for (int i = 0; i <= MAX_VLAN_TAGS; i++) {
 		if (type + 2 > end)
-			return 0;
+			return OTHER;
 		switch (u16_at(type)) {
 		case TYPE_IPV4:
 			return find_in_ipv4(type + 2, end, found);
@@ -210,10 +227,10 @@ ALWAYS_INLINE int find(const u8 *data, const u8 *end, struct segment *found)
 			type += VLAN_TAG;
 			break;
 		default:
-			return 0;
+			return OTHER;
 		}
 	}
-	return 0;
+	return OTHER;
 }
 
 // A segment with SYN, FIN or RST, or without payload.
@@ -278,11 +295,29 @@ ALWAYS_INLINE int is_looked_at(const struct rules *rules, const struct segment *
 	return !((x ^ x >> 16) * rules->odd[3] & mask);
 }
 
-// Whether the record went into the ring.
-ALWAYS_INLINE int pass_up(struct xdp_md *packet, const struct rules *rules)
+// Whether a segment is to come up. Counts it, if it is one of those that are looked for.
+ALWAYS_INLINE int is_chosen(const struct segment *segment, const struct rules *rules, struct counts *count)
 {
+	if (!rules->data && !is_of_interest(segment))
+		return 0;
+	if (rules->ports && !has_wanted_port(segment))
+		return 0;
+	u8 flags = segment->tcp[13] & (FIN | SYN | RST | ACK);
+	count->segments++;
+	if (flags == SYN)
+		count->syn++;
+	else if (flags == (SYN | ACK))
+		count->syn_ack++;
+	return is_looked_at(rules, segment);
+}
+
+// Whether a record with so many octets of the frame, a multiple of 8, went into the ring.
+ALWAYS_INLINE int pass_up(struct xdp_md *packet, const struct rules *rules, u32 snap_length)
+{
+	// The ring puts a header of 8 octets before it.
+	const u64 space = 8 + sizeof(struct record) + snap_length;
 	u64 before = bpf_ringbuf_query(&frames, BPF_RB_AVAIL_DATA);
-	struct record *record = bpf_ringbuf_reserve(&frames, sizeof(*record), 0);
+	struct record *record = bpf_ringbuf_reserve(&frames, sizeof(*record) + snap_length, 0);
 	if (!record)
 		return 0;
 	u64 length = bpf_xdp_get_buff_len(packet);
@@ -290,14 +325,14 @@ ALWAYS_INLINE int pass_up(struct xdp_md *packet, const struct rules *rules)
 	record->interface = packet->ingress_ifindex;
 	record->length = length;
 	// Not 0, which the verifier does not know.
-	u64 captured = length - 1 < SNAP_LENGTH ? length : SNAP_LENGTH;
+	u64 captured = length - 1 < snap_length ? length : snap_length;
 	if (bpf_xdp_load_bytes(packet, 0, record->data, captured)) {
 		bpf_ringbuf_discard(record, 0);
 		return 0;
 	}
 	// Without the flag user space is woken where it has read everything before this record: once, then
 	// it lets records gather. The kernel does that without a race, so it is left to it.
-	u64 crossed = (before ^ (before + RECORD_SPACE)) & -(u64)rules->wake;
+	u64 crossed = (before ^ (before + space)) & -(u64)rules->wake;
 	bpf_ringbuf_submit(record, crossed ? BPF_RB_FORCE_WAKEUP : 0);
 	return 1;
 }
@@ -314,22 +349,17 @@ SEC("xdp.frags") int handshakes(struct xdp_md *packet)
 	if (!count || !rule)
 		return XDP_PASS;
 	count->packets++;
-	if (!find(data, end, &segment))
+	enum content content = find(data, end, &segment);
+	if (content == OTHER)
 		return XDP_PASS;
-	if (!rule->data && !is_of_interest(&segment))
-		return XDP_PASS;
-	if (rule->ports && !has_wanted_port(&segment))
-		return XDP_PASS;
-
-	u8 flags = segment.tcp[13] & (FIN | SYN | RST | ACK);
-	count->segments++;
-	if (flags == SYN)
-		count->syn++;
-	else if (flags == (SYN | ACK))
-		count->syn_ack++;
-	if (!is_looked_at(rule, &segment))
-		return XDP_PASS;
-	if (pass_up(packet, rule))
+	int is_long = content == UNCLEAR;
+	if (content == SEGMENT) {
+		if (!is_chosen(&segment, rule, count))
+			return XDP_PASS;
+		is_long = segment.tcp - data + (segment.tcp[12] >> 4) * 4 > SNAP_LENGTH;
+	}
+	is_long &= bpf_xdp_get_buff_len(packet) > SNAP_LENGTH;
+	if (is_long ? pass_up(packet, rule, LONG_SNAP_LENGTH) : pass_up(packet, rule, SNAP_LENGTH))
 		count->passed++;
 	else
 		count->lost++;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use support::flood::Flood;
 use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, seconds_between, service_in, time};
+use support::program::Daemon;
 use support::traffic::Service;
-use support::truth::{Count, KernelTruth};
+use support::truth::{Count, KernelTruth, Said, compare};
 use synwatch::capture::pcap::Pcap;
 use synwatch::capture::{Batch, Source};
 use synwatch::engine::{self, Engine};
@@ -31,8 +31,6 @@ const KERNEL_PERIOD: Duration = Duration::from_millis(100);
 const REPORT_PERIOD: Duration = Duration::from_millis(500);
 /// A request lives at most 63 s, and up to 2.1 s and 0.6 s of timer granularity on top.
 const GIVE_UP: Duration = Duration::from_secs(100);
-/// When the first requests have had all their retransmissions, in seconds after the first SYN.
-const LAST_TIMERS: f64 = 62.0;
 
 /// A flood and the kernel settings under which it is counted.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +39,6 @@ struct Case {
     syncookies: u8,
     family: Family,
     rate: u32,
-}
-
-/// What synwatch said of the service at a moment.
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    at: SystemTime,
-    half_open: u64,
-    unconfirmed: u64,
 }
 
 #[test]
@@ -81,7 +71,8 @@ fn recorded_wire_agrees_with_the_kernel() {
     ] {
         let (frames, kernel) = read_recorded(case);
         let said = replay(case, &frames, &kernel);
-        compare(case, wall_clock(frames[0].0), &kernel, &said);
+        let first = wall_clock(frames[0].0);
+        compare(&format!("{case:?}"), case.syncookies, first, &kernel, &said);
     }
 }
 
@@ -136,7 +127,7 @@ fn flood_and_compare(case: Case) {
     let sent = flood.join();
     assert_eq!(truth.count(PORT).half_open, 0, "{case:?}: requests are left after {GIVE_UP:?}");
     assert!(said.len() >= 50, "{case:?}: only {} reports", said.len());
-    compare(case, sent.first, &kernel, &said);
+    compare(&format!("{case:?}"), case.syncookies, sent.first, &kernel, &said);
 }
 
 /// Collects reports until the kernel and synwatch both count nothing any more.
@@ -145,14 +136,7 @@ fn listen(daemon: &Daemon, truth: &mut KernelTruth, family: Family) -> Vec<Said>
     let mut all: Vec<Said> = Vec::new();
     while started.elapsed() < GIVE_UP {
         thread::sleep(REPORT_PERIOD);
-        let report = daemon.status();
-        let service = service_in(&report, family, PORT);
-        let count = |name: &str| service.and_then(|service| service[name].as_u64()).unwrap_or(0);
-        let said = Said {
-            at: time(&report["observed"]["to"]),
-            half_open: count("half_open"),
-            unconfirmed: count("half_open_unconfirmed"),
-        };
+        let said = Said::of(&daemon.status(), service(family, PORT));
         if all.last().is_none_or(|last| last.at < said.at) {
             all.push(said);
         }
@@ -162,50 +146,6 @@ fn listen(daemon: &Daemon, truth: &mut KernelTruth, family: Family) -> Vec<Said>
         }
     }
     all
-}
-
-/// Asserts that each count of synwatch is one that the kernel had at about that time, up to 5 % or 5.
-fn compare(case: Case, first_syn: SystemTime, kernel: &[Count], said: &[Said]) {
-    let mut worst = (0, 0.0);
-    for said in said {
-        let after = seconds_between(first_syn, said.at);
-        // The kernel's timer for 32 s has a granularity of 2.048 s at 250 Hz, and fires without a
-        // packet; before that a request that is given up early is up to 0.3 s late.
-        let slack = if after < LAST_TIMERS { 0.3 } else { 2.1 };
-        let near = || {
-            let near = |count: &&Count| seconds_between(count.at, said.at).abs() <= slack;
-            kernel.iter().filter(near).map(|count| count.half_open)
-        };
-        let (Some(low), Some(high)) = (near().min(), near().max()) else { continue };
-        let tolerance = (high / 20).max(5);
-        // With cookies, the wire cannot tell a request that is held from one that was answered by
-        // a cookie, until the first retransmission is due.
-        assert!(said.unconfirmed <= said.half_open, "{case:?}: {said:?}");
-        let sure = said.half_open - if case.syncookies == 0 { 0 } else { said.unconfirmed };
-        assert!(
-            sure <= high + tolerance && said.half_open + tolerance >= low,
-            "{case:?}: {after:.1} s after the first SYN the kernel held {low} to {high}, synwatch \
-             said {} ({} unconfirmed)",
-            said.half_open,
-            said.unconfirmed
-        );
-        let exact = nearest(kernel, said.at).half_open;
-        let difference = sure.saturating_sub(exact).max(exact.saturating_sub(said.half_open));
-        if difference > worst.0 {
-            worst = (difference, after);
-        }
-    }
-    let (difference, after) = worst;
-    let peak = kernel.iter().map(|count| count.half_open).max().unwrap_or(0);
-    eprintln!(
-        "{case:?}: {} reports agree; largest difference {difference} at {after:.1} s, peak {peak}",
-        said.len()
-    );
-}
-
-fn nearest(kernel: &[Count], at: SystemTime) -> Count {
-    let key = |count: &&Count| (seconds_between(count.at, at).abs() * 1e6) as u64;
-    *kernel.iter().min_by_key(key).expect("counts of the kernel")
 }
 
 /// The segments of a recorded flood, and the kernel's counts of the same time.

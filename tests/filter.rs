@@ -26,7 +26,7 @@ const PORT: u16 = 4430;
 
 #[test]
 fn the_printed_filter_stops_the_flood_and_no_client() {
-    if !requires_nft() {
+    if !support::requires_nft() {
         return;
     }
     thread::scope(|scope| {
@@ -41,7 +41,7 @@ fn the_printed_filter_stops_the_flood_and_no_client() {
 
 #[test]
 fn the_printed_limit_stops_greedy_sources_and_no_client() {
-    if !requires_nft() {
+    if !support::requires_nft() {
         return;
     }
     thread::scope(|scope| {
@@ -100,7 +100,7 @@ fn stop(
 /// Everything that a filter can say, in the tool's own judgement.
 #[test]
 fn every_test_of_a_filter_is_one_that_nft_knows() {
-    if !requires_nft() {
+    if !support::requires_nft() {
         return;
     }
     let layout = |kinds: &[u8]| {
@@ -157,19 +157,6 @@ fn advice_against(
         circumstances: Circumstances { filter, ..Circumstances::default() },
     };
     onset.advice()
-}
-
-fn requires_nft() -> bool {
-    if !support::requires_root() {
-        return false;
-    }
-    let namespace = Namespace::new('n');
-    let output = namespace.command("nft").args(["list", "ruleset"]).output();
-    let usable = output.is_ok_and(|output| output.status.success());
-    if !usable {
-        eprintln!("skipped: needs nft and a kernel with nf_tables");
-    }
-    usable
 }
 
 fn advice_with(detection: &Value, words: &str) -> Option<String> {

@@ -3,69 +3,149 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use support::flood::{Flood, Form};
-use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, document, synwatch};
+use serde_json::Value;
+use support::flood::{Flood, Form, Running};
+use support::lab::{Family, Lab, MIRROR_LINK, Settings, service};
+use support::program::{Daemon, document, seconds_between, synwatch, time};
 use support::traffic::Service;
+use support::truth::{KernelTruth, Said, compare};
 
-const PORT: u16 = 4430;
-const RATE: u32 = 1_000;
-const DURATION: Duration = Duration::from_secs(8);
-
-/// Linux takes IPv6 fragments only where the first has the whole TCP header (RFC 8200, section 4.5).
-const FORMS: [(Family, Form); 5] = [
-    (Family::V4, Form::Fragments(8)),
-    (Family::V4, Form::Fragments(24)),
-    (Family::V6, Form::Fragments(24)),
-    (Family::V6, Form::Options(88)),
-    (Family::V6, Form::Options(208)),
+/// What the services of a lab are flooded with, all at once. Whole SYNs set the yardstick. Linux takes IPv6
+/// fragments only where the first has the whole TCP header (RFC 8200, section 4.5).
+const FORMS: [(u16, Family, Form); 7] = [
+    (4430, Family::V4, Form::Plain),
+    (4431, Family::V4, Form::Fragments(8)),
+    (4432, Family::V4, Form::Fragments(24)),
+    (4433, Family::V6, Form::Plain),
+    (4434, Family::V6, Form::Fragments(24)),
+    (4435, Family::V6, Form::Options(88)),
+    (4436, Family::V6, Form::Options(208)),
+];
+/// How long each flood lasts.
+const DURATION: Duration = Duration::from_secs(7);
+/// How often the kernel is asked; synwatch is asked a third as often.
+const PERIOD: Duration = Duration::from_millis(150);
+const BACKLOG: u16 = 511;
+/// A host at the mirror port knows no listener, so it is told of their backlog.
+#[rustfmt::skip]
+const AT_MIRROR: [&str; 8] = [
+    "-i", MIRROR_LINK, "--backlog", "511", "--network", "192.0.2.0/24", "--network", "2001:db8::/64",
 ];
 
+/// Without SYN cookies, then with them.
 #[test]
-fn floods_with_cookies_off() {
-    all_forms(0);
+fn floods_in_every_form_are_paged_in_time() {
+    if !support::requires_root() {
+        return;
+    }
+    for syncookies in [0, 1] {
+        let lab = Lab::new(Settings { syncookies, ..Settings::default() });
+        let _services = serve(&lab, BACKLOG);
+        let monitor = support::requires_nft().then(|| lab.mirror());
+        let daemon = Daemon::start(&lab);
+        let at_mirror = monitor.as_ref().map(|monitor| Daemon::start_on(monitor, &AT_MIRROR));
+
+        let floods = flood(&lab, 1_000);
+        thread::sleep(Duration::from_secs(4));
+        let once = synwatch(&lab, &["--once", "--format", "json"]);
+        let sent = floods.map(Running::join);
+
+        assert_eq!(once.status.code(), Some(2), "--once: {:#}", document(&once));
+        let mut reports = vec![("--once", document(&once)), ("daemon", daemon.status())];
+        reports.extend(at_mirror.map(|daemon| ("mirror port", daemon.status())));
+        for (name, report) in &reports {
+            let all = report["detections"].as_array().expect("a list");
+            assert_eq!(all.len(), FORMS.len(), "{name}: {report:#}");
+            for ((port, family, form), sent) in FORMS.iter().zip(sent) {
+                let case = format!("{family:?}, {form:?}, cookies {syncookies}, {name}");
+                let after = critical_after(&case, all, service(*family, *port), sent.first);
+                eprintln!("{case}: critical after {after:.2} s");
+                assert!(*name == "--once" || after <= 6.0, "{case}: {after:.2} s");
+            }
+            let limits = report["capture"]["limits"].as_array().expect("a list");
+            for limit in ["fragments", "undecoded", "truncated"] {
+                assert!(!limits.iter().any(|found| found == limit), "{name}: {limits:?}");
+            }
+        }
+    }
 }
 
+/// At a rate that fills no queue, every request stays.
 #[test]
-fn floods_with_cookies() {
-    all_forms(1);
-}
-
-fn all_forms(syncookies: u8) {
+fn half_open_requests_of_every_form_are_those_of_the_kernel() {
     if !support::requires_root() {
         return;
     }
     thread::scope(|scope| {
-        for (family, form) in FORMS {
-            scope.spawn(move || flood(syncookies, family, form));
+        for syncookies in [0, 1] {
+            scope.spawn(move || count(syncookies));
         }
     });
 }
 
-fn flood(syncookies: u8, family: Family, form: Form) {
-    let case = format!("{family:?}, {form:?}, cookies {syncookies}");
+fn count(syncookies: u8) {
     let lab = Lab::new(Settings { syncookies, ..Settings::default() });
-    let target = service(family, PORT);
-    let _service = Service::start(&lab, target, 128);
+    let _services = serve(&lab, 4096);
     let daemon = Daemon::start(&lab);
-    let flood = Flood::random(target, RATE, DURATION).in_form(form).start(&lab);
-    let critical = daemon.wait_for(Duration::from_secs(5), |daemon| {
-        daemon.detections().into_iter().find(|found| found["severity"] == "critical")
+    let mut truth = KernelTruth::of(&lab);
+
+    let floods = flood(&lab, 50);
+    let is_over = || floods.iter().all(Running::is_over);
+    let (kernel, reports) = thread::scope(|scope| {
+        let kernel = scope.spawn(|| {
+            let mut kernel = Vec::new();
+            loop {
+                let last = is_over();
+                kernel.push(truth.counts(FORMS.map(|(port, ..)| port)));
+                if last {
+                    return kernel;
+                }
+                thread::sleep(PERIOD);
+            }
+        });
+        let mut reports = Vec::new();
+        while !is_over() {
+            thread::sleep(3 * PERIOD);
+            reports.push(daemon.status());
+        }
+        (kernel.join().expect("the kernel's counts"), reports)
     });
-    let once = synwatch(&lab, &["--once", "--duration", "2s", "--format", "json"]);
-    let status = daemon.status();
-    let sent = flood.join();
-    let critical = critical.unwrap_or_else(|| panic!("{case}: nothing critical: {status:#}"));
-    assert_eq!(critical["class"], "syn_flood", "{case}");
-    assert_eq!(critical["target"]["port"], PORT, "{case}");
-    let syn = status["totals"]["syn"].as_u64().expect("a count");
-    assert!(syn > 0 && syn <= sent.count, "{case}: {syn} SYNs of {}", sent.count);
-    let limits = status["capture"]["limits"].as_array().expect("a list");
-    for limit in ["fragments", "undecoded", "truncated"] {
-        assert!(!limits.iter().any(|found| found == limit), "{case}: {limits:?}");
+    let sent = floods.map(Running::join);
+    for (index, (port, family, form)) in FORMS.into_iter().enumerate() {
+        let case = format!("{family:?}, {form:?}, cookies {syncookies}");
+        let kernel: Vec<_> = kernel.iter().map(|counts| counts[index]).collect();
+        let last = kernel.last().expect("a count").half_open;
+        assert_eq!(last, sent[index].count, "{case}: what the kernel takes");
+        let said: Vec<_> =
+            reports.iter().map(|report| Said::of(report, service(family, port))).collect();
+        compare(&case, syncookies, sent[index].first, &kernel, &said);
     }
-    assert_eq!(once.status.code(), Some(2), "{case}: --once: {:#}", document(&once));
+}
+
+fn serve(lab: &Lab, backlog: u16) -> [Service; FORMS.len()] {
+    FORMS.map(|(port, family, _)| Service::start(lab, service(family, port), backlog.into()))
+}
+
+fn flood(lab: &Lab, rate: u32) -> [Running; FORMS.len()] {
+    FORMS.map(|(port, family, form)| {
+        Flood::random(service(family, port), rate, DURATION).in_form(form).start(lab)
+    })
+}
+
+/// When the flood of `target` became critical, in seconds after its first packet.
+fn critical_after(case: &str, all: &[Value], target: SocketAddr, first: SystemTime) -> f64 {
+    let found = all.iter().find(|found| {
+        let address = found["target"]["address"].as_str();
+        address == Some(&target.ip().to_string()) && found["target"]["port"] == target.port()
+    });
+    let found = found.unwrap_or_else(|| panic!("{case}: not named: {all:#?}"));
+    assert_eq!(found["class"], "syn_flood", "{case}");
+    let mut history = found["severity_history"].as_array().expect("a history").iter();
+    let critical = history.find(|change| change["severity"] == "critical");
+    let critical = critical.unwrap_or_else(|| panic!("{case}: never critical: {found:#}"));
+    seconds_between(first, time(&critical["at"]))
 }

@@ -50,7 +50,7 @@ fn three_threads_say_what_one_says() {
         let beside = service(family, BESIDE);
         let _beside = Service::start(&lab, beside, 128);
         let one = Daemon::start(&lab);
-        let many = Daemon::start_at(&lab, 10_198, "", &["--threads", "3"]);
+        let many = Daemon::start_at(&lab.victim, 10_198, "", &["--threads", "3"]);
         let names = ["capture", "capture-0", "capture-1", "capture-2"].map(str::to_owned);
         assert_eq!(capturing(&one), BTreeSet::from(["capture".to_owned()]));
         assert_eq!(capturing(&many), BTreeSet::from(names));

@@ -34,7 +34,8 @@ pub enum Form {
     /// One packet, nothing between IP and TCP.
     #[default]
     Plain,
-    /// Two fragments, the first of so many octets of the datagram.
+    /// Two fragments, the first of so many octets of the datagram. Where that is the whole TCP header, the SYN
+    /// carries data.
     Fragments(usize),
     /// Behind so many octets of IPv6 destination options, a multiple of 8.
     Options(usize),
@@ -87,6 +88,11 @@ impl Running {
         self.sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Whether all was sent.
+    pub fn is_over(&self) -> bool {
+        self.sender.is_finished()
+    }
+
     /// Ends it early.
     pub fn stop(self) -> Sent {
         self.stop.store(true, Ordering::Relaxed);
@@ -133,8 +139,8 @@ impl Form {
             Self::Plain => vec![frame],
             Self::Options(octets) => vec![behind_options(head, payload, octets)],
             Self::Fragments(first) => {
-                // 24 octets more, so that a first fragment of 24 has the whole TCP header.
-                let payload = with_options(head, payload);
+                let payload =
+                    if first < payload.len() { payload.to_vec() } else { with_data(head, payload) };
                 let parts = [(0, &payload[..first]), (first, &payload[first..])];
                 let fragment = |(offset, part): (usize, &[u8])| {
                     let more = offset + part.len() < payload.len();
@@ -150,10 +156,10 @@ impl Form {
     }
 }
 
-/// A TCP header with 24 octets of no-operation options.
-fn with_options(head: &[u8], tcp: &[u8]) -> Vec<u8> {
+/// A TCP header of 24 octets, the last four of them no-operation options, and 20 octets of data.
+fn with_data(head: &[u8], tcp: &[u8]) -> Vec<u8> {
     let mut tcp = [tcp, &[1; 24]].concat();
-    tcp[12] = 11 << 4;
+    tcp[12] = 6 << 4;
     tcp[16..18].fill(0);
     let addresses = if head.len() == 54 { &head[22..54] } else { &head[26..34] };
     let checksum = checksum(&[addresses, &[0, 6, 0, 44], &tcp]);

@@ -16,6 +16,8 @@ pub const ATTACKER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x
 pub const VICTIM_LINK: &str = "veth0";
 /// The attacker's interface.
 pub const ATTACKER_LINK: &str = "veth1";
+/// The interface of a host at the [mirror port](Lab::mirror).
+pub const MIRROR_LINK: &str = "mirror0";
 /// Link-layer address of [`VICTIM_LINK`].
 pub const VICTIM_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x10];
 /// Link-layer address of [`ATTACKER_LINK`].
@@ -124,6 +126,28 @@ impl Lab {
         // Clients of the ordinary traffic outnumber the ports between the defaults.
         lab.attacker.sysctl("ipv4/ip_local_port_range", "10000 65000");
         lab
+    }
+
+    /// A host that sees what the victim receives and sends, and has no part in it. Needs nft.
+    pub fn mirror(&self) -> Namespace {
+        const PORT: &str = "port0";
+        let monitor = Namespace::new('m');
+        self.victim.ip(&format!(
+            "link add {PORT} type veth peer name {MIRROR_LINK} netns {}",
+            monitor.name()
+        ));
+        self.victim.ip(&format!("link set {PORT} up"));
+        monitor.ip(&format!("link set {MIRROR_LINK} up promisc on"));
+        let mut rules = String::from("add table netdev mirror;");
+        for hook in ["ingress", "egress"] {
+            rules += &format!(
+                "add chain netdev mirror {hook} {{ type filter hook {hook} device {VICTIM_LINK} priority 0; }};
+                 add rule netdev mirror {hook} dup to {PORT};"
+            );
+        }
+        let output = self.victim.command("nft").arg(rules).output().expect("run nft");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        monitor
     }
 
     /// Gives the attacker's host `count` more addresses of each version, and returns those of

@@ -12,17 +12,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::lab::{Family, Lab};
+use super::netns::Namespace;
 
 /// The program under test.
 pub const SYNWATCH: &str = env!("CARGO_BIN_EXE_synwatch");
-/// The port where the daemon of a lab serves its API, inside the victim's namespace.
+/// The port where a daemon serves its API, inside its namespace.
 const API: u16 = 10_197;
 /// How long to wait for what should take moments.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running daemon. Dropping it kills it.
 pub struct Daemon<'a> {
-    lab: &'a Lab,
+    host: &'a Namespace,
     api: SocketAddr,
     child: Child,
     files: TempDir,
@@ -36,11 +37,16 @@ impl<'a> Daemon<'a> {
 
     /// The same with more configuration and arguments.
     pub fn start_with(lab: &'a Lab, settings: &str, arguments: &[&str]) -> Self {
-        Self::start_at(lab, API, settings, arguments)
+        Self::start_at(&lab.victim, API, settings, arguments)
     }
 
-    /// The same where another has the usual port of the API.
-    pub fn start_at(lab: &'a Lab, port: u16, settings: &str, arguments: &[&str]) -> Self {
+    /// The same of another host.
+    pub fn start_on(host: &'a Namespace, arguments: &[&str]) -> Self {
+        Self::start_at(host, API, "", arguments)
+    }
+
+    /// The same where another daemon has the usual port of the API.
+    pub fn start_at(host: &'a Namespace, port: u16, settings: &str, arguments: &[&str]) -> Self {
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let files = tempfile::tempdir().expect("a temporary directory");
         let config = files.path().join("synwatch.toml");
@@ -48,8 +54,7 @@ impl<'a> Daemon<'a> {
         let text = format!("[events]\npath = \"{}\"\n{settings}", events.display());
         fs::write(&config, text).expect("config");
         let log = fs::File::create(files.path().join("log")).expect("log file");
-        let child = lab
-            .victim
+        let child = host
             .command(SYNWATCH)
             .arg("--config")
             .arg(&config)
@@ -61,7 +66,7 @@ impl<'a> Daemon<'a> {
             .stderr(log)
             .spawn()
             .expect("start synwatch");
-        let mut daemon = Self { lab, api, child, files };
+        let mut daemon = Self { host, api, child, files };
         daemon.wait_until_ready();
         daemon
     }
@@ -98,7 +103,7 @@ impl<'a> Daemon<'a> {
 
     /// The body of a page; `None` where there is no answer or not 200.
     pub fn get(&self, path: &str) -> Option<String> {
-        self.lab.victim.run(|| {
+        self.host.run(|| {
             let mut stream = TcpStream::connect(self.api).ok()?;
             stream.set_read_timeout(Some(PATIENCE)).ok()?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: synwatch\r\nConnection: close\r\n\r\n")

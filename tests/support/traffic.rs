@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use super::lab::Lab;
+use super::netns::Namespace;
 
 /// Threads of a [`Service`]; more clients at once wait in the accept queue.
+const SERVERS: usize = 16;
+/// Threads of [`connections`].
 const WORKERS: usize = 4;
 /// Nothing in a lab takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +40,7 @@ impl Ending {
     pub const ALL: [Self; 3] = [Self::ServerFirst, Self::ClientFirst, Self::HalfClose];
 }
 
-/// A listener in the victim's namespace that accepts, reads a request and answers.
+/// A listener that accepts, reads a request and answers.
 pub struct Service {
     listener: Arc<TcpListener>,
     workers: Vec<JoinHandle<()>>,
@@ -65,8 +68,13 @@ impl Gate {
 }
 
 impl Service {
-    /// Listens on `address` with the given backlog.
+    /// Listens on `address` of the victim with the given backlog.
     pub fn start(lab: &Lab, address: SocketAddr, backlog: i32) -> Self {
+        Self::start_on(&lab.victim, address, backlog)
+    }
+
+    /// The same of another host.
+    pub fn start_on(host: &Namespace, address: SocketAddr, backlog: i32) -> Self {
         let listen = || -> io::Result<TcpListener> {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
@@ -74,12 +82,12 @@ impl Service {
             socket.listen(backlog)?;
             Ok(socket.into())
         };
-        let listener = lab.victim.run(listen);
+        let listener = host.run(listen);
         let listener = listener.unwrap_or_else(|error| panic!("listen on {address}: {error}"));
         let listener = Arc::new(listener);
         let answered = Arc::new(AtomicU64::new(0));
         let gate = Arc::new(Gate::default());
-        let workers = (0..WORKERS)
+        let workers = (0..SERVERS)
             .map(|_| {
                 let (listener, answered) = (Arc::clone(&listener), Arc::clone(&answered));
                 let gate = Arc::clone(&gate);
@@ -194,8 +202,13 @@ impl Clients {
         let worker = lab.attacker.spawn(move || {
             let started = Instant::now();
             let (mut served, mut opened, mut waiting) = (Served::default(), 0, Vec::new());
-            while !told.load(Ordering::Relaxed) {
+            loop {
+                let stopped = told.load(Ordering::Relaxed);
+                if stopped && waiting.is_empty() {
+                    return served;
+                }
                 let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as usize;
+                let due = if stopped { opened } else { due };
                 for index in opened..due {
                     match Client::open(addresses[index % addresses.len()], target) {
                         Ok(client) => waiting.push(client),
@@ -216,12 +229,11 @@ impl Clients {
                 });
                 thread::sleep(CLIENT_PERIOD);
             }
-            served
         });
         Self { worker, stop }
     }
 
-    /// Sends them home.
+    /// Lets no more come, and waits for those who are there.
     pub fn stop(self) -> Served {
         self.stop.store(true, Ordering::Relaxed);
         self.worker.join().expect("the clients' thread")

@@ -5,12 +5,15 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use synwatch::wire::Flags;
 
 use crate::mirror::{Mirror, Shape};
-use crate::support::lab::{self, Lab, VICTIM_LINK};
+use crate::support::flood::{Flood, Form};
+use crate::support::lab::{self, Family, Lab, MIRROR_LINK, VICTIM_LINK};
 use crate::support::program::Daemon;
-use crate::support::requires_root;
+use crate::support::traffic::Service;
+use crate::support::{requires_nft, requires_root};
 
 const ON_MIRROR: [&str; 6] =
     ["--capture", "xdp", "-i", VICTIM_LINK, "--network", "198.51.100.0/24"];
@@ -55,6 +58,56 @@ fn flood_of_a_mirrored_server_is_detected() {
     let (code, log) = daemon.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!is_attached(&lab));
+}
+
+/// The kernel takes SYNs in all of these forms.
+#[test]
+fn floods_in_every_form_are_detected() {
+    if !requires_nft() {
+        return;
+    }
+    let lab = Lab::new(lab::Settings::default());
+    let floods = [
+        (Family::V4, Form::Plain),
+        (Family::V4, Form::Fragments(8)),
+        (Family::V4, Form::Fragments(24)),
+        (Family::V6, Form::Fragments(24)),
+        (Family::V6, Form::Options(88)),
+        (Family::V6, Form::Options(208)),
+    ];
+    let mut ports = 4430..;
+    let floods = floods.map(|(family, form)| (form, lab::service(family, ports.next().unwrap())));
+    let _services = floods.map(|(_, target)| Service::start(&lab, target, 511));
+    let monitor = lab.mirror();
+    let networks = ["--network", "192.0.2.0/24", "--network", "2001:db8::/64"];
+    let arguments = [&["--capture", "xdp", "-i", MIRROR_LINK, "--backlog", "511"], &networks[..]];
+    let daemon = Daemon::start_on(&monitor, &arguments.concat());
+    let start = |(form, target)| {
+        Flood::random(target, 1_000, Duration::from_secs(7)).in_form(form).start(&lab)
+    };
+    let sent = floods.map(start).map(|flood| flood.join());
+    thread::sleep(Duration::from_secs(1));
+    let status = daemon.status();
+    let all = status["detections"].as_array().unwrap();
+    for ((form, target), sent) in floods.iter().zip(sent) {
+        let port = &json!(target.port());
+        let found = all.iter().find(|found| found["target"]["port"] == *port);
+        let found = found.unwrap_or_else(|| panic!("{form:?}: not named: {status:#}"));
+        assert_eq!(
+            (&found["class"], &found["severity"]),
+            (&json!("syn_flood"), &json!("critical"))
+        );
+        let mut services = status["services"].as_array().unwrap().iter();
+        let service = services.find(|service| service["port"] == *port).unwrap();
+        // A mirror port that is full for a moment loses a frame.
+        let syn = service["syn"].as_u64().unwrap();
+        assert!(
+            syn > sent.count * 9 / 10 && syn <= sent.count,
+            "{form:?}: {syn} of {}",
+            sent.count
+        );
+    }
+    assert_eq!(status["capture"]["limits"], json!([]), "{status:#}");
 }
 
 /// No chance to tidy up.

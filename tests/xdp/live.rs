@@ -9,7 +9,7 @@ use synwatch::capture::xdp::Xdp;
 use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings, Source};
 use synwatch::sys::privileges::{self, Capability};
 use synwatch::time::Timestamp;
-use synwatch::wire::{Flags, LinkType, decode};
+use synwatch::wire::{Flags, LinkType, Skip, decode};
 
 use crate::mirror::{Identity, Mirror, Shape, identity, segment};
 use crate::support::lab::{self, Family, Lab, VICTIM_LINK};
@@ -83,6 +83,52 @@ fn segments_of_handshakes_come_up_in_both_directions_and_data_does_not() {
     xdp.select(&DATA_TOO).unwrap();
     data.iter().for_each(|(_, frame)| mirror.send(frame));
     assert_eq!(read(&mut xdp), data.into_iter().map(|(identity, _)| identity).collect::<Vec<_>>());
+}
+
+/// A chain of headers that the program does not follow to its end is left to user space. What does not come
+/// up whole is known to be cut.
+#[test]
+fn what_is_behind_many_headers_comes_up_as_far_as_it_is_kept() {
+    if !requires_root() {
+        return;
+    }
+    let lab = Lab::new(lab::Settings::default());
+    let (mut xdp, mut mirror) = (open(&lab), Mirror::new(&lab));
+    let (client, server) = Shape::V6.connection(1);
+    let plain = Shape::V6.frame(client, server, Flags::SYN, b"");
+    let whole = Ok(identity(&segment(&plain)));
+    for (headers, octets, expected) in [
+        (1, 88, whole),
+        (5, 8, whole),
+        (4, 248, whole),
+        (5, 240, whole),
+        (5, 248, Err(Skip::Truncated)),
+    ] {
+        mirror.send(&behind_options(&plain, headers, octets));
+        let mut seen = Vec::new();
+        xdp.read_batch(TIMEOUT, &mut |frame| {
+            let segment = decode(frame.link, frame.data, frame.original_len);
+            seen.push(segment.map(|segment| identity(&segment)));
+        })
+        .unwrap();
+        assert_eq!(seen, [expected], "{headers} headers of {octets} octets");
+    }
+}
+
+/// Puts so many headers of destination options, of so many octets each, before TCP over IPv6.
+fn behind_options(frame: &[u8], headers: u16, octets: u16) -> Vec<u8> {
+    const IPV6: usize = 14;
+    let mut header = vec![60, (octets / 8 - 1) as u8, 1, (octets - 4) as u8];
+    header.resize(octets.into(), 0);
+    let mut chain = header.repeat(headers.into());
+    let last = chain.len() - header.len();
+    chain[last] = frame[IPV6 + 6];
+    let mut frame = frame.to_vec();
+    let length = u16::from_be_bytes([frame[IPV6 + 4], frame[IPV6 + 5]]) + headers * octets;
+    frame[IPV6 + 4..IPV6 + 6].copy_from_slice(&length.to_be_bytes());
+    frame[IPV6 + 6] = 60;
+    frame.splice(IPV6 + 40..IPV6 + 40, chain);
+    frame
 }
 
 #[test]

@@ -1,8 +1,5 @@
 //! What the program copies of one frame, `struct record` of `ebpf/handshakes.bpf.c`.
 
-/// Octets copied of each frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options.
-const SNAP_LENGTH: usize = 144;
-
 /// Time, interface and length stand before the octets.
 const HEADER: usize = 16;
 
@@ -19,25 +16,27 @@ pub(super) struct Record<'a> {
     pub data: &'a [u8],
 }
 
-/// Reads a record; `None` where it is shorter than the program makes them.
+/// Reads a record; `None` where it is shorter than its header.
 pub(super) fn read(octets: &[u8]) -> Option<Record<'_>> {
     let (header, data) = octets.split_first_chunk::<HEADER>()?;
     let [time @ .., _, _, _, _, _, _, _, _] = *header;
     let [_, _, _, _, _, _, _, _, a, b, c, d, length @ ..] = *header;
     let length = u32::from_ne_bytes(length);
     // What follows the frame is left from a record that lay there before.
-    let captured = SNAP_LENGTH.min(length as usize);
+    let captured = data.len().min(length as usize);
     Some(Record {
         time: u64::from_ne_bytes(time),
         interface: u32::from_ne_bytes([a, b, c, d]),
         length,
-        data: data.get(..captured)?,
+        data: &data[..captured],
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SNAP_LENGTH: usize = 144;
 
     fn record(length: u32) -> Vec<u8> {
         let mut record = 7_u64.to_ne_bytes().to_vec();
@@ -61,7 +60,7 @@ mod tests {
     #[test]
     fn a_short_record_is_none() {
         let record = record(9000);
-        for length in 0..record.len() {
+        for length in 0..HEADER {
             assert_eq!(read(&record[..length]), None);
         }
     }

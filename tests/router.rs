@@ -1,0 +1,213 @@
+//! A router on the way to servers that are 120 ms off: what passes through it is judged as at a server.
+#![cfg(feature = "host")]
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Output;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use support::flood::Flood;
+use support::lab::{Family, Lab, Settings};
+use support::line::{LINE, Line};
+use support::netns::Namespace;
+use support::program::{Daemon, document, seconds_between, synwatch, time};
+use support::traffic::{Clients, Served, Service};
+
+const PORT: u16 = 8443;
+/// Connections per second, half of them over either IP version.
+const RATE: u32 = 300;
+/// Client addresses of either IP version.
+const CLIENTS: u8 = 20;
+/// How long SYN-ACKs come after their SYNs.
+const DISTANCE: Duration = Duration::from_millis(120);
+/// The server.
+const ADDRESSES: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
+/// Whose services are watched.
+const WATCH: [&str; 4] = ["--network", "198.51.100.0/24", "--network", "2001:db8:1::/64"];
+
+/// Clients, a router, and a server behind a long line.
+struct Path {
+    /// The victim is the router.
+    lab: Lab,
+    server: Namespace,
+    targets: [SocketAddr; 2],
+    _line: Line,
+}
+
+impl Path {
+    fn new() -> Self {
+        let (lab, server) = (Lab::new(Settings::default()), Namespace::new('s'));
+        let line = Line::between(&lab.victim, &server, DISTANCE / 2);
+        lab.victim.sysctl("ipv4/ip_forward", "1");
+        lab.victim.sysctl("ipv6/conf/all/forwarding", "1");
+        let targets = ADDRESSES.map(|address| {
+            let address: IpAddr = address.parse().expect("an address");
+            let (version, family) =
+                if address.is_ipv4() { ("-4", Family::V4) } else { ("-6", Family::V6) };
+            server.ip(&format!("addr add {address} dev {LINE}"));
+            server.ip(&format!("{version} route add default dev {LINE}"));
+            lab.victim.ip(&format!("route add {address} dev {LINE}"));
+            lab.attacker.ip(&format!("route add {address} via {}", family.victim()));
+            SocketAddr::new(address, PORT)
+        });
+        Self { lab, server, targets, _line: line }
+    }
+
+    fn serve(&self, backlog: i32) -> [Service; 2] {
+        self.targets.map(|target| Service::start_on(&self.server, target, backlog))
+    }
+
+    fn watch(&self) -> Daemon<'_> {
+        Daemon::start_on(&self.lab.victim, &WATCH)
+    }
+
+    fn once(&self) -> Output {
+        synwatch(&self.lab, &[&["--once", "--format", "json"], &WATCH[..]].concat())
+    }
+
+    fn clients(&self) -> [Clients; 2] {
+        self.targets.map(|target| {
+            let family = if target.is_ipv4() { Family::V4 } else { Family::V6 };
+            let addresses = self.lab.add_clients(family, CLIENTS);
+            Clients::start(&self.lab, target, &addresses, RATE / 2)
+        })
+    }
+}
+
+fn stop(clients: [Clients; 2]) -> Served {
+    let [v4, v6] = clients.map(Clients::stop);
+    Served { answered: v4.answered + v6.answered, failed: v4.failed + v6.failed }
+}
+
+/// What the daemon says once it has seen everything up to now.
+fn fresh(daemon: &Daemon<'_>) -> Value {
+    let ended = SystemTime::now() + Duration::from_millis(500);
+    let report = daemon.wait_for(Duration::from_secs(5), |daemon| {
+        let report = daemon.status();
+        (time(&report["observed"]["to"]) > ended).then_some(report)
+    });
+    report.unwrap_or_else(|| panic!("no fresh report: {:#}", daemon.status()))
+}
+
+/// The part of a report that is about the service at `target`.
+fn of(target: SocketAddr, list: &Value, key: impl Fn(&Value) -> &Value) -> &Value {
+    let mut all = list.as_array().expect("a list").iter();
+    let found = all.find(|entry| {
+        let place = key(entry);
+        place["address"] == target.ip().to_string() && place["port"] == target.port()
+    });
+    found.unwrap_or_else(|| panic!("no {target}: {list:#}"))
+}
+
+#[test]
+fn connections_to_far_servers_are_no_attack() {
+    if !support::requires_root() {
+        return;
+    }
+    let path = Path::new();
+    let servers = path.serve(511);
+    let daemon = path.watch();
+    let clients = path.clients();
+    thread::sleep(Duration::from_secs(9));
+    let once = path.once();
+    thread::sleep(Duration::from_secs(9));
+    let during = daemon.status();
+    let served = stop(clients);
+    let report = fresh(&daemon);
+
+    let look = document(&once);
+    assert_eq!(once.status.code(), Some(0), "--once: {look:#}");
+    for report in [&look, &during] {
+        for target in path.targets {
+            let service = of(target, &report["services"], |service| service);
+            let completed = service["completion_ratio"].as_f64().expect("a ratio");
+            assert!(completed >= 0.98, "{service:#}");
+            // The clients are near: what is under way waits for its SYN-ACK.
+            let half_open = service["half_open"].as_u64().expect("a count");
+            assert!(half_open <= 10, "{service:#}");
+        }
+    }
+    for report in [&look, &during, &report] {
+        assert_eq!((&report["status"], &report["detections"]), (&json!("ok"), &json!([])));
+    }
+    assert!(daemon.events().is_empty(), "{:?}", daemon.events());
+
+    assert_eq!(served.failed, 0, "clients failed");
+    assert!(served.answered > u64::from(RATE) * 17, "only {served:?}");
+    assert_eq!(servers.iter().map(Service::answered).sum::<u64>(), served.answered);
+    let totals = &report["totals"];
+    let count = |name: &str| totals[name].as_u64().unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(count("syn") - count("syn_retransmitted"), served.answered, "{totals:#}");
+    assert_eq!(count("handshakes_completed"), served.answered, "{totals:#}");
+
+    let duration = |part: &str| {
+        daemon.metric(&format!("synwatch_handshake_duration_seconds_{part}")).expect("a metric")
+    };
+    let mean = duration("sum") / duration("count");
+    eprintln!("{served:?}, a handshake takes {mean:.4} s");
+    assert!(mean >= DISTANCE.as_secs_f64(), "handshakes take {mean} s");
+}
+
+#[test]
+fn refusals_of_far_servers_are_no_attack() {
+    if !support::requires_root() {
+        return;
+    }
+    let path = Path::new();
+    let daemon = path.watch();
+    let clients = path.clients();
+    thread::sleep(Duration::from_secs(7));
+    let once = path.once();
+    let served = stop(clients);
+    let report = fresh(&daemon);
+
+    assert!(served.failed > u64::from(RATE) * 8, "only {served:?}");
+    assert_eq!(served.answered, 0);
+    assert_eq!(report["totals"]["handshakes_reset"], served.failed, "{report:#}");
+    let look = document(&once);
+    assert_eq!(once.status.code(), Some(0), "--once: {look:#}");
+    for report in [&look, &report] {
+        let all = report["detections"].as_array().expect("a list");
+        assert!(all.iter().all(|found| found["severity"] == "info"), "{all:#?}");
+        assert_eq!(report["status"], "ok");
+    }
+}
+
+/// What shows that the others can fail.
+#[test]
+fn floods_of_far_servers_are_named_at_the_router() {
+    if !support::requires_root() {
+        return;
+    }
+    let path = Path::new();
+    let _servers = path.serve(4096);
+    let daemon = path.watch();
+    let clients = path.clients();
+    thread::sleep(Duration::from_secs(4));
+    assert!(daemon.detections().is_empty(), "{:#?}", daemon.detections());
+
+    let duration = Duration::from_secs(7);
+    let floods = path.targets.map(|target| Flood::random(target, 1_000, duration).start(&path.lab));
+    thread::sleep(Duration::from_secs(4));
+    let once = path.once();
+    let sent = floods.map(|flood| flood.join());
+    let served = stop(clients);
+    let report = daemon.status();
+    for (target, sent) in path.targets.into_iter().zip(sent) {
+        let found = of(target, &report["detections"], |found| &found["target"]);
+        assert_eq!(found["class"], "syn_flood", "{found:#}");
+        let mut history = found["severity_history"].as_array().expect("a history").iter();
+        let critical = history.find(|change| change["severity"] == "critical");
+        let critical = critical.unwrap_or_else(|| panic!("never critical: {found:#}"));
+        let after = seconds_between(sent.first, time(&critical["at"]));
+        eprintln!("{target}: critical after {after:.2} s");
+        assert!(after <= 6.0, "{target}: critical after {after:.2} s");
+        of(target, &document(&once)["detections"], |found| &found["target"]);
+    }
+    assert_eq!(report["detections"].as_array().map(Vec::len), Some(2), "{report:#}");
+    assert_eq!(once.status.code(), Some(2), "--once: {:#}", document(&once));
+    assert_eq!(served.failed, 0, "clients failed");
+}
