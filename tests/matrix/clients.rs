@@ -2,12 +2,12 @@
 
 use std::f64::consts::TAU;
 
-use synwatch::wire::{Address, Flags, Segment, SeqNumber};
+use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::conn::{ACK, Conn, FIN_ACK, Next, PSH_ACK, Plan, REQUEST, RST_ACK, State};
 use crate::population::Look;
 use crate::scenario::Only;
-use crate::server::{Acked, SECOND};
+use crate::server::{Acked, SECOND, layout};
 use crate::world::{Event, World, nanos, seconds};
 
 /// When an unanswered SYN is repeated (RFC 6298: 1 s, then twice as long each time).
@@ -69,8 +69,9 @@ impl World<'_> {
         let mut host =
             if nat { self.population.behind_nat(random) } else { self.population.client(random) };
         if plan == Plan::FastOpen {
-            let options = host.look.options.to_string().split(',').count();
-            host.look.options = host.look.options.with(options as u32, 34);
+            // Before the others, of which one may be the end of the list.
+            let OptionLayout(options) = host.look.options;
+            host.look.options = OptionLayout(layout(&[34]).0 | options << 4);
         }
         let client_port = if nat {
             self.nat_port = self.nat_port.wrapping_add(1);
@@ -108,7 +109,7 @@ impl World<'_> {
             look,
             plan,
             state: State::SynSent,
-            rtt,
+            rtt: rtt + self.distance,
             isn,
             server_isn: SeqNumber(0),
             sent: 1,

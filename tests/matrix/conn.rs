@@ -72,7 +72,7 @@ pub struct Conn {
     pub look: Look,
     pub plan: Plan,
     pub state: State,
-    /// Round-trip time in nanoseconds.
+    /// Round-trip time to the server in nanoseconds.
     pub rtt: u64,
     pub isn: SeqNumber,
     pub server_isn: SeqNumber,

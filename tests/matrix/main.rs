@@ -5,8 +5,9 @@
 //!
 //! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture table`. One row in
 //! all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test matrix -- --ignored --nocapture trace`
-//! (`MATRIX_ROW` is a part of the name, or a number; it narrows the table too). A whole day, packet by packet:
-//! `cargo test --release --test matrix -- --ignored --nocapture day`.
+//! (`MATRIX_ROW` is a part of the name, or a number; it narrows the tables too). A whole day, packet by packet:
+//! `cargo test --release --test matrix -- --ignored --nocapture day`. The main rows with the server far away, and with
+//! segments in fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture wires`.
 #![cfg(feature = "host")]
 
 mod agreement;
@@ -20,6 +21,7 @@ mod server;
 mod stage;
 mod table;
 mod verdict;
+mod wire;
 mod world;
 
 use stage::Job;
@@ -28,18 +30,33 @@ use stage::Job;
 /// many packets one seed.
 #[test]
 fn matrix_rows_hold() {
-    /// The detector learns from 120 s on.
-    const WARM_UP: f64 = 130.0;
     const MANY_PACKETS: f64 = 200_000.0;
     let scenarios = scenario::all();
-    let jobs: Vec<_> = stage::rows(&scenarios)
-        .into_iter()
-        .flat_map(|(scenario, cold)| {
-            let warm_up = scenario.warm_up.min(WARM_UP);
-            let seeds = if scenario.packets() > MANY_PACKETS { 1..=1 } else { 1..=2 };
-            stage::seeds(seeds).into_iter().map(move |seed| Job { scenario, cold, seed, warm_up })
-        })
-        .collect();
+    let rows = stage::rows(&scenarios).into_iter();
+    hold(rows.flat_map(|(scenario, cold)| {
+        let seeds = if scenario.packets() > MANY_PACKETS { 1..=1 } else { 1..=2 };
+        stage::seeds(seeds).into_iter().map(move |seed| Job::plain(scenario, cold, seed))
+    }));
+}
+
+/// One seed of the main rows on other wires: each on every other one of its wires, and the next on the others; of rows
+/// with very many packets on one.
+#[test]
+fn matrix_rows_hold_on_every_wire() {
+    const MANY_PACKETS: f64 = 1_000_000.0;
+    let scenarios = scenario::all();
+    let seed = stage::seeds(2..=2)[0];
+    let rows = stage::rows_by_wire(&scenarios).into_iter().enumerate();
+    hold(rows.flat_map(|(row, (scenario, wires))| {
+        let wires = wires.into_iter().flatten().skip((row + 1) % 2).step_by(2);
+        let most = if scenario.packets() > MANY_PACKETS { 1 } else { usize::MAX };
+        wires.take(most).map(move |wire| Job { wire, ..Job::plain(scenario, scenario.cold, seed) })
+    }));
+}
+
+/// Plays the jobs after a shorter time of legitimate traffic than in the table; all must be right.
+fn hold<'a>(jobs: impl Iterator<Item = Job<'a>>) {
+    let jobs: Vec<_> = jobs.map(Job::shorter).collect();
     let outcomes = stage::play(&jobs);
     let wrong: Vec<String> = jobs
         .iter()
@@ -59,6 +76,13 @@ fn table() {
     table::print(&scenario::all());
 }
 
+/// The same of the main rows on every wire, after the shorter time of legitimate traffic.
+#[test]
+#[ignore = "takes minutes, and a release build"]
+fn wires() {
+    table::print_wires(&scenario::all());
+}
+
 /// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet: nothing is said.
 #[test]
 #[ignore = "takes a minute of a release build"]
@@ -72,8 +96,8 @@ fn day() {
         scenario.legitimate.burst = 0.3;
     }
     for scenario in &scenarios {
-        stage::trace(Job { scenario, cold: false, seed: 1, warm_up: 0.0 });
-        let job = Job { scenario, cold: false, seed: 2, warm_up: 0.0 };
+        stage::trace(Job::plain(scenario, false, 1));
+        let job = Job::plain(scenario, false, 2);
         assert_eq!(stage::play(&[job])[0].problems, Vec::<String>::new());
     }
     assert_eq!(scenarios.len(), 1);
@@ -86,7 +110,7 @@ fn trace() {
     let scenarios = scenario::all();
     for (scenario, cold) in stage::rows(&scenarios) {
         for seed in stage::seeds(1..=1) {
-            stage::trace(Job { scenario, cold, seed, warm_up: scenario.warm_up });
+            stage::trace(Job::plain(scenario, cold, seed));
         }
     }
 }

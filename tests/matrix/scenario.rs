@@ -23,6 +23,9 @@ pub struct Scenario {
     /// Whether the row is played once more with its events 2 s after the start.
     #[serde(default)]
     pub cold: bool,
+    /// Whether it is played on every wire.
+    #[serde(default)]
+    pub wires: bool,
     /// Legitimate traffic before the events.
     #[serde(default = "default_warm_up")]
     pub warm_up: f64,
@@ -387,6 +390,9 @@ pub struct Expect {
     /// Classes that must not be named at all.
     #[serde(default)]
     pub never: Vec<String>,
+    /// The least share of the service's attempts that completes when the events end.
+    #[serde(default)]
+    pub completion_ratio: f64,
     /// Flags that `capture.limits` must hold.
     #[serde(default)]
     pub limits: Vec<String>,

@@ -10,6 +10,7 @@ use synwatch::engine::Action;
 
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, judge};
+use crate::wire::{Columns, Wire};
 use crate::world::{World, seconds};
 
 /// A row of the matrix, warm or cold, and the seed to play it with.
@@ -20,13 +21,28 @@ pub struct Job<'a> {
     pub seed: u64,
     /// Seconds of legitimate traffic before the events.
     pub warm_up: f64,
+    pub wire: Wire,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A row as it is in the table.
+    pub fn plain(scenario: &'a Scenario, cold: bool, seed: u64) -> Self {
+        Self { scenario, cold, seed, warm_up: scenario.warm_up, wire: Wire::default() }
+    }
+
+    /// The same after a shorter time of legitimate traffic, where that is longer.
+    pub fn shorter(self) -> Self {
+        /// The detector learns from 120 s on.
+        const WARM_UP: f64 = 130.0;
+        Self { warm_up: self.warm_up.min(WARM_UP), ..self }
+    }
+
     /// The name of the row.
     pub fn name(&self) -> String {
         let variant = if self.cold { " cold" } else { "" };
-        format!("{}{variant}", self.scenario.name)
+        let wire =
+            if self.wire == Wire::default() { String::new() } else { format!(", {:?}", self.wire) };
+        format!("{}{variant}{wire}", self.scenario.name)
     }
 }
 
@@ -40,12 +56,21 @@ pub fn rows(scenarios: &[Scenario]) -> Vec<(&Scenario, bool)> {
             [Some((scenario, false)), cold].into_iter().flatten()
         })
         .filter(|(scenario, cold)| {
-            let name = Job { scenario, cold: *cold, seed: 0, warm_up: 0.0 }.name();
+            let name = Job::plain(scenario, *cold, 0).name();
             match filter.parse::<u32>() {
                 Ok(row) => scenario.row == row,
                 Err(_) => name.contains(&filter),
             }
         })
+        .collect()
+}
+
+/// The rows among them that are played on every wire, with the wires by column.
+pub fn rows_by_wire(scenarios: &[Scenario]) -> Vec<(&Scenario, Columns)> {
+    rows(scenarios)
+        .into_iter()
+        .filter(|(scenario, cold)| scenario.wires && !cold)
+        .map(|(scenario, _)| (scenario, Wire::all(scenario.victim.address.is_ipv4())))
         .collect()
 }
 
@@ -67,7 +92,7 @@ pub fn play(jobs: &[Job<'_>]) -> Vec<Outcome> {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(job) = jobs.get(number) else { return };
-                    let played = World::new(job.scenario, job.cold, job.seed, job.warm_up).play();
+                    let played = World::new(*job).play();
                     let outcome = judge(job.scenario, &played);
                     outcomes.lock().expect("no job panics").insert(number, outcome);
                 }
@@ -81,7 +106,7 @@ pub fn play(jobs: &[Job<'_>]) -> Vec<Outcome> {
 pub fn trace(job: Job<'_>) {
     println!("{}, seed {}: {}", job.name(), job.seed, job.scenario.title);
     let started = std::time::Instant::now();
-    let played = World::new(job.scenario, job.cold, job.seed, job.warm_up).play();
+    let played = World::new(job).play();
     let took = started.elapsed();
     let zero = played.first_packet;
     for (at, action) in &played.said {

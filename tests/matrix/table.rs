@@ -1,83 +1,134 @@
-//! The matrix as two Markdown tables.
+//! The matrix as Markdown tables.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use synwatch::observe::Severity;
 
 use crate::scenario::{Rank, Scenario};
 use crate::stage::{self, Job};
 use crate::verdict::Outcome;
+use crate::wire::Wire;
 
 /// Plays seeds 1 to 20 of every row, prints both tables, and asserts that each row is right on as many
 /// seeds as it says.
 pub fn print(scenarios: &[Scenario]) {
-    let seeds = stage::seeds(1..=20);
-    let rows = stage::rows(scenarios);
-    let jobs: Vec<_> = rows
-        .iter()
-        .flat_map(|(scenario, cold)| {
-            let (scenario, cold, warm_up) = (*scenario, *cold, scenario.warm_up);
-            seeds.iter().map(move |seed| Job { scenario, cold, seed: *seed, warm_up })
-        })
-        .collect();
-    let started = Instant::now();
-    let outcomes = stage::play(&jobs);
-    let took = started.elapsed();
-
+    let rows = stage::rows(scenarios).into_iter();
+    let played = Played::new(rows.map(|(scenario, cold)| Job::plain(scenario, cold, 0)));
     println!(
         "| # | event | expected | right | to warning: median / 95 % | deadline | to critical: \
          median / 95 % | deadline |\n|---|---|---|---|---|---|---|---|"
     );
-    let mut missed = Vec::new();
-    for (job, outcomes) in jobs.chunks(seeds.len()).zip(outcomes.chunks(seeds.len())) {
-        let job = &job[0];
-        let right = outcomes.iter().filter(|outcome| outcome.problems.is_empty()).count();
-        print_row(job, outcomes, right);
-        if (right as f64) < job.scenario.expect.share * seeds.len() as f64 {
-            missed.push(format!("{} ({right}/{})", job.name(), seeds.len()));
-        }
+    for (job, outcomes) in played.rows() {
+        print_row(job, outcomes);
     }
-
     println!();
-    print_confusion(&jobs, &outcomes);
-
+    print_confusion(&played.jobs, &played.outcomes);
     println!();
-    for (job, outcome) in jobs.iter().zip(&outcomes) {
-        if !outcome.problems.is_empty() {
-            println!("{}, seed {}: {}", job.name(), job.seed, outcome.problems.join("; "));
-        }
-    }
-    let packets: u64 = outcomes.iter().map(|outcome| outcome.packets).sum();
-    println!(
-        "{} performances, {:.1} million packets, in {took:.1?}",
-        jobs.len(),
-        packets as f64 / 1e6
-    );
-    assert!(missed.is_empty(), "not right on enough seeds: {}", missed.join(", "));
+    played.finish();
 }
 
-fn print_row(job: &Job<'_>, outcomes: &[Outcome], right: usize) {
+/// The same of the main rows on every wire: on how many seeds each is right, and when 95 % of them warned.
+pub fn print_wires(scenarios: &[Scenario]) {
+    let rows = stage::rows_by_wire(scenarios);
+    let played = Played::new(rows.iter().flat_map(|(scenario, wires)| {
+        let wires = wires.iter().flatten();
+        wires.map(|wire| Job { wire: *wire, ..Job::plain(scenario, false, 0).shorter() })
+    }));
+    println!("| # | event | {} |", Wire::COLUMNS.join(" | "));
+    println!("|---|---|{}", "---|".repeat(Wire::COLUMNS.len()));
+    let mut cells = played.rows();
+    for (scenario, wires) in &rows {
+        let cells = wires.map(|wire| {
+            let (_, outcomes) = wire.and_then(|_| cells.next())?;
+            let time = quantiles(outcomes, Severity::Warning).map(|[_, time]| time);
+            let time = time.map_or(String::new(), |time| format!(", {time:.2} s"));
+            Some(format!("{}/{}{time}", right(outcomes), outcomes.len()))
+        });
+        let cells = cells.map(Option::unwrap_or_default).join(" | ");
+        println!("| {} | {} | {cells} |", scenario.row, scenario.title);
+    }
+    println!();
+    played.finish();
+}
+
+/// All seeds of some rows.
+struct Played<'a> {
+    seeds: usize,
+    jobs: Vec<Job<'a>>,
+    outcomes: Vec<Outcome>,
+    took: Duration,
+}
+
+impl<'a> Played<'a> {
+    fn new(rows: impl Iterator<Item = Job<'a>>) -> Self {
+        let seeds = stage::seeds(1..=20);
+        let of_row = |row| seeds.iter().map(move |seed| Job { seed: *seed, ..row });
+        let jobs: Vec<_> = rows.flat_map(of_row).collect();
+        let started = Instant::now();
+        let outcomes = stage::play(&jobs);
+        Self { seeds: seeds.len(), jobs, outcomes, took: started.elapsed() }
+    }
+
+    /// By row.
+    fn rows(&self) -> impl Iterator<Item = (&Job<'a>, &[Outcome])> {
+        self.jobs.iter().step_by(self.seeds).zip(self.outcomes.chunks(self.seeds))
+    }
+
+    /// Prints what was wrong, and asserts that each row is right on as many seeds as it says.
+    fn finish(&self) {
+        for (job, outcome) in self.jobs.iter().zip(&self.outcomes) {
+            if !outcome.problems.is_empty() {
+                println!("{}, seed {}: {}", job.name(), job.seed, outcome.problems.join("; "));
+            }
+        }
+        let packets: u64 = self.outcomes.iter().map(|outcome| outcome.packets).sum();
+        println!(
+            "{} performances, {:.1} million packets, in {:.1?}",
+            self.jobs.len(),
+            packets as f64 / 1e6,
+            self.took
+        );
+        let missed: Vec<String> = self
+            .rows()
+            .filter(|(job, outcomes)| {
+                (right(outcomes) as f64) < job.scenario.expect.share * self.seeds as f64
+            })
+            .map(|(job, outcomes)| format!("{} ({}/{})", job.name(), right(outcomes), self.seeds))
+            .collect();
+        assert!(missed.is_empty(), "not right on enough seeds: {}", missed.join(", "));
+    }
+}
+
+fn right(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| outcome.problems.is_empty()).count()
+}
+
+/// The times until half and 95 % of those had the severity that ever did.
+fn quantiles(outcomes: &[Outcome], severity: Severity) -> Option<[f64; 2]> {
+    let mut times: Vec<f64> =
+        outcomes.iter().filter_map(|outcome| outcome.times[severity as usize]).collect();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get(((times.len() as f64 * share).ceil() as usize).max(1) - 1);
+    Some([*at(0.5)?, *at(0.95)?])
+}
+
+fn print_row(job: &Job<'_>, outcomes: &[Outcome]) {
     let Job { scenario, cold, .. } = job;
     let by = scenario.expect.by;
-    let times = |severity: Severity| {
-        let mut times: Vec<f64> =
-            outcomes.iter().filter_map(|outcome| outcome.times[severity as usize]).collect();
-        times.sort_by(f64::total_cmp);
-        if times.is_empty() {
-            return "-".to_owned();
-        }
-        let at = |share: f64| times[((times.len() as f64 * share).ceil() as usize).max(1) - 1];
-        format!("{:.2} / {:.2} s", at(0.5), at(0.95))
+    let times = |severity| match quantiles(outcomes, severity) {
+        Some([half, most]) => format!("{half:.2} / {most:.2} s"),
+        None => "-".to_owned(),
     };
     let deadline =
         |deadline: Option<f64>| deadline.map_or("-".to_owned(), |deadline| format!("{deadline} s"));
     println!(
-        "| {} | {}{} | {} | {right}/{} | {} | {} | {} | {} |",
+        "| {} | {}{} | {} | {}/{} | {} | {} | {} | {} |",
         scenario.row,
         scenario.title,
         if *cold { ", cold" } else { "" },
         expected(scenario),
+        right(outcomes),
         outcomes.len(),
         times(Severity::Warning),
         deadline(by.warning),

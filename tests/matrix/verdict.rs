@@ -109,6 +109,11 @@ impl Judge<'_> {
                 problems.push(format!("{} is not cleared", named(detection)));
             }
         }
+        let service = self.played.height.services.first();
+        let completed = service.map_or(0.0, |service| service.completion_ratio);
+        if completed < expect.completion_ratio {
+            problems.push(format!("{completed:.3} completed"));
+        }
         let limits = &self.played.height.capture.limits;
         for limit in &expect.limits {
             // Their names are those of the document.

@@ -1,7 +1,7 @@
 //! The stage: time, what is still to happen, the wire with its faults, the victim, and the engine that watches.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use synwatch::flow::HashKey;
 use synwatch::observe::{CaptureStats, KernelHalfOpen, KernelSample, Listener, Report, Sysctls};
 use synwatch::stats::STEP;
 use synwatch::time::Timestamp;
-use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
+use synwatch::wire::{
+    Address, Flags, Fragments, LinkType, OptionLayout, Segment, SeqNumber, Skip, decode_into,
+};
 
 use crate::attacks::Attacks;
 use crate::conn::{Conn, Next, RST_ACK};
@@ -18,6 +20,8 @@ use crate::population::Population;
 use crate::random::Random;
 use crate::scenario::{Closed, Only, Scenario};
 use crate::server::{Fired, SECOND, Server, Settings, defer_in_repeats};
+use crate::stage::Job;
+use crate::wire::Form;
 
 /// 2026-01-01.
 pub const START: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000);
@@ -105,6 +109,15 @@ pub struct World<'a> {
     /// The logarithm of the present burst of legitimate traffic, and since when.
     pub burst: (f64, u64),
     pub nat_port: u16,
+    /// From the monitor to the server and back, in nanoseconds. What goes to the server is timed as it passes the
+    /// monitor, so the server's clock is late by half of this, and what it sends passes after all of it.
+    pub distance: u64,
+    form: Option<Form>,
+    /// What it has sent that has not passed yet, and when it will.
+    on_the_way: VecDeque<(u64, Segment)>,
+    frame: Vec<u8>,
+    datagrams: u64,
+    fragments: Fragments,
     engine: Engine,
     asks_kernel: bool,
     stats: CaptureStats,
@@ -129,7 +142,8 @@ pub struct Played {
 }
 
 impl<'a> World<'a> {
-    pub fn new(scenario: &'a Scenario, cold: bool, seed: u64, warm_up: f64) -> Self {
+    pub fn new(job: Job<'a>) -> Self {
+        let Job { scenario, cold, seed, warm_up, wire } = job;
         let victim = &scenario.victim;
         let hosts = victim
             .network
@@ -150,6 +164,7 @@ impl<'a> World<'a> {
             backlog: victim.backlog,
             ..engine::Settings::default()
         };
+        let engine = Engine::new(engine, START);
         let origin = if cold { COLD } else { warm_up };
         let mut world = Self {
             scenario,
@@ -169,8 +184,15 @@ impl<'a> World<'a> {
             waiting: Vec::new(),
             burst: (0.0, 0),
             nat_port: 0,
-            engine: Engine::new(engine, START),
-            asks_kernel: victim.kernel.unwrap_or(seed % 2 == 1),
+            distance: wire.distance * 1_000_000,
+            form: wire.form,
+            on_the_way: VecDeque::new(),
+            frame: Vec::new(),
+            datagrams: 0,
+            fragments: Fragments::new(engine.hasher().state()),
+            engine,
+            // A monitor elsewhere cannot.
+            asks_kernel: wire.distance == 0 && victim.kernel.unwrap_or(seed % 2 == 1),
             stats: CaptureStats::default(),
             packets: 0,
             first_packet: None,
@@ -190,6 +212,9 @@ impl<'a> World<'a> {
         let height = self.engine.snapshot(START + Duration::from_nanos(self.now));
         self.until(self.origin + length + nanos(self.scenario.cool_down));
         let end = self.engine.snapshot(START + Duration::from_nanos(self.now));
+        if self.form.is_some() && self.stats.dropped == 0 {
+            assert_eq!(end.capture.tcp_segments, self.datagrams);
+        }
         Played {
             said: self.said,
             first_packet: self.first_packet.unwrap_or(self.origin),
@@ -205,6 +230,7 @@ impl<'a> World<'a> {
         let mut tick = (self.now / step + 1) * step;
         while tick <= end {
             self.let_pass(tick);
+            self.pass_until(tick);
             self.now = tick;
             if tick.is_multiple_of(SECOND) {
                 if self.asks_kernel {
@@ -364,19 +390,60 @@ impl<'a> World<'a> {
         self.emit(self.now + SERVER_TIME, reset, Only::Egress);
     }
 
-    /// A packet crosses the victim's interface in a direction.
+    /// A segment arrives, or leaves the server, and passes the monitor.
     pub fn emit(&mut self, at: u64, segment: Segment, direction: Only) {
         let capture = self.scenario.capture;
         if capture.only.is_some_and(|only| only != direction) {
             return;
         }
-        self.stats.received += 1;
-        if self.capture_random.chance(capture.drop) {
-            self.stats.dropped += 1;
-            return;
+        if direction == Only::Egress {
+            self.on_the_way.push_back((at + self.distance, segment));
         }
-        self.packets += 1;
-        self.engine.handle_segment(START + Duration::from_nanos(at), &segment, INTERFACE);
+        self.pass_until(at);
+        if direction == Only::Ingress {
+            self.pass(at, &segment);
+        }
+    }
+
+    /// What the server has sent passes the monitor, as far as its time has come.
+    fn pass_until(&mut self, end: u64) {
+        while let Some((at, segment)) = self.on_the_way.pop_front_if(|(at, _)| *at <= end) {
+            self.pass(at, &segment);
+        }
+    }
+
+    /// A segment passes the monitor: its frames are captured, and decoded as the program does it.
+    fn pass(&mut self, at: u64, segment: &Segment) {
+        const LINK: LinkType = LinkType::Ethernet;
+        self.datagrams += 1;
+        let at = START + Duration::from_nanos(at);
+        let mut capture = |frame: &[u8], length| {
+            self.stats.received += 1;
+            if self.capture_random.chance(self.scenario.capture.drop) {
+                self.stats.dropped += 1;
+                return;
+            }
+            self.packets += 1;
+            if self.form.is_none() {
+                return self.engine.handle_segment(at, segment, INTERFACE);
+            }
+            self.engine.queue_frame(at, INTERFACE, |found| {
+                match decode_into(LINK, frame, length, found) {
+                    Err(Skip::Fragment) => {
+                        self.fragments.join(at, INTERFACE, LINK, frame, length, found)?;
+                    }
+                    outcome => outcome.expect("a segment"),
+                }
+                // Options may have been added to fill a fragment.
+                assert_eq!(*found, Segment { options: found.options, ..*segment });
+                Ok(())
+            });
+            self.engine.handle_queue();
+        };
+        match self.form {
+            Some(form) => form.pack(segment, self.datagrams as u32, &mut self.frame, capture),
+            None => capture(&[], 0),
+        }
     }
 
     /// Deadlines count from the first packet of an event.
