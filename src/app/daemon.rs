@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::alert::{self, Alert, Alerts, Change, Counters, Sink};
-use crate::app::feed::{Selector, feed, selection};
+use crate::app::feed::{Selector, catch_up, feed, selection};
 use crate::app::team::Team;
 use crate::app::{self, Clock, Host, LiveError, Load, Taps, render, settings, take_sample};
 use crate::capture::{self, Source};
@@ -44,6 +44,7 @@ use crate::state::{self, StateFile};
 use crate::sys::memory::share_heap;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
+use crate::time::Timestamp;
 use crate::wire::Fragments;
 
 /// Why the daemon does not start or go on.
@@ -403,7 +404,13 @@ impl Capture {
             self.take_samples();
             let now = Instant::now();
             if now >= next_tick {
-                self.tick();
+                let settled = self.clock.settled();
+                if let Wire::One { source, .. } = &mut self.wire {
+                    let correction = || self.clock.correction();
+                    let (engine, source) = (&mut self.engine, source.as_mut());
+                    catch_up(engine, source, correction, &self.host, &mut fragments)?;
+                }
+                self.tick(settled);
                 next_tick = self.clock.when_settled(self.engine.step_end());
             }
             if now >= next_keep {
@@ -442,8 +449,9 @@ impl Capture {
         }
     }
 
-    fn tick(&mut self) {
-        let Self { engine, wire, clock, .. } = self;
+    /// Lets time pass up to `now`, and tells what comes of it.
+    fn tick(&mut self, now: Timestamp) {
+        let Self { engine, wire, .. } = self;
         let load = match wire {
             Wire::Nothing => self.load.share(),
             Wire::One { source, .. } => {
@@ -460,7 +468,7 @@ impl Capture {
         };
         engine.handle_load(load);
         let (actions, mut report) = wire.assemble(engine, |engine| {
-            let actions = engine.tick(clock.settled());
+            let actions = engine.tick(now);
             (actions, engine.snapshot(engine.now()))
         });
         for action in actions {

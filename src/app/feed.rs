@@ -1,6 +1,6 @@
 //! Frames from a source into the engine, and back what the engine wants of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::{Correction, Host};
 use crate::capture::{Batch, Error, Frames, Selection, Source};
@@ -84,6 +84,28 @@ pub fn feed<I: Intake, S: Frames + ?Sized>(
     batch
 }
 
+/// How long is read at most of what waits: a source may never be empty.
+const CATCH_UP: Duration = Duration::from_millis(80);
+
+/// Hands what waits already to `intake`. Before time passes there: after this thread was not run for a while, time would
+/// run ahead of the frames, and what they complete would seem to have failed.
+///
+/// # Errors
+/// The source is of no use any more.
+pub fn catch_up<I: Intake, S: Frames + ?Sized>(
+    intake: &mut I,
+    source: &mut S,
+    correction: impl Fn() -> Correction,
+    host: &Host,
+    fragments: &mut Fragments,
+) -> Result<(), Error> {
+    let begin = Instant::now();
+    while begin.elapsed() < CATCH_UP
+        && feed(intake, source, Duration::ZERO, &correction, host, fragments)? != Batch::Idle
+    {}
+    Ok(())
+}
+
 /// What `engine` looks at, as of `report`.
 #[must_use]
 pub fn selection(engine: &Engine, report: &Report) -> Selection {
@@ -125,6 +147,7 @@ mod tests {
 
     use super::*;
     use crate::capture::Frame;
+    use crate::engine::Settings;
     use crate::observe::CaptureStats;
 
     /// A source that takes a selection only where it is told to.
@@ -162,6 +185,36 @@ mod tests {
                 .then_some(())
                 .ok_or_else(|| Error::Socket { call: "SO_ATTACH_FILTER", source: source() })
         }
+    }
+
+    /// A source in which so many batches wait.
+    struct Waiting(u64);
+
+    impl Frames for Waiting {
+        fn visit(
+            &mut self,
+            timeout: Duration,
+            _visitor: impl FnMut(Frame<'_>),
+        ) -> Result<Batch, Error> {
+            assert_eq!(timeout, Duration::ZERO);
+            let left = self.0.checked_sub(1);
+            self.0 = left.unwrap_or_default();
+            Ok(left.map_or(Batch::Idle, |_| Batch::Frames))
+        }
+    }
+
+    #[test]
+    fn what_waits_is_taken_in_but_not_for_ever() {
+        let mut engine = Engine::new(Settings::default(), Timestamp::EPOCH);
+        let mut fragments = Fragments::new(engine.hasher().state());
+        let mut left_of = |batches| {
+            let mut source = Waiting(batches);
+            let (host, none) = (Host::default(), || Correction::NONE);
+            catch_up(&mut engine, &mut source, none, &host, &mut fragments).unwrap();
+            source.0
+        };
+        assert_eq!(left_of(3), 0);
+        assert!(left_of(u64::MAX) > 0);
     }
 
     /// What is logged.

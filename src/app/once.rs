@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::app::feed::{Selector, feed, selection};
+use crate::app::feed::{Selector, catch_up, feed, selection};
 use crate::app::render;
 use crate::app::{Clock, Host, open_source, settings};
 use crate::capture::Source;
@@ -93,23 +93,28 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     if let Some(source) = &mut source {
         let mut selector = Selector::default();
         let mut fragments = Fragments::new(engine.hasher().state());
+        let correction = || clock.correction();
         let mut next_tick = begin + STEP;
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
             let pause = next_tick.saturating_duration_since(Instant::now()).min(left);
-            let correction = || clock.correction();
             feed(&mut engine, source.as_mut(), pause, correction, &host, &mut fragments)?;
-            engine.handle_capture(source.stats());
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
-                engine.tick(clock.settled());
+                let settled = clock.settled();
+                catch_up(&mut engine, source.as_mut(), correction, &host, &mut fragments)?;
+                engine.handle_capture(source.stats());
+                engine.tick(settled);
                 let report = engine.snapshot(engine.now());
                 selector.select(source.as_mut(), &selection(&engine, &report));
             }
         }
         kernel.ask(&mut engine, &mut host, config, &clock);
-        engine.tick(clock.now());
+        let asked = clock.now();
+        catch_up(&mut engine, source.as_mut(), correction, &host, &mut fragments)?;
+        engine.handle_capture(source.stats());
+        engine.tick(asked);
         engine.consult_kernel();
     }
     let mut report = engine.snapshot(clock.now());
