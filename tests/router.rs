@@ -4,7 +4,7 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use support::flood::Flood;
 use support::lab::{Family, Lab, Settings};
 use support::line::{LINE, Line};
 use support::netns::Namespace;
-use support::program::{Daemon, document, seconds_between, synwatch, time};
+use support::program::{Daemon, SYNWATCH, document, interrupt, seconds_between, synwatch, time};
 use support::traffic::{Clients, Served, Service};
 
 const PORT: u16 = 8443;
@@ -25,8 +25,13 @@ const CLIENTS: u8 = 20;
 const DISTANCE: Duration = Duration::from_millis(120);
 /// The server.
 const ADDRESSES: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
+/// How long a process may not run now and then.
+const INTERRUPTION: Duration = Duration::from_millis(1_500);
 /// Whose services are watched.
-const WATCH: [&str; 4] = ["--network", "198.51.100.0/24", "--network", "2001:db8:1::/64"];
+#[rustfmt::skip]
+const WATCH: [&str; 6] = [
+    "--network", "198.51.100.0/24", "--network", "2001:db8:1::/64", "--backlog", "1024",
+];
 
 /// Clients, a router, and a server behind a long line.
 struct Path {
@@ -56,8 +61,8 @@ impl Path {
         Self { lab, server, targets, _line: line }
     }
 
-    fn serve(&self, backlog: i32) -> [Service; 2] {
-        self.targets.map(|target| Service::start_on(&self.server, target, backlog))
+    fn serve(&self) -> [Service; 2] {
+        self.targets.map(|target| Service::start_on(&self.server, target, 4096))
     }
 
     fn watch(&self) -> Daemon<'_> {
@@ -66,6 +71,16 @@ impl Path {
 
     fn once(&self) -> Output {
         synwatch(&self.lab, &[&["--once", "--format", "json"], &WATCH[..]].concat())
+    }
+
+    /// The same where its process is not run for a while.
+    fn once_interrupted(&self) -> Output {
+        let mut command = self.lab.victim.command(SYNWATCH);
+        command.args(["--once", "--format", "json"]).args(WATCH);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("synwatch");
+        thread::sleep(INTERRUPTION);
+        interrupt(child.id(), INTERRUPTION);
+        child.wait_with_output().expect("wait for synwatch")
     }
 
     fn clients(&self) -> [Clients; 2] {
@@ -108,19 +123,28 @@ fn connections_to_far_servers_are_no_attack() {
         return;
     }
     let path = Path::new();
-    let servers = path.serve(511);
+    let servers = path.serve();
     let daemon = path.watch();
     let clients = path.clients();
     thread::sleep(Duration::from_secs(9));
     let once = path.once();
-    thread::sleep(Duration::from_secs(9));
-    let during = daemon.status();
+    let interrupted = path.once_interrupted();
+    thread::sleep(Duration::from_secs(2));
+    daemon.interrupt(INTERRUPTION);
+    let during: Vec<_> = (0..20)
+        .map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            daemon.status()
+        })
+        .collect();
     let served = stop(clients);
     let report = fresh(&daemon);
 
-    let look = document(&once);
-    assert_eq!(once.status.code(), Some(0), "--once: {look:#}");
-    for report in [&look, &during] {
+    let looks = [&once, &interrupted].map(document);
+    for (once, look) in [&once, &interrupted].into_iter().zip(&looks) {
+        assert_eq!(once.status.code(), Some(0), "--once: {look:#}");
+    }
+    for report in looks.iter().chain(&during) {
         for target in path.targets {
             let service = of(target, &report["services"], |service| service);
             let completed = service["completion_ratio"].as_f64().expect("a ratio");
@@ -130,7 +154,7 @@ fn connections_to_far_servers_are_no_attack() {
             assert!(half_open <= 10, "{service:#}");
         }
     }
-    for report in [&look, &during, &report] {
+    for report in looks.iter().chain(&during).chain([&report]) {
         assert_eq!((&report["status"], &report["detections"]), (&json!("ok"), &json!([])));
     }
     assert!(daemon.events().is_empty(), "{:?}", daemon.events());
@@ -183,7 +207,7 @@ fn floods_of_far_servers_are_named_at_the_router() {
         return;
     }
     let path = Path::new();
-    let _servers = path.serve(4096);
+    let _servers = path.serve();
     let daemon = path.watch();
     let clients = path.clients();
     thread::sleep(Duration::from_secs(4));

@@ -91,6 +91,11 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Has it not run for `time`.
+    pub fn interrupt(&self, time: Duration) {
+        interrupt(self.pid(), time);
+    }
+
     fn wait_until_ready(&mut self) {
         let give_up = Instant::now() + PATIENCE;
         while self.get("/-/ready").is_none() {
@@ -184,6 +189,16 @@ pub fn synwatch(lab: &Lab, arguments: &[&str]) -> Output {
 /// Runs a command that ends by itself, without colour and standard input.
 pub fn finish(command: &mut Command) -> Output {
     command.env("NO_COLOR", "1").stdin(Stdio::null()).output().expect("run synwatch")
+}
+
+/// Has a process that was started here, and not waited for, not run for `time`.
+pub fn interrupt(pid: u32, time: Duration) {
+    let pid = i32::try_from(pid).expect("a process id");
+    for (signal, pause) in [(libc::SIGSTOP, time), (libc::SIGCONT, Duration::ZERO)] {
+        // SAFETY: kill takes numbers only; nobody waited for the child, so the number is its.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        thread::sleep(pause);
+    }
 }
 
 /// The JSON document on standard output, which must hold nothing else.
