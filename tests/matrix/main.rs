@@ -8,7 +8,6 @@
 //! (`MATRIX_ROW` is a part of the name, or a number; it narrows the tables too). A whole day, packet by packet:
 //! `cargo test --release --test matrix -- --ignored --nocapture day`. The main rows with the server far away, and with
 //! segments in fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture wires`.
-#![cfg(feature = "host")]
 
 mod agreement;
 mod attacks;
