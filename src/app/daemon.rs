@@ -406,9 +406,8 @@ impl Capture {
             if now >= next_tick {
                 let settled = self.clock.settled();
                 if let Wire::One { source, .. } = &mut self.wire {
-                    let correction = || self.clock.correction();
                     let (engine, source) = (&mut self.engine, source.as_mut());
-                    catch_up(engine, source, correction, &self.host, &mut fragments)?;
+                    catch_up(engine, source, &self.clock, &self.host, &mut fragments)?;
                 }
                 self.tick(settled);
                 next_tick = self.clock.when_settled(self.engine.step_end());

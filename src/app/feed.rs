@@ -1,8 +1,8 @@
 //! Frames from a source into the engine, and back what the engine wants of them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::app::{Correction, Host};
+use crate::app::{Clock, Correction, Host};
 use crate::capture::{Batch, Error, Frames, Selection, Source};
 use crate::engine::Engine;
 use crate::observe::Report;
@@ -84,24 +84,23 @@ pub fn feed<I: Intake, S: Frames + ?Sized>(
     batch
 }
 
-/// How long is read at most of what waits: a source may never be empty.
-const CATCH_UP: Duration = Duration::from_millis(80);
-
-/// Hands what waits already to `intake`. Before time passes there: after this thread was not run for a while, time would
-/// run ahead of the frames, and what they complete would seem to have failed.
+/// Hands `engine` the frames that came before now. Then time may pass there: otherwise, after this thread was not run for a
+/// while, time would run ahead of them, and the handshakes that they complete would seem to have failed.
 ///
 /// # Errors
 /// The source is of no use any more.
-pub fn catch_up<I: Intake, S: Frames + ?Sized>(
-    intake: &mut I,
+pub fn catch_up<S: Frames + ?Sized>(
+    engine: &mut Engine,
     source: &mut S,
-    correction: impl Fn() -> Correction,
+    clock: &Clock,
     host: &Host,
     fragments: &mut Fragments,
 ) -> Result<(), Error> {
-    let begin = Instant::now();
-    while begin.elapsed() < CATCH_UP
-        && feed(intake, source, Duration::ZERO, &correction, host, fragments)? != Batch::Idle
+    let now = clock.now();
+    let correction = || clock.correction();
+    // Under load the source may never be empty.
+    while engine.now() < now
+        && feed(engine, source, Duration::ZERO, correction, host, fragments)? == Batch::Frames
     {}
     Ok(())
 }
@@ -146,9 +145,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::capture::Frame;
+    use crate::capture::{Direction, Frame};
     use crate::engine::Settings;
     use crate::observe::CaptureStats;
+    use crate::wire::LinkType;
 
     /// A source that takes a selection only where it is told to.
     #[derive(Default)]
@@ -187,34 +187,47 @@ mod tests {
         }
     }
 
-    /// A source in which so many batches wait.
-    struct Waiting(u64);
+    /// A source in which frames wait, one a millisecond, that are no packets.
+    struct Waiting {
+        next: Timestamp,
+        left: u32,
+    }
 
     impl Frames for Waiting {
         fn visit(
             &mut self,
             timeout: Duration,
-            _visitor: impl FnMut(Frame<'_>),
+            mut visitor: impl FnMut(Frame<'_>),
         ) -> Result<Batch, Error> {
             assert_eq!(timeout, Duration::ZERO);
-            let left = self.0.checked_sub(1);
-            self.0 = left.unwrap_or_default();
-            Ok(left.map_or(Batch::Idle, |_| Batch::Frames))
+            let Some(left) = self.left.checked_sub(1) else { return Ok(Batch::Idle) };
+            visitor(Frame {
+                at: self.next,
+                link: LinkType::Ethernet,
+                data: &[],
+                original_len: 0,
+                interface: 0,
+                direction: Direction::Unknown,
+            });
+            *self = Self { next: self.next + Duration::from_millis(1), left };
+            Ok(Batch::Frames)
         }
     }
 
     #[test]
-    fn what_waits_is_taken_in_but_not_for_ever() {
-        let mut engine = Engine::new(Settings::default(), Timestamp::EPOCH);
-        let mut fragments = Fragments::new(engine.hasher().state());
-        let mut left_of = |batches| {
-            let mut source = Waiting(batches);
-            let (host, none) = (Host::default(), || Correction::NONE);
-            catch_up(&mut engine, &mut source, none, &host, &mut fragments).unwrap();
-            source.0
+    fn frames_up_to_now_are_taken_in_before_time_passes() {
+        let clock = Clock::start();
+        let start = clock.now().before(Duration::from_millis(100));
+        let left_of = |left| {
+            let mut engine = Engine::new(Settings::default(), start);
+            let mut fragments = Fragments::new(engine.hasher().state());
+            let mut source = Waiting { next: start, left };
+            catch_up(&mut engine, &mut source, &clock, &Host::default(), &mut fragments).unwrap();
+            source.left
         };
-        assert_eq!(left_of(3), 0);
-        assert!(left_of(u64::MAX) > 0);
+        assert_eq!(left_of(90), 0);
+        // Of a source that is never empty all that came before.
+        assert!(left_of(u32::MAX) <= u32::MAX - 100);
     }
 
     /// What is logged.

@@ -93,17 +93,17 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     if let Some(source) = &mut source {
         let mut selector = Selector::default();
         let mut fragments = Fragments::new(engine.hasher().state());
-        let correction = || clock.correction();
         let mut next_tick = begin + STEP;
         while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
         {
             let pause = next_tick.saturating_duration_since(Instant::now()).min(left);
+            let correction = || clock.correction();
             feed(&mut engine, source.as_mut(), pause, correction, &host, &mut fragments)?;
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + STEP;
                 let settled = clock.settled();
-                catch_up(&mut engine, source.as_mut(), correction, &host, &mut fragments)?;
+                catch_up(&mut engine, source.as_mut(), &clock, &host, &mut fragments)?;
                 engine.handle_capture(source.stats());
                 engine.tick(settled);
                 let report = engine.snapshot(engine.now());
@@ -112,7 +112,7 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         }
         kernel.ask(&mut engine, &mut host, config, &clock);
         let asked = clock.now();
-        catch_up(&mut engine, source.as_mut(), correction, &host, &mut fragments)?;
+        catch_up(&mut engine, source.as_mut(), &clock, &host, &mut fragments)?;
         engine.handle_capture(source.stats());
         engine.tick(asked);
         engine.consult_kernel();
