@@ -168,7 +168,7 @@ fn read_recorded(case: Case) -> (Vec<(Timestamp, Segment)>, Vec<Count>) {
         let (seconds, half_open) = line.split_once(',').expect("two columns");
         let since_epoch = Duration::from_secs_f64(seconds.parse().expect("seconds"));
         let half_open = half_open.parse().expect("a count");
-        Count { at: SystemTime::UNIX_EPOCH + since_epoch, half_open }
+        Count { at: SystemTime::UNIX_EPOCH + since_epoch, within: Duration::ZERO, half_open }
     };
     (segments, counts.lines().skip(1).map(count).collect())
 }

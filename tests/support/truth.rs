@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -32,6 +32,8 @@ pub struct KernelTruth {
 pub struct Count {
     /// The middle of the dump.
     pub at: SystemTime,
+    /// Half of the time that it took.
+    pub within: Duration,
     /// Requests in SYN_RECV.
     pub half_open: u64,
 }
@@ -58,10 +60,10 @@ impl KernelTruth {
         for family in [libc::AF_INET, libc::AF_INET6] {
             self.dump(family as u8, &mut rows).expect("sock_diag dump");
         }
-        let at = before + before.elapsed().unwrap_or_default() / 2;
+        let within = before.elapsed().unwrap_or_default() / 2;
         ports.map(|port| {
             let half_open = rows.iter().filter(|row| **row == port).count() as u64;
-            Count { at, half_open }
+            Count { at: before + within, within, half_open }
         })
     }
 
@@ -130,12 +132,13 @@ pub fn compare(case: &str, syncookies: u8, first_syn: SystemTime, kernel: &[Coun
         // The kernel's timer for 32 s has a granularity of 2.048 s at 250 Hz, and fires without a
         // packet; before that a request that is given up early is up to 0.3 s late.
         let slack = if after < LAST_TIMERS { 0.3 } else { 2.1 };
-        // Where the kernel was asked less often, the counts before and after that.
-        let next = kernel.partition_point(|count| count.at < said.at);
+        // Where the kernel was asked less often, all from the last that was counted before to the first after.
+        let before = kernel.partition_point(|count| count.at + count.within < said.at);
+        let next = kernel.partition_point(|count| count.at - count.within < said.at);
+        let beside = before.saturating_sub(1)..=next;
         let near = || {
             let near = |(index, count): &(usize, &Count)| {
-                let is_beside = *index == next || index + 1 == next;
-                is_beside || seconds_between(count.at, said.at).abs() <= slack
+                beside.contains(index) || seconds_between(count.at, said.at).abs() <= slack
             };
             kernel.iter().enumerate().filter(near).map(|(_, count)| count.half_open)
         };
