@@ -98,8 +98,8 @@ impl Service {
         self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
     }
 
-    /// How long it waits before it repeats an answer, as all show that came since `since` and before: a listener of
-    /// this host as Linux does.
+    /// How long it waits before it repeats an answer, as all show that came since `since` and
+    /// before: a listener of this host as Linux does.
     pub fn patience(&mut self, since: Timestamp) -> Patience {
         let learned = self.learner.learn(since);
         if self.listener.is_some() { Patience::LINUX } else { learned }

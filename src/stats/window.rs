@@ -86,8 +86,8 @@ impl Window {
     }
 }
 
-/// What was counted of the attempts that began in one step, as differences: what is taken off an attempt that was counted
-/// elsewhere is below zero here, modulo 2^32.
+/// What was counted of the attempts that began in one step, as differences: what is taken off an
+/// attempt that was counted elsewhere is below zero here, modulo 2^32.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes {
     /// SYNs that arrived, repeats included.
