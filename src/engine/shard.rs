@@ -520,6 +520,9 @@ impl Shard {
             Event::AnsweredMidway => {
                 if seen.is != Standing::None {
                     tally.last_seen = now;
+                    let lot = Lot::of(seen.flow, segment.ack);
+                    let attempt = || Attempt::answered(seen.flow, now, segment);
+                    tally.offer(step, self.sample, lot, attempt);
                 }
                 self.stray(segment, weight);
             }

@@ -37,7 +37,7 @@ pub enum Event {
     AnsweredMidway,
     /// The answer was sent again.
     AnswerRepeated,
-    /// The answer was sent again although the client had acknowledged it.
+    /// The answer to the only SYN was sent again although the client had acknowledged it.
     AnswerRepeatedAfterAck,
     /// An attempt completed.
     Completed,
@@ -365,7 +365,12 @@ impl Tracker {
                 entry.connection.marks.set_patience(lookup.patience(before.service));
                 Event::AnswerRepeated
             }
-            Outcome::AnswerRepeated if was.is_past_handshake() => Event::AnswerRepeatedAfterAck,
+            // The answer to each repeat of a SYN may come after the ACK of the first answer.
+            Outcome::AnswerRepeated
+                if was.is_past_handshake() && !was.marks.has(Marks::SYN_REPEATED) =>
+            {
+                Event::AnswerRepeatedAfterAck
+            }
             Outcome::AnswerRepeated => Event::AnswerRepeated,
             Outcome::Completed if was.is_past_handshake() => Event::CompletedLate,
             Outcome::Completed => Event::Completed,

@@ -18,6 +18,9 @@ impl Step {
     /// An attempt that has not completed after tau = 1.5 s has failed; so many steps after its own a
     /// step is judged.
     pub const MATURE: u32 = 6;
+    /// The same where the server's data has to show that an attempt completed: all steps that the
+    /// [`Windows`] hold, 3.75 s.
+    pub const MATURE_BY_DATA: u32 = Windows::KEPT as u32 - 1;
 
     /// The step `steps` earlier; `None` before the start.
     #[must_use]
