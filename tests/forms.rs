@@ -2,19 +2,17 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde_json::Value;
 use support::flood::{Flood, Form, Running};
 use support::lab::{Family, Lab, MIRROR_LINK, Settings, service};
-use support::program::{Daemon, document, seconds_between, synwatch, time};
+use support::program::{Daemon, critical_after, document, entry_of, synwatch};
 use support::traffic::Service;
 use support::truth::{KernelTruth, Said, compare};
 
-/// What the services of a lab are flooded with, all at once. Whole SYNs set the yardstick. Linux takes IPv6
-/// fragments only where the first has the whole TCP header (RFC 8200, section 4.5).
+/// What the services of a lab are flooded with, all at once. Whole SYNs set the yardstick. Linux
+/// takes IPv6 fragments only where the first has the whole TCP header (RFC 8200, section 4.5).
 const FORMS: [(u16, Family, Form); 7] = [
     (4430, Family::V4, Form::Plain),
     (4431, Family::V4, Form::Fragments(8)),
@@ -57,13 +55,14 @@ fn floods_in_every_form_are_paged_in_time() {
         let mut reports = vec![("--once", document(&once)), ("daemon", daemon.status())];
         reports.extend(at_mirror.map(|daemon| ("mirror port", daemon.status())));
         for (name, report) in &reports {
-            let all = report["detections"].as_array().expect("a list");
-            assert_eq!(all.len(), FORMS.len(), "{name}: {report:#}");
+            let all = &report["detections"];
+            assert_eq!(all.as_array().map(Vec::len), Some(FORMS.len()), "{name}: {report:#}");
             for ((port, family, form), sent) in FORMS.iter().zip(sent) {
                 let case = format!("{family:?}, {form:?}, cookies {syncookies}, {name}");
-                let found = find(&case, all, service(*family, *port));
+                let found = entry_of(service(*family, *port), all, |found| &found["target"]);
+                assert_eq!(found["class"], "syn_flood", "{case}");
                 if *name != "--once" {
-                    let after = critical_after(&case, found, sent.first);
+                    let after = critical_after(found, sent.first);
                     eprintln!("{case}: critical after {after:.2} s");
                     assert!(after <= 6.0, "{case}: {after:.2} s");
                 }
@@ -136,23 +135,4 @@ fn flood(lab: &Lab, rate: u32) -> [Running; FORMS.len()] {
     FORMS.map(|(port, family, form)| {
         Flood::random(service(family, port), rate, DURATION).in_form(form).start(lab)
     })
-}
-
-/// What is told of the flood of `target`.
-fn find<'a>(case: &str, all: &'a [Value], target: SocketAddr) -> &'a Value {
-    let found = all.iter().find(|found| {
-        let address = found["target"]["address"].as_str();
-        address == Some(&target.ip().to_string()) && found["target"]["port"] == target.port()
-    });
-    let found = found.unwrap_or_else(|| panic!("{case}: not named: {all:#?}"));
-    assert_eq!(found["class"], "syn_flood", "{case}");
-    found
-}
-
-/// When it became critical, in seconds after the first packet.
-fn critical_after(case: &str, found: &Value, first: SystemTime) -> f64 {
-    let mut history = found["severity_history"].as_array().expect("a history").iter();
-    let critical = history.find(|change| change["severity"] == "critical");
-    let critical = critical.unwrap_or_else(|| panic!("{case}: never critical: {found:#}"));
-    seconds_between(first, time(&critical["at"]))
 }

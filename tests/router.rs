@@ -1,4 +1,5 @@
-//! A router on the way to servers that are 120 ms off: what passes through it is judged as at a server.
+//! A router on the way to servers that are 120 ms off: what passes through it is judged as at a
+//! server.
 
 mod support;
 
@@ -12,7 +13,9 @@ use support::flood::Flood;
 use support::lab::{Family, Lab, Settings};
 use support::line::{LINE, Line};
 use support::netns::Namespace;
-use support::program::{Daemon, SYNWATCH, document, interrupt, seconds_between, synwatch, time};
+use support::program::{
+    Daemon, SYNWATCH, critical_after, document, entry_of, interrupt, synwatch, time,
+};
 use support::traffic::{Clients, Served, Service};
 
 const PORT: u16 = 8443;
@@ -106,16 +109,6 @@ fn fresh(daemon: &Daemon<'_>) -> Value {
     report.unwrap_or_else(|| panic!("no fresh report: {:#}", daemon.status()))
 }
 
-/// The part of a report that is about the service at `target`.
-fn of(target: SocketAddr, list: &Value, key: impl Fn(&Value) -> &Value) -> &Value {
-    let mut all = list.as_array().expect("a list").iter();
-    let found = all.find(|entry| {
-        let place = key(entry);
-        place["address"] == target.ip().to_string() && place["port"] == target.port()
-    });
-    found.unwrap_or_else(|| panic!("no {target}: {list:#}"))
-}
-
 #[test]
 fn connections_to_far_servers_are_no_attack() {
     if !support::requires_root() {
@@ -145,7 +138,7 @@ fn connections_to_far_servers_are_no_attack() {
     }
     for report in looks.iter().chain(&during) {
         for target in path.targets {
-            let service = of(target, &report["services"], |service| service);
+            let service = entry_of(target, &report["services"], |service| service);
             let completed = service["completion_ratio"].as_f64().expect("a ratio");
             assert!(completed >= 0.98, "{service:#}");
             // The clients are near: what is under way waits for its SYN-ACK.
@@ -220,15 +213,12 @@ fn floods_of_far_servers_are_named_at_the_router() {
     let served = stop(clients);
     let report = daemon.status();
     for (target, sent) in path.targets.into_iter().zip(sent) {
-        let found = of(target, &report["detections"], |found| &found["target"]);
+        let found = entry_of(target, &report["detections"], |found| &found["target"]);
         assert_eq!(found["class"], "syn_flood", "{found:#}");
-        let mut history = found["severity_history"].as_array().expect("a history").iter();
-        let critical = history.find(|change| change["severity"] == "critical");
-        let critical = critical.unwrap_or_else(|| panic!("never critical: {found:#}"));
-        let after = seconds_between(sent.first, time(&critical["at"]));
+        let after = critical_after(found, sent.first);
         eprintln!("{target}: critical after {after:.2} s");
         assert!(after <= 6.0, "{target}: critical after {after:.2} s");
-        of(target, &document(&once)["detections"], |found| &found["target"]);
+        entry_of(target, &document(&once)["detections"], |found| &found["target"]);
     }
     assert_eq!(report["detections"].as_array().map(Vec::len), Some(2), "{report:#}");
     assert_eq!(once.status.code(), Some(2), "--once: {:#}", document(&once));

@@ -85,8 +85,9 @@ pub fn feed<I: Intake, S: Frames + ?Sized>(
     batch
 }
 
-/// Hands `engine` the frames that came before now. Then time may pass there: otherwise, after this thread was not run for a
-/// while, time would run ahead of them, and the handshakes that they complete would seem to have failed.
+/// Hands `engine` the frames that came before now, so that time may pass there. After this thread
+/// was not run for a while, time would run ahead of them. The handshakes that they complete would
+/// seem to have failed.
 ///
 /// # Errors
 /// The source is of no use any more.

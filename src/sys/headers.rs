@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 const OLDEST: &str =
     "#include <linux/version.h>\n_Static_assert(LINUX_VERSION_CODE >= 0x50900, \"\");\n";
 
-/// Fails unless, with the kernel's headers `includes`, each expression of C has the value beside it. The compiler is
-/// that for the target, `$CC` or else `cc`.
+/// Fails unless, with the kernel's headers `includes`, each expression of C has the value beside
+/// it. The compiler is that for the target, `$CC` or else `cc`.
 #[track_caller]
 pub(crate) fn assert_agree(includes: &[&str], values: &[(&str, u64)]) {
     let mut source = String::from("#include <stddef.h>\n");

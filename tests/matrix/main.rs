@@ -3,11 +3,13 @@
 //! The rows are the files under `tests/scenarios`. Each is played by generated clients and attackers against a
 //! server that keeps its queues as Linux does, through the engine, with the packets' time as the clock.
 //!
-//! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture table`. One row in
-//! all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test matrix -- --ignored --nocapture trace`
-//! (`MATRIX_ROW` is a part of the name, or a number; it narrows the tables too). A whole day, packet by packet:
-//! `cargo test --release --test matrix -- --ignored --nocapture day`. The main rows with the server far away, and with
-//! segments in fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture wires`.
+//! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture
+//! table`. One row in all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test
+//! matrix -- --ignored --nocapture trace` (`MATRIX_ROW` is a part of the name, or a number; it
+//! narrows the tables too). A whole day, packet by packet: `cargo test --release --test matrix --
+//! --ignored --nocapture day`. The main rows with the server far away, and with segments in
+//! fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture
+//! wires`.
 
 mod agreement;
 mod attacks;
@@ -38,8 +40,8 @@ fn matrix_rows_hold() {
     }));
 }
 
-/// One seed of the main rows on other wires: each on every third of its wires, and the next on others; of rows with
-/// very many packets on one.
+/// One seed of the main rows on other wires: each on every third of its wires, and the next on
+/// others; of rows with very many packets on one.
 #[test]
 fn matrix_rows_hold_on_other_wires() {
     const MANY_PACKETS: f64 = 1_000_000.0;

@@ -28,7 +28,8 @@ pub fn print(scenarios: &[Scenario]) {
     played.finish();
 }
 
-/// The same of the main rows on every wire: on how many seeds each is right, and when 95 % of them warned.
+/// The same of the main rows on every wire: on how many seeds each is right, and when 95 % of them
+/// warned.
 pub fn print_wires(scenarios: &[Scenario]) {
     let rows = stage::rows_by_wire(scenarios);
     let played = Played::new(rows.iter().flat_map(|(scenario, wires)| {

@@ -1,5 +1,5 @@
-//! The wire between the clients and the server: how far from the server the monitor is, and the frames that segments
-//! are packed in.
+//! The wire between the clients and the server: how far from the server the monitor is, and the
+//! frames that segments are packed in.
 
 use synwatch_core::wire::Segment;
 
@@ -38,8 +38,8 @@ impl Wire {
         "208 octets of IPv6 extension headers",
     ];
 
-    /// The wires of these columns. Linux takes IPv6 fragments only where the first has the whole TCP header (RFC 8200,
-    /// section 4.5).
+    /// The wires of these columns. Linux takes IPv6 fragments only where the first has the whole
+    /// TCP header (RFC 8200, section 4.5).
     pub fn all(is_ipv4: bool) -> Columns {
         let far = |distance| Some(Self { distance, form: Some(Form::Whole) });
         let near = |form| Some(Self { distance: 0, form: Some(form) });
@@ -58,8 +58,8 @@ impl Wire {
 }
 
 impl Form {
-    /// Hands the frames of a segment to `visit`, each without the payload and with its whole length. They are built in
-    /// `frame`. Checksums are left 0: the decoder does not verify them.
+    /// Hands the frames of a segment to `visit`, each without the payload and with its whole
+    /// length. They are built in `frame`. Checksums are left 0: the decoder does not verify them.
     pub fn pack(
         self,
         segment: &Segment,
@@ -153,7 +153,8 @@ impl Piece {
     }
 }
 
-/// The TCP header of a segment, and its length, which is more than the first of two fragments holds.
+/// The TCP header of a segment, and its length, which is more than the first of two fragments
+/// holds.
 fn tcp_header(segment: &Segment, form: Form) -> ([u8; 60], usize) {
     let mut header = [0; 60];
     header[..2].copy_from_slice(&segment.source_port.to_be_bytes());

@@ -111,8 +111,9 @@ pub struct World<'a> {
     /// The logarithm of the present burst of legitimate traffic, and since when.
     pub burst: (f64, u64),
     pub nat_port: u16,
-    /// From the monitor to the server and back, in nanoseconds. What goes to the server is timed as it passes the
-    /// monitor, so the server's clock is late by half of this, and what it sends passes after all of it.
+    /// From the monitor to the server and back, in nanoseconds. What goes to the server is timed as
+    /// it passes the monitor, so the server's clock is late by half of this, and what it sends
+    /// passes after all of it.
     pub distance: u64,
     form: Option<Form>,
     /// What it has sent that has not passed yet, and when it will.

@@ -30,7 +30,8 @@ fn flood() -> Vec<Timed> {
 #[test]
 fn what_the_server_keeps_is_counted_between_its_repeats() {
     let frames = in_order(&[flood()]);
-    // What is kept, and what of it is given up all the same, when the capture ends after so many seconds.
+    // What is kept, and what of it is given up all the same, when the capture ends after so many
+    // seconds.
     let given_up = |seconds: f64| {
         let end = frames.partition_point(|(at, _)| (*at as f64) < seconds * 1e6);
         let totals = &of_file("a flood", &pcap(&frames[..end]))["totals"];
@@ -40,7 +41,8 @@ fn what_the_server_keeps_is_counted_between_its_repeats() {
         (kept, timed_out)
     };
     assert!(matches!(given_up(2.99), (120, 70..)), "before the first repeats");
-    // It takes the repeats of half a second to learn it; these are given the time of Linux up to their next.
+    // It takes the repeats of half a second to learn it; these are given the time of Linux up to
+    // their next.
     for seconds in [6.8, 7.9, 8.9] {
         let (kept, timed_out) = given_up(seconds);
         assert!(timed_out <= 20, "{timed_out} of {kept} after {seconds} s");

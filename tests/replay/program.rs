@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// No input of these tests takes the program a tenth of this: what takes longer does not end. Machines may be busy.
+/// No input of these tests takes the program a tenth of this: what takes longer does not end.
+/// Machines may be busy.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the program left behind.

@@ -34,8 +34,8 @@ pub enum Form {
     /// One packet, nothing between IP and TCP.
     #[default]
     Plain,
-    /// Two fragments, the first of so many octets of the datagram. Where that is the whole TCP header, the SYN
-    /// carries data.
+    /// Two fragments, the first of so many octets of the datagram. Where that is the whole TCP
+    /// header, the SYN carries data.
     Fragments(usize),
     /// Behind so many octets of IPv6 destination options, a multiple of 8.
     Options(usize),

@@ -1,5 +1,5 @@
-//! A long line between two hosts: a tun device at either end, and threads that hold each packet back.
-//! Not every kernel has netem.
+//! A long line between two hosts: a tun device at either end, and threads that hold each packet
+//! back. Not every kernel has netem.
 
 use std::ffi::c_short;
 use std::fs::{File, OpenOptions};

@@ -1,6 +1,7 @@
 //! What the tests against a real kernel share: two network namespaces on a veth pair ([`lab`]), a
-//! bounded SYN generator ([`flood`]), real servers and clients ([`traffic`]), a slow line ([`line`]),
-//! the kernel's own count of half-open connections ([`truth`]) and the synwatch binary ([`program`]).
+//! bounded SYN generator ([`flood`]), real servers and clients ([`traffic`]), a slow line
+//! ([`line`]), the kernel's own count of half-open connections ([`truth`]) and the synwatch binary
+//! ([`program`]).
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 
 pub mod flood;

@@ -212,6 +212,25 @@ pub fn document(output: &Output) -> Value {
     })
 }
 
+/// The entry of a list of a report that is about the service at `target`; `place` has its address
+/// and port.
+pub fn entry_of(target: SocketAddr, list: &Value, place: impl Fn(&Value) -> &Value) -> &Value {
+    let mut all = list.as_array().expect("a list").iter();
+    let found = all.find(|entry| {
+        let place = place(entry);
+        place["address"] == target.ip().to_string() && place["port"] == target.port()
+    });
+    found.unwrap_or_else(|| panic!("no {target}: {list:#}"))
+}
+
+/// When a detection became critical, in seconds after its first packet.
+pub fn critical_after(found: &Value, first: SystemTime) -> f64 {
+    let mut history = found["severity_history"].as_array().expect("a history").iter();
+    let critical = history.find(|change| change["severity"] == "critical");
+    let critical = critical.unwrap_or_else(|| panic!("never critical: {found:#}"));
+    seconds_between(first, time(&critical["at"]))
+}
+
 /// The service of a report at the victim's address (or a wildcard) and `port`.
 pub fn service_in(report: &Value, family: Family, port: u16) -> Option<&Value> {
     let address = family.victim().to_string();

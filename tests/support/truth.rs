@@ -52,8 +52,8 @@ impl KernelTruth {
         self.counts([port])[0]
     }
 
-    /// The same of several ports. One dump at a time: a second one on this socket would take rows of the
-    /// first, and the kernel refuses what is left (`EINVAL`).
+    /// The same of several ports. One dump at a time: a second one on this socket would take rows
+    /// of the first, and the kernel refuses what is left (`EINVAL`).
     pub fn counts<const N: usize>(&mut self, ports: [u16; N]) -> [Count; N] {
         let before = SystemTime::now();
         let mut rows = Vec::new();
@@ -124,15 +124,17 @@ impl Said {
     }
 }
 
-/// Asserts that each count of synwatch is one that the kernel had at about that time, up to 5 % or 5.
+/// Asserts that each count of synwatch is one that the kernel had at about that time, up to 5 % or
+/// 5.
 pub fn compare(case: &str, syncookies: u8, first_syn: SystemTime, kernel: &[Count], said: &[Said]) {
     let mut worst = (0, 0.0);
     for said in said {
         let after = seconds_between(first_syn, said.at);
         // The kernel's timer for 32 s has a granularity of 2.048 s at 250 Hz, and fires without a
-        // packet; before that a request that is given up early is up to 0.3 s late.
+        // packet. Before that a request that is given up early is up to 0.3 s late.
         let slack = if after < LAST_TIMERS { 0.3 } else { 2.1 };
-        // Where the kernel was asked less often, all from the last that was counted before to the first after.
+        // Where the kernel was asked less often, all from the last that was counted before to the
+        // first after.
         let before = kernel.partition_point(|count| count.at + count.within < said.at);
         let next = kernel.partition_point(|count| count.at - count.within < said.at);
         let beside = before.saturating_sub(1)..=next;

@@ -85,8 +85,8 @@ fn segments_of_handshakes_come_up_in_both_directions_and_data_does_not() {
     assert_eq!(read(&mut xdp), data.into_iter().map(|(identity, _)| identity).collect::<Vec<_>>());
 }
 
-/// A chain of headers that the program does not follow to its end is left to user space. What does not come
-/// up whole is known to be cut.
+/// A chain of headers that the program does not follow to its end is left to user space. What does
+/// not come up whole is known to be cut.
 #[test]
 fn what_is_behind_many_headers_comes_up_as_far_as_it_is_kept() {
     if !requires_root() {

@@ -115,7 +115,8 @@ impl Classic {
         )
     }
 
-    /// The record at `position`, where all of it lies in the window, whatever its lengths say of one another.
+    /// The record at `position`, where all of it lies in the window, whatever its lengths say of
+    /// one another.
     #[inline]
     pub(super) fn record<'w>(&self, window: &'w [u8], position: usize) -> Option<Located<'w>> {
         let octets = window.get(position..)?;

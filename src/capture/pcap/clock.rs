@@ -37,8 +37,8 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Makes a stamp the time that it stands for, where it goes on where the last one was; else `false`, and
-    /// [`Self::judge`] has to say.
+    /// Makes a stamp the time that it stands for, where it goes on where the last one was. Else
+    /// `false`, and [`Self::judge`] has to say.
     #[inline]
     pub(super) const fn follow(&mut self, stamp: &mut Timestamp) -> bool {
         // Stamps that overflow are far from any time.
@@ -59,7 +59,7 @@ impl Clock {
         let nanos = stamp.as_nanos();
         if nanos > END {
             self.has_stepped = true;
-            return Timestamp::from_nanos(self.latest);
+            return Timestamp::from_nanos(self.latest().unwrap_or_default());
         }
         let returns = |offset: &u64| self.comes_back(nanos.saturating_add(*offset));
         if let Some(place) = self.left.iter().rposition(returns) {
@@ -69,7 +69,8 @@ impl Clock {
         } else if nanos.saturating_add(self.offset) < self.latest {
             self.has_stepped = true;
             self.leave_for(self.latest - nanos);
-        } else if self.latest > WINDOW && next.is_some_and(|next| self.contradicts(nanos, next)) {
+        } else if self.latest().is_some() && next.is_some_and(|next| self.contradicts(nanos, next))
+        {
             self.has_stepped = true;
             return Timestamp::from_nanos(self.latest);
         }
@@ -85,8 +86,11 @@ impl Clock {
 
     /// What a record that goes on would be stamped; none before the first.
     pub(super) fn expected(&self) -> Option<Timestamp> {
-        (self.latest > WINDOW)
-            .then(|| Timestamp::from_nanos(self.latest.saturating_sub(self.offset)))
+        self.latest().map(|latest| Timestamp::from_nanos(latest.saturating_sub(self.offset)))
+    }
+
+    fn latest(&self) -> Option<u64> {
+        (self.latest > WINDOW).then_some(self.latest)
     }
 
     const fn comes_back(&self, time: u64) -> bool {
@@ -179,6 +183,8 @@ mod tests {
         let good = Timestamp::from_nanos(DAY);
         assert_eq!(clock.judge(good, None), good);
         assert_eq!(clock.judge(Timestamp::from_nanos(u64::MAX), None), good);
-        assert!(clock.follow(&mut good.clone()));
+        let mut time = good;
+        assert!(clock.follow(&mut time));
+        assert_eq!(time, good);
     }
 }

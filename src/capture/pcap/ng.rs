@@ -1,7 +1,7 @@
 //! The pcapng format (draft-ietf-opsawg-pcapng).
 //!
-//! Read here and not by the parser library, which allocates for the options of each packet, and on big-endian
-//! machines takes no block for what it is.
+//! Read here and not by the parser library, which allocates for the options of each packet, and on
+//! big-endian machines takes no block for what it is.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -3,10 +3,12 @@
 //! For mirror ports, where both directions come in: XDP sees nothing that this host sends. On a server the
 //! answers are missing, which the report shows as `one_way_ingress`; the ring is better there.
 //!
-//! The program lets every packet pass. It counts segments and copies those that [`crate::capture::filter`]
-//! would pass, of the flows of the [`Selection`], and what it cannot tell: fragments, long chains of headers. Interfaces must be named, since a network card may restart
-//! its queues for it; one that is deleted and created anew is not followed, as that would need privileges.
-//! Opening needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, reading nothing, and the program goes with the process.
+//! The program lets every packet pass. It counts segments and copies those that
+//! [`crate::capture::filter`] would pass, of the flows of the [`Selection`], and what it cannot
+//! tell: fragments, long chains of headers. Interfaces must be named, since a network card may
+//! restart its queues for it; one that is deleted and created anew is not followed, as that would
+//! need privileges. Opening needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, reading nothing, and the
+//! program goes with the process.
 
 mod program;
 mod record;

@@ -404,7 +404,9 @@ impl Engine {
     pub fn finish(&mut self) -> Vec<Action> {
         self.collect();
         self.last_packet = Some(self.now);
-        self.tick(self.now + STEP * (Step::MATURE + 2))
+        let maturities = self.services.ids().map(|id| self.services.get(id).maturity());
+        let longest = maturities.max().unwrap_or(Step::MATURE);
+        self.tick(self.now + STEP * (longest + 2))
     }
 
     /// Lets time pass up to `now`: steps end and are judged.

@@ -189,10 +189,11 @@ impl Engine {
         let occupancy_ratio = held as f64 / f64::from(limit);
         let windows = &service.windows;
         let second = windows.sum(1, 4);
-        // Attempts that had their time; where there are none yet, those that had half a second.
-        let matured = windows.sum(Step::MATURE, Step::MATURE + 8);
-        let is_empty = matured.answered + matured.unanswered == 0;
-        let aged = if is_empty { windows.sum(2, Step::MATURE) } else { matured };
+        // Attempts that had the most time; where there are none yet, younger ones.
+        let ages = [(11, Step::MATURE_BY_DATA), (Step::MATURE, 10), (2, Step::MATURE - 1)];
+        let sums = ages.map(|(youngest, oldest)| windows.sum(youngest, oldest));
+        let any = sums.into_iter().find(|window| window.answered + window.unanswered > 0);
+        let aged = any.unwrap_or_default();
         ServiceReport {
             address: service.address.into(),
             port: service.port,

@@ -98,8 +98,15 @@ impl Service {
         self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
     }
 
-    /// How long it waits before it repeats an answer, as all show that came since `since` and before: a listener of
-    /// this host as Linux does.
+    /// Attempts are judged so many steps after their own. Where only answers are seen, a handshake shows
+    /// as complete with the server's first data, a round trip after the answer.
+    #[must_use]
+    pub const fn maturity(&self) -> u32 {
+        if self.sees_answers_only() { Step::MATURE_BY_DATA } else { Step::MATURE }
+    }
+
+    /// How long it waits before it repeats an answer, as all show that came since `since` and
+    /// before: a listener of this host as Linux does.
     pub fn patience(&mut self, since: Timestamp) -> Patience {
         let learned = self.learner.learn(since);
         if self.listener.is_some() { Patience::LINUX } else { learned }

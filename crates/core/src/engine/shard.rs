@@ -67,8 +67,8 @@ pub struct Queued {
     pub segment: Segment,
 }
 
-/// Attempts that an end, or what was seen, has decided; what time decides the tracker counts. One shard's part may be
-/// below zero while flows are sampled.
+/// Attempts that an end, or what was seen, has decided; what time decides the tracker counts. One
+/// shard's part may be below zero while flows are sampled.
 pub struct Outcomes {
     pub completed: i64,
     pub presumed: i64,
@@ -379,7 +379,8 @@ impl Shard {
         }
     }
 
-    /// Takes in what does not only carry on an open connection. Apart, so that what does has the registers.
+    /// Takes in what does not only carry on an open connection. Apart, so that what does has the
+    /// registers.
     #[inline(never)]
     fn handle_other(&mut self, segment: &Segment, flow: &FlowKey, arrival: Arrival) {
         #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 by contract")]
@@ -496,7 +497,9 @@ impl Shard {
                     window.enter(seen.is, weight);
                 }
             }
-            if let (true, Some(window)) = (seen.redated, tally.window(step, step)) {
+            if seen.redated
+                && let Some(window) = tally.window(step, step)
+            {
                 window.enter(seen.is, weight);
             }
         }
@@ -517,6 +520,9 @@ impl Shard {
             Event::AnsweredMidway => {
                 if seen.is != Standing::None {
                     tally.last_seen = now;
+                    let lot = Lot::of(seen.flow, segment.ack);
+                    let attempt = || Attempt::answered(seen.flow, now, segment);
+                    tally.offer(step, self.sample, lot, attempt);
                 }
                 self.stray(segment, weight);
             }

@@ -33,7 +33,8 @@ impl Bin {
     }
 }
 
-/// Counts by deadline, for deadlines less than `2^SHIFT * LENGTH` bins ahead. One count covers `2^SHIFT` bins.
+/// Counts by deadline, for deadlines less than `2^SHIFT * LENGTH` bins ahead. One count covers
+/// `2^SHIFT` bins.
 #[derive(Clone, Debug, Default)]
 pub struct Calendar<const LENGTH: usize, const SHIFT: u32> {
     /// Nothing before the first count: most of a thousand services never come. A table of 2^24 flows that stand for
@@ -135,6 +136,8 @@ mod tests {
         #[test]
         fn nothing_is_lost(deadlines in proptest::collection::vec(0_u32..400, 0..200)) {
             check::<0>(&deadlines)?;
+            check::<1>(&deadlines)?;
+            check::<2>(&deadlines)?;
             check::<3>(&deadlines)?;
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! [`Tracker`] is the way in. A flow is found by a keyed hash that is the same for both directions
 //! (`key`), lives in a set-associative `table` of fixed size, moves through the states of RFC 9293
-//! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when, `patience` says when a
-//! half-open connection is.
+//! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when,
+//! `patience` says when a half-open connection is.
 
 mod books;
 mod calendar;

@@ -1,14 +1,16 @@
-//! How long a server waits before it repeats its SYN-ACK, by which its half-open connections are counted.
+//! How long a server waits before it repeats its SYN-ACK, by which its half-open connections are
+//! counted.
 //!
-//! A tracker tells when first repeats come; what they show is [learned](Learner) from all of a service together, so
-//! it is the same however the flows are divided.
+//! A tracker tells when first repeats come; what they show is [learned](Learner) from all of a
+//! service together, so it is the same however the flows are divided.
 
 use std::time::Duration;
 
 use crate::flow::calendar::{BIN, Bins};
 use crate::time::Timestamp;
 
-/// The time from an answer to its first repeat, in bins beyond the shortest. Each further wait is twice as long.
+/// The time from an answer to its first repeat, in bins beyond the shortest. Each further wait is
+/// twice as long.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Patience(u8);
 
@@ -19,9 +21,11 @@ impl Patience {
     /// Bits that it takes.
     pub(super) const BITS: u32 = 6;
     const SHORTEST: Bins = Bins::lasting(Duration::from_secs(1));
-    /// The first repeat comes as early as that of Linux, whose timer may be late by an eighth, or earlier.
+    /// The first repeat comes as early as that of Linux, whose timer may be late by an eighth, or
+    /// earlier.
     const EARLY: Bins = Bins::lasting(Duration::from_millis(1_250));
-    /// The longest that can be learned: what the calendar of unconfirmed connections holds with its slack.
+    /// The longest that can be learned: what the calendar of unconfirmed connections holds with its
+    /// slack.
     const LONGEST: Bins = Bins::lasting(Duration::from_millis(3_500));
     /// As much as the calendar of confirmed connections holds.
     const HORIZON: u32 = 1_023;
@@ -49,12 +53,12 @@ impl Patience {
 
     /// How long a half-open connection is counted after its answer was repeated `repeats` times.
     ///
-    /// Linux repeats after 1, 2, 4, 8, 16 s and forgets the request when it would have repeated it
-    /// once more, or earlier where the queue is half full (`reqsk_timer_handler`): so a repeat that is
-    /// overdue means that it is forgotten, or was never kept (a SYN cookie). Linux timers of more than a
-    /// few ticks are late by up to an eighth (`kernel/time/timer.c`, wheel granularity), how late depends on
-    /// HZ: the slack is about the middle, since a repeat that comes even later revives the entry. Other servers
-    /// get the same in proportion.
+    /// Linux repeats after 1, 2, 4, 8, 16 s. It forgets the request when it would have repeated it
+    /// once more, or earlier where the queue is half full (`reqsk_timer_handler`). So a repeat that
+    /// is overdue means that it is forgotten, or was never kept (a SYN cookie). Linux timers of
+    /// more than a few ticks are late by up to an eighth, depending on HZ (`kernel/time/timer.c`,
+    /// wheel granularity). The slack is about the middle: a repeat that comes even later revives
+    /// the entry. Other servers get the same in proportion.
     pub(super) const fn after(self, repeats: u8) -> Bins {
         const LINUX: [Bins; 6] = [
             Bins::lasting(Duration::from_millis(1_090)),
@@ -80,8 +84,8 @@ impl Patience {
         waited.0 < self.first_repeat().0 / 2
     }
 
-    /// The patience of who sends its first repeat after so long, where this one is expected: a repeat that comes as
-    /// early as that of Linux is one.
+    /// The patience of who sends its first repeat after so long, where this one is expected: a
+    /// repeat that comes as early as that of Linux is one.
     pub(super) fn unless_early(self, first_repeat: Bins) -> Self {
         if is_early(first_repeat) { Self::LINUX } else { self }
     }
@@ -121,7 +125,8 @@ impl FirstRepeats {
         self.bins |= other.bins;
     }
 
-    /// Where all late ones agree within a quarter, the latest of them; some servers' timers tick twice a second.
+    /// Where all late ones agree within a quarter, the latest of them; some servers' timers tick
+    /// twice a second.
     fn agreed(&self) -> Option<Bins> {
         let (earliest, latest) = (self.bins.trailing_zeros(), self.bins.checked_ilog2()?);
         (latest * 4 <= earliest * 5).then_some(Bins(latest))
@@ -141,12 +146,14 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Late first repeats that it takes. A capture that loses 30 % takes the second repeat of Linux, after 3 s, for the
-    /// first one in 0.3 * 0.7 of all cases: 16 times in a row in 10^-11.
+    /// Late first repeats that it takes. A capture that loses 30 % takes the second repeat of
+    /// Linux, after 3 s, for the first one in 0.3 * 0.7 of all cases: 16 times in a row in 10^-11.
     const ENOUGH: u32 = 16;
-    /// So long after an early repeat late ones show nothing: they may be the second ones of answers of the same time.
+    /// So long after an early repeat late ones show nothing: they may be the second ones of answers
+    /// of the same time.
     const MEMORY: Duration = Duration::from_secs(3);
-    /// An early one among so many late ones shows nothing: it may answer a repeated SYN that was not seen.
+    /// An early one among so many late ones shows nothing: it may answer a repeated SYN that was
+    /// not seen.
     const STRAY: u32 = 8;
 
     /// Takes in first repeats.
@@ -154,8 +161,8 @@ impl Learner {
         self.seen.add(seen);
     }
 
-    /// The patience that those show that came in since the last call and before; `now` is when the first of them may
-    /// have come.
+    /// The patience that those show that came in since the last call and before; `now` is when the
+    /// first of them may have come.
     pub fn learn(&mut self, now: Timestamp) -> Patience {
         let seen = std::mem::take(&mut self.seen);
         if seen.early * Self::STRAY > seen.late {

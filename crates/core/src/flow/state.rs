@@ -133,13 +133,15 @@ pub struct Connection {
     detail: u16,
     /// What else happened.
     pub marks: Marks,
-    /// SYN-ACKs that the server sent on its own after the first; once open, its doubts ([`Connection::carry_on`]).
+    /// SYN-ACKs that the server sent on its own after the first; once open, its doubts
+    /// ([`Connection::carry_on`]).
     pub answers_repeated: u8,
     /// How many flows this one stands for.
     pub level: Level,
 }
 
-/// Things that happened to a connection, as bits; and in those above them the [`Patience`] that it is counted by.
+/// Things that happened to a connection, as bits; and in those above them the [`Patience`] that it
+/// is counted by.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Marks(u16);
 
@@ -372,7 +374,8 @@ impl Connection {
         carries_on
     }
 
-    /// Whether an acknowledgement of what the peer was not seen to send is believed; then it was sent.
+    /// Whether an acknowledgement of what the peer was not seen to send is believed; then it was
+    /// sent.
     #[cold]
     fn follows_unseen(&mut self, sender: Role, segment: &Segment) -> bool {
         let peer = sender.peer();

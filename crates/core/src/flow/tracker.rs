@@ -37,7 +37,7 @@ pub enum Event {
     AnsweredMidway,
     /// The answer was sent again.
     AnswerRepeated,
-    /// The answer was sent again although the client had acknowledged it.
+    /// The answer to the only SYN was sent again although the client had acknowledged it.
     AnswerRepeatedAfterAck,
     /// An attempt completed.
     Completed,
@@ -126,8 +126,9 @@ const TEARDOWN: Bins = Bins::lasting(Duration::from_secs(120));
 const TIME_WAIT: Bins = Bins::lasting(Duration::from_secs(60));
 /// How long the fate of a reset connection is remembered: until the detector has asked for it.
 const CLOSED: Bins = Bins::lasting(Duration::from_secs(4));
-/// A half-open connection that was found underway: its next repeat may be far off, and it may as well
-/// have been answered by a cookie, so it is counted for 3.5 s, and no longer, until that repeat comes.
+/// A half-open connection that was found underway: its next repeat may be far off, and it may as
+/// well have been answered by a cookie, so it is counted for 3.5 s, and no longer, until that
+/// repeat comes.
 const MIDWAY: Patience = Patience::of(Bins::lasting(Duration::from_millis(3_125)));
 /// A SYN repeated sooner than this after the first is the work of a tool or of a second capture
 /// point, not of a TCP stack (RFC 6298: 1 s, less what timers may be early).
@@ -364,7 +365,12 @@ impl Tracker {
                 entry.connection.marks.set_patience(lookup.patience(before.service));
                 Event::AnswerRepeated
             }
-            Outcome::AnswerRepeated if was.is_past_handshake() => Event::AnswerRepeatedAfterAck,
+            // The answer to each repeat of a SYN may come after the ACK of the first answer.
+            Outcome::AnswerRepeated
+                if was.is_past_handshake() && !was.marks.has(Marks::SYN_REPEATED) =>
+            {
+                Event::AnswerRepeatedAfterAck
+            }
             Outcome::AnswerRepeated => Event::AnswerRepeated,
             Outcome::Completed if was.is_past_handshake() => Event::CompletedLate,
             Outcome::Completed => Event::Completed,
@@ -457,8 +463,8 @@ impl Tracker {
         }
     }
 
-    /// A flow that is not in the table, or whose time is over. `asked`: the patience of who answers, where the SYN was
-    /// seen.
+    /// A flow that is not in the table, or whose time is over. `asked`: the patience of who
+    /// answers, where the SYN was seen.
     fn begin(
         &mut self,
         segment: &Segment,

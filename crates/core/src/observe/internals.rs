@@ -21,8 +21,8 @@ pub struct Internals {
     pub detections_total: BTreeMap<(Class, Severity), u64>,
 }
 
-/// Attempts by their outcome, the most that each was at the end of any step and in any report: a counter must not fall,
-/// though a late word replaces the earlier one.
+/// Attempts by their outcome, the most that each was at the end of any step and in any report: a
+/// counter must not fall, though a late word replaces the earlier one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Handshakes {
     /// See [`Totals::handshakes_completed`].

@@ -18,7 +18,7 @@ const LEAST: usize = 4;
 /// Attempts that are drawn from a step of all services together.
 const OF_ALL: usize = 1_024;
 /// Steps whose samples are kept until they are mature.
-const STEPS: usize = Step::MATURE as usize + 2;
+const STEPS: usize = Step::MATURE_BY_DATA as usize + 2;
 
 /// An attempt that was drawn.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,14 @@ impl Attempt {
             port: syn.destination_port,
             look: Look::of(syn),
         }
+    }
+
+    /// The attempt that `answer` accepts, whose SYN was not seen.
+    #[must_use]
+    pub fn answered(flow: FlowHash, at: Timestamp, answer: &Segment) -> Self {
+        let service = (answer.source, answer.source_port);
+        let attempt = Self::known_by_kernel(at, answer.destination, service);
+        Self { flow, isn: answer.ack - 1, ..attempt }
     }
 
     /// An attempt of which the kernel knows no more than the addresses and the port.

@@ -18,6 +18,9 @@ impl Step {
     /// An attempt that has not completed after tau = 1.5 s has failed; so many steps after its own a
     /// step is judged.
     pub const MATURE: u32 = 6;
+    /// The same where the server's data has to show that an attempt completed: all steps that the
+    /// [`Windows`] hold, 3.75 s.
+    pub const MATURE_BY_DATA: u32 = Windows::KEPT as u32 - 1;
 
     /// The step `steps` earlier; `None` before the start.
     #[must_use]
@@ -86,8 +89,8 @@ impl Window {
     }
 }
 
-/// What was counted of the attempts that began in one step, as differences: what is taken off an attempt that was counted
-/// elsewhere is below zero here, modulo 2^32.
+/// What was counted of the attempts that began in one step, as differences: what is taken off an
+/// attempt that was counted elsewhere is below zero here, modulo 2^32.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes {
     /// SYNs that arrived, repeats included.

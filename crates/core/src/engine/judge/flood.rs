@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::detect::{Circumstances, Configured, Detail, Onset, Subject, are_real, variant};
-use crate::engine::judge::filter;
+use crate::engine::judge::{SECOND, filter};
 use crate::engine::services::Service;
 use crate::engine::{Engine, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
@@ -67,7 +67,7 @@ impl Engine {
         let service = self.services.get(id);
         let mut failures_of_young: Vec<Failure> = Vec::new();
         if service.detector.is_fast() {
-            for ago in 2..Step::MATURE {
+            for ago in service.maturity() - SECOND..service.maturity() {
                 if let Some(step) = self.step.before(ago) {
                     let judged = self.judge_sample(id, step);
                     failures_of_young.extend(judged.failures());
@@ -90,7 +90,10 @@ impl Engine {
             (Some(address), share) if share >= 0.5 => address,
             _ => service.address,
         };
+        // What a SYN looked like is only known where SYNs are seen.
+        let sees_syns = !service.sees_answers_only();
         let evidence = Evidence {
+            fingerprint: profile.fingerprint.clone().filter(|_| sees_syns),
             backlog: Some(backlog),
             occupancy_ratio: Some(service.detector.occupancy(backlog)),
             kernel_drop_rate: kernel.map(|kernel| kernel.drop_rate),
@@ -119,7 +122,7 @@ impl Engine {
             sysctls: self.sysctls(),
             configured: Configured::default(),
             listen_backlog: self.listen_backlog(id),
-            filter: filter(&service.failures, &failures_of_young, &profile),
+            filter: filter(&service.failures, &failures_of_young, &profile).filter(|_| sees_syns),
             real_sources: are_real(&profile),
             rate_per_source: evidence.syn_rate * profile.collision,
             detail: Detail::Attempts,

@@ -147,8 +147,8 @@ impl Group {
 impl Engine {
     /// Adds the attempts to services that have no place of their own: what the sample of them shows, in
     /// proportion.
-    pub(super) fn observe_others(&mut self, at: Timestamp, matured: Option<Step>, judged: &Judged) {
-        let Some(matured) = matured else { return };
+    pub(super) fn observe_others(&mut self, at: Timestamp, judged: &Judged) {
+        let Some(matured) = self.matured(ServiceId::OTHER) else { return };
         let window = self.services.get(ServiceId::OTHER).windows.get(matured);
         let attempts = window.answered + window.unanswered + window.refused;
         let sampled = judged.failed.len() + judged.unanswered.len() + judged.completed.len();

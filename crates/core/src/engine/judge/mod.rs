@@ -56,12 +56,9 @@ impl Engine {
             return;
         }
         self.scanners.forget(at);
-        // Before any step has matured only the young attempts can speak.
-        let matured = self.step.before(Step::MATURE);
-        let sample = |id| matured.map_or_else(Judged::default, |step| self.judge_sample(id, step));
         let mut judged: Vec<(ServiceId, Judged)> =
-            self.services.ids().map(|id| (id, sample(id))).collect();
-        let mut others = sample(ServiceId::OTHER);
+            self.services.ids().map(|id| (id, self.judge_matured(id))).collect();
+        let mut others = self.judge_matured(ServiceId::OTHER);
         for (id, judged) in &judged {
             self.note_contacts(*id, judged);
         }
@@ -70,10 +67,10 @@ impl Engine {
         for (id, judged) in &mut judged {
             self.discount_scanners(judged);
             self.discount_health_checks(*id, at, judged);
-            self.observe(*id, at, matured, judged);
+            self.observe(*id, at, judged);
         }
         self.discount_scanners(&mut others);
-        self.observe_others(at, matured, &others);
+        self.observe_others(at, &others);
         self.judge_hosts(at);
         self.lapse_accept_queues(at);
         // What is told of many services at once is not told of each.
@@ -82,6 +79,16 @@ impl Engine {
         for id in self.services.ids() {
             self.tell_service(id, at);
         }
+    }
+
+    /// The step of a service that matures now. Before there is one only young attempts can speak.
+    fn matured(&self, id: ServiceId) -> Option<Step> {
+        self.step.before(self.services.get(id).maturity())
+    }
+
+    /// Looks up what became of the attempts that were drawn in the step that matures now.
+    fn judge_matured(&self, id: ServiceId) -> Judged {
+        self.matured(id).map_or_else(Judged::default, |step| self.judge_sample(id, step))
     }
 
     /// Looks up what became of the attempts that were drawn in `step`.
@@ -175,7 +182,8 @@ impl Engine {
         self.step.0.wrapping_add(self.services.get(id).turn).is_multiple_of(steps)
     }
 
-    fn observe(&mut self, id: ServiceId, at: Timestamp, matured: Option<Step>, judged: &Judged) {
+    fn observe(&mut self, id: ServiceId, at: Timestamp, judged: &Judged) {
+        let matured = self.matured(id);
         let (half_open, backlog) = self.queue(id);
         // The kernel does not say whose queue was full.
         let queue_full = self.kernel.as_ref().is_some_and(KernelView::is_queue_full)
@@ -212,8 +220,9 @@ impl Engine {
         if idle && half_open == 0 && service.detector.is_at_rest() {
             return;
         }
-        // Attempts of 0.5 to 1.5 s.
-        let young = service.windows.sum(2, 5);
+        // Attempts of the last second before they mature.
+        let maturity = service.maturity();
+        let young = service.windows.sum(maturity - SECOND, maturity - 1);
         let young_unanswered = if silent { young.unanswered } else { 0 };
         let observation = Observation {
             at,
@@ -285,10 +294,11 @@ impl Engine {
     /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
     /// matured, and completions of attempts that had half a second for it.
     fn evidence(&self, id: ServiceId, half_open_peak: u64, profile: &SourceProfile) -> Evidence {
-        let windows = &self.services.get(id).windows;
+        let service = self.services.get(id);
+        let (windows, maturity) = (&service.windows, service.maturity());
         let weight = self.sampler.level(id).weight();
-        let syn = windows.sum(1, 4).syn.max(windows.sum(Step::MATURE, Step::MATURE + 3).syn);
-        let aged = windows.sum(2, 8);
+        let syn = windows.sum(1, 4).syn.max(windows.sum(maturity, maturity + 3).syn);
+        let aged = windows.sum(maturity - SECOND, maturity + 2);
         Evidence {
             syn_rate: f64::from(syn),
             completion_ratio: completion_ratio(&aged),

@@ -9,7 +9,8 @@ const PATIENT: [f64; 3] = [3.0, 9.0, 21.0];
 /// Segments and when they come.
 type Traffic = Vec<(f64, Segment)>;
 
-/// An attempt of its own port, answered after `distance`, and the answer again after so many seconds each.
+/// An attempt of its own port, answered after `distance`, and the answer again after so many
+/// seconds each.
 fn attempt(port: u16, start: f64, distance: f64, repeats: &[f64]) -> Traffic {
     let answer = of_port(server(SYN_ACK, 300, 101), port);
     let answered = start + distance;
@@ -55,7 +56,8 @@ fn once_it_is_learned_nothing_is_given_up_between_repeats() {
     assert!(scene.tracker.timed_out() > 60, "{} of 116", scene.tracker.timed_out());
     scene.play(after, 20.0, |scene| {
         let (at, timed_out) = (scene.now.as_secs_f64(), scene.tracker.timed_out());
-        // Those whose answer was repeated before are given the time of Linux up to their next repeat.
+        // Those whose answer was repeated before are given the time of Linux up to their next
+        // repeat.
         let most = if at < 6.6 {
             i64::MAX
         } else if at < 9.6 {

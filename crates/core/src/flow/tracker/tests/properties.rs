@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Some time, and then a segment of one of a few flows, often nearly right, on one of three interfaces, and the patience
-/// of its server by then.
+/// Some time, and then a segment of one of a few flows, often nearly right, on one of three
+/// interfaces, and the patience of its server by then.
 fn any_step() -> impl Strategy<Value = (u64, Segment, u32, Patience)> {
     let wait = prop_oneof![
         8 => Just(0_u64),
