@@ -14,8 +14,8 @@ use pnet_datalink::{Channel, Config, DataLinkSender};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use synwatch::capture::Selection;
 use synwatch::capture::filter::Filter;
-use synwatch::flow::{End, HashKey, Hasher, Level, Sampling};
-use synwatch::wire::Address;
+use synwatch_core::flow::{End, HashKey, Hasher, Level, Sampling};
+use synwatch_core::wire::Address;
 
 /// Packet sockets that judge each packet.
 const SOCKETS: usize = 64;

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use common::measure::{resident, thread_cpu};
 use common::table::{self, figure, mebibytes, median, range, thousands};
-use synwatch::engine::{Engine, Settings};
 use synwatch::sys::memory::use_huge_pages;
-use synwatch::time::Timestamp;
-use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
+use synwatch_core::engine::{Engine, Settings};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 /// Flows that begin per second.
 const RATE: u32 = 1_000_000;

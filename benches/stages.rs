@@ -23,11 +23,11 @@ use common::traffic::{Flood, Mixed, Time};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use support::flood::Random;
 use support::lab::VICTIM_V4;
-use synwatch::engine::{Engine, Settings};
-use synwatch::metrics::{self, Exporter};
 use synwatch::sys::memory::use_huge_pages;
-use synwatch::time::Timestamp;
-use synwatch::wire::{self, LinkType};
+use synwatch_core::engine::{Engine, Settings};
+use synwatch_core::metrics::{self, Exporter};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{self, LinkType};
 
 /// Frames that are made before they are measured: about what one block of the ring holds.
 const BATCH: usize = 16 * 1024;

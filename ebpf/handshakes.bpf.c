@@ -2,7 +2,7 @@
 
 // Copies what handshakes are made of to user space, before the kernel has made a socket buffer of it, and
 // lets every packet pass. Segments are chosen as by src/capture/filter.rs and sampled by flow exactly as by
-// src/flow/rank.rs; user space is src/capture/xdp. Needs Linux 5.18 (bpf_xdp_load_bytes).
+// crates/core/src/flow/rank.rs; user space is src/capture/xdp. Needs Linux 5.18 (bpf_xdp_load_bytes).
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -250,7 +250,7 @@ ALWAYS_INLINE int has_wanted_port(const struct segment *segment)
 	return (wanted[from / 32] >> from % 32 | wanted[to / 32] >> to % 32) & 1;
 }
 
-// The rank of src/flow/rank.rs.
+// The rank of crates/core/src/flow/rank.rs.
 
 ALWAYS_INLINE u32 hash_word(const struct rules *rules, u32 x, u32 word)
 {

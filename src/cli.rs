@@ -9,12 +9,12 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use synwatch_core::observe::Status;
 
 use crate::config::{
     Backend, Backlog, FilePath, Interface, ListenAddress, LogFormat, LogLevel, Netns, Network,
     OnceDuration, Overrides, PacketBudget, TelemetryPath, Threads,
 };
-use crate::observe::Status;
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use synwatch::app::{check_config, daemon, logging, once, replay};
 use synwatch::cli::{Cli, Command};
 use synwatch::config::Config;
-use synwatch::observe::Status;
+use synwatch_core::observe::Status;
 
 fn main() -> ExitCode {
     let cli = match Cli::parse(std::env::args_os()) {

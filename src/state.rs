@@ -16,9 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use synwatch_core::engine::SavedBaseline;
 use thiserror::Error;
-
-use crate::engine::SavedBaseline;
 
 /// What the file says it is.
 const FORMAT: &str = "synwatch-baselines";
@@ -260,8 +259,8 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::SavedSeries;
-    use crate::time::Timestamp;
+    use synwatch_core::detect::SavedSeries;
+    use synwatch_core::time::Timestamp;
 
     fn baselines(count: u16) -> Vec<SavedBaseline> {
         let series =

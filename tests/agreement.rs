@@ -1,6 +1,5 @@
 //! The wire agrees with the kernel: what synwatch counts from packets is what the kernel holds in
 //! SYN_RECV, at every moment of a flood and until the last request has timed out.
-#![cfg(feature = "host")]
 
 mod support;
 
@@ -18,10 +17,10 @@ use support::traffic::Service;
 use support::truth::{Count, KernelTruth, Said, compare};
 use synwatch::capture::pcap::Pcap;
 use synwatch::capture::{Batch, Source};
-use synwatch::engine::{self, Engine};
-use synwatch::observe::{KernelSample, Listener, Sysctls};
-use synwatch::time::Timestamp;
-use synwatch::wire::{Segment, decode};
+use synwatch_core::engine::{self, Engine};
+use synwatch_core::observe::{KernelSample, Listener, Sysctls};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Segment, decode};
 
 /// The port of the flooded service.
 const PORT: u16 = 4431;

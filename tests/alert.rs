@@ -1,6 +1,5 @@
 //! Alerts on their way out.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sample;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use synwatch::alert::{Alert, Change, Counters, Events, Log, Sink, start};
-use synwatch::observe::{Class, Severity, SeverityChange};
+use synwatch_core::observe::{Class, Severity, SeverityChange};
 
 fn raised() -> Alert {
     let detection = sample::flood();

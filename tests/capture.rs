@@ -1,6 +1,5 @@
 //! The capture layer against the kernel and against the capture collection.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[path = "capture/fanout.rs"]

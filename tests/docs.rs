@@ -11,7 +11,7 @@ use assert_cmd::Command;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
-use synwatch::metrics::{Exporter, families};
+use synwatch_core::metrics::{Exporter, families};
 
 const README: &str = include_str!("../README.md");
 

@@ -1,6 +1,5 @@
 //! The commands that advice prints for nftables, run as they are printed: they load, they stop the flood,
 //! and no client.
-#![cfg(feature = "host")]
 
 mod support;
 
@@ -15,11 +14,11 @@ use support::lab::{Family, Lab, Settings, service};
 use support::netns::Namespace;
 use support::program::Daemon;
 use support::traffic::{Service, connections};
-use synwatch::detect::{Circumstances, Filter, Onset};
-use synwatch::observe::{Class, Evidence, Severity, Target, Variant};
-use synwatch::stats::{Look, Sighting};
-use synwatch::time::Timestamp;
-use synwatch::wire::{Address, OptionLayout};
+use synwatch_core::detect::{Circumstances, Filter, Onset};
+use synwatch_core::observe::{Class, Evidence, Severity, Target, Variant};
+use synwatch_core::stats::{Look, Sighting};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Address, OptionLayout};
 
 /// The port of the flooded service.
 const PORT: u16 = 4430;

@@ -1,5 +1,4 @@
 //! A real listener under a real flood: what synwatch says, where it says it, and how soon.
-#![cfg(feature = "host")]
 
 mod support;
 

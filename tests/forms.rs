@@ -1,5 +1,4 @@
 //! A flood is a flood in whatever form its SYNs come, as long as the kernel takes them.
-#![cfg(feature = "host")]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! The HTTP server over real sockets.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sample;

@@ -16,9 +16,9 @@ use pnet_packet::tcp::{self, MutableTcpPacket, TcpFlags};
 use pnet_packet::{MutablePacket, ethernet, ipv4, ipv6};
 use socket2::{Domain, Socket, Type};
 use synwatch::kernel::Reader;
-use synwatch::observe::{KernelHalfOpen, KernelSample, Listener};
 use synwatch::sys::netns;
-use synwatch::time::Timestamp;
+use synwatch_core::observe::{KernelHalfOpen, KernelSample, Listener};
+use synwatch_core::time::Timestamp;
 
 const VICTIM_V4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const VICTIM_V6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);

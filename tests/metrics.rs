@@ -6,8 +6,8 @@ mod sample;
 
 use std::collections::BTreeMap;
 
-use synwatch::metrics::{Exporter, render};
-use synwatch::observe::{Class, Severity};
+use synwatch_core::metrics::{Exporter, render};
+use synwatch_core::observe::{Class, Severity};
 
 fn exporter() -> Exporter {
     Exporter {

@@ -1,6 +1,5 @@
 //! `synwatch --once` and broken input: one clear line and the right exit code, never a panic; and an
 //! answer from the kernel where there is no privilege to look at the wire.
-#![cfg(feature = "host")]
 
 mod support;
 

@@ -1,5 +1,4 @@
 //! Ordinary traffic is not an attack, and its connections are counted right.
-#![cfg(feature = "host")]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! Prometheus itself has the last word on metrics and rules.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sample;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use sample::server::Server;
 use serde_json::Value;
 use synwatch::http::Settings;
-use synwatch::metrics::{Exporter, render};
+use synwatch_core::metrics::{Exporter, render};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus")

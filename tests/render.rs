@@ -1,12 +1,11 @@
 //! The text of `--once` and `replay`.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sample;
 
 use synwatch::app::render::{Limits, status, text};
-use synwatch::observe::{Class, Report, Severity, Status};
+use synwatch_core::observe::{Class, Report, Severity, Status};
 
 fn limits(warning: &str, critical: &str) -> Limits {
     Limits { warning: warning.parse().ok(), critical: critical.parse().ok() }

@@ -1,6 +1,5 @@
 //! A router on the way to servers that are 120 ms off: what passes through it is judged as at a
 //! server.
-#![cfg(feature = "host")]
 
 mod support;
 

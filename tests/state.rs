@@ -1,5 +1,4 @@
 //! What the daemon learns outlives it; and what is set for a service shows in its verdict.
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

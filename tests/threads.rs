@@ -1,5 +1,4 @@
 //! A real listener under a flood, watched by several threads: they say what one says.
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic, in its helpers too")]
 
 mod support;

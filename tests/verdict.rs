@@ -1,6 +1,5 @@
 //! The verdict on the real kernel: slow floods are paged in time and named, what only looks like a
 //! flood is named for what it is.
-#![cfg(feature = "host")]
 
 mod support;
 

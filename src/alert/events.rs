@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
+use synwatch_core::observe::{Class, Severity};
+use synwatch_core::time::Timestamp;
 
 use crate::alert::{Alert, Counters, Error, Sink};
-use crate::observe::{Class, Severity};
-use crate::time::Timestamp;
 
 /// Lines that may wait for a file that cannot be written; one is a few kilobytes at most.
 const PENDING_LINES: usize = 1024;

@@ -1,9 +1,9 @@
 //! Alerts as log events with structured fields; under systemd they become journald fields.
 
+use synwatch_core::observe::Severity;
 use tracing::{error, info, warn};
 
 use crate::alert::{Alert, Sink};
-use crate::observe::Severity;
 
 /// Writes every alert to the program's log.
 #[derive(Debug, Default)]

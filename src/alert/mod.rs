@@ -12,10 +12,9 @@ use std::path::PathBuf;
 
 pub use events::Events;
 pub use log::Log;
+use synwatch_core::observe::{Detection, Severity};
+use synwatch_core::time::Timestamp;
 pub use worker::{Alerts, Counters, Worker, start};
-
-use crate::observe::{Detection, Severity};
-use crate::time::Timestamp;
 
 /// What goes wrong before the first alert.
 #[derive(Debug, thiserror::Error)]

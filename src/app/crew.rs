@@ -7,11 +7,12 @@ use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope};
 
+use synwatch_core::engine::{Engine, LATEST, Shard};
+use synwatch_core::flow::FlowKey;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Segment, Skip};
+
 use crate::app::feed::Intake;
-use crate::engine::{Engine, LATEST, Shard};
-use crate::flow::FlowKey;
-use crate::time::Timestamp;
-use crate::wire::{Segment, Skip};
 
 /// Segments of a batch.
 const BATCH: usize = 1_024;

@@ -24,6 +24,12 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::thread;
 use std::time::{Duration, Instant};
 
+use synwatch_core::engine::{Action, Engine, SavedBaseline};
+use synwatch_core::flow::Hasher;
+use synwatch_core::metrics::Exporter;
+use synwatch_core::observe::{KernelSample, Report};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::Fragments;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -34,18 +40,12 @@ use crate::app::team::Team;
 use crate::app::{self, Clock, Host, LiveError, Load, Taps, render, settings, take_sample};
 use crate::capture::{self, Source};
 use crate::config::{Backend, Config, LogFormat};
-use crate::engine::{Action, Engine, SavedBaseline};
-use crate::flow::Hasher;
 use crate::http;
 use crate::kernel;
-use crate::metrics::Exporter;
-use crate::observe::{KernelSample, Report};
 use crate::state::{self, StateFile};
 use crate::sys::memory::share_heap;
 use crate::sys::privileges::{self, Capability};
 use crate::sys::{sandbox, service};
-use crate::time::Timestamp;
-use crate::wire::Fragments;
 
 /// Why the daemon does not start or go on.
 #[derive(Debug, Error)]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use synwatch_core::engine::Engine;
+use synwatch_core::observe::Report;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{self, Fragments, Segment, Skip};
+
 use crate::app::{Clock, Correction, Host};
 use crate::capture::{Batch, Error, Frames, Selection, Source};
-use crate::engine::Engine;
-use crate::observe::Report;
-use crate::time::Timestamp;
-use crate::wire::{self, Fragments, Segment, Skip};
 
 /// Who takes in what a source gives.
 pub trait Intake {
@@ -145,11 +146,13 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
-    use super::*;
+    use synwatch_core::engine::Settings;
+    use synwatch_core::observe::CaptureStats;
+    use synwatch_core::wire::LinkType;
+
     use crate::capture::{Direction, Frame};
-    use crate::engine::Settings;
-    use crate::observe::CaptureStats;
-    use crate::wire::LinkType;
+
+    use super::*;
 
     /// A source that takes a selection only where it is told to.
     #[derive(Default)]

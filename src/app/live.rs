@@ -6,18 +6,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_gettime};
+use synwatch_core::detect::RateLimits;
+use synwatch_core::engine::{Engine, Mute, ServiceSettings, Settings};
+use synwatch_core::flow::{HashKey, Ranks};
+use synwatch_core::observe::KernelSample;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Address, Segment};
 use thiserror::Error;
 
 use crate::capture::{self, Direction, Frame, Interfaces, Source, pnet::Pnet, ring::Ring};
 use crate::config::{self, Backend, Config};
-use crate::detect::RateLimits;
-use crate::engine::{Engine, Mute, ServiceSettings, Settings};
-use crate::flow::{HashKey, Ranks};
-use crate::observe::KernelSample;
 use crate::sys::memory::use_huge_pages;
 use crate::sys::netns;
-use crate::time::Timestamp;
-use crate::wire::{Address, Segment};
 
 /// What keeps the live faces from starting.
 #[derive(Debug, Error)]

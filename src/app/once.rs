@@ -4,6 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use synwatch_core::engine::Engine;
+use synwatch_core::observe::{Report, Status};
+use synwatch_core::stats::STEP;
+use synwatch_core::wire::Fragments;
 use thiserror::Error;
 
 use crate::app::feed::{Selector, catch_up, feed, selection};
@@ -12,12 +16,8 @@ use crate::app::{Clock, Host, open_source, settings};
 use crate::capture::Source;
 use crate::cli::{Format, Output};
 use crate::config::Config;
-use crate::engine::Engine;
 use crate::kernel;
-use crate::observe::{Report, Status};
-use crate::stats::STEP;
 use crate::sys::privileges::{self, Capability};
-use crate::wire::Fragments;
 use crate::{app, capture};
 
 /// The privileges to look with: into other users' processes for the owners of listeners, and, with

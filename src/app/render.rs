@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
+use synwatch_core::observe::{Detection, Report, ServiceReport, Severity, Status};
+
 use crate::app::range::Range;
-use crate::observe::{Detection, Report, ServiceReport, Severity, Status};
 
 /// The first line has fewer characters than this before the bar: what fits into a text message.
 const HEADLINE: usize = 80;

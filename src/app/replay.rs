@@ -4,6 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use synwatch_core::engine::{Engine, Settings};
+use synwatch_core::flow::HashKey;
+use synwatch_core::observe::{Limit, Report, ServiceReport, Status};
+use synwatch_core::wire::{Fragments, Skip};
+
 use crate::app::crew::Crew;
 use crate::app::feed::{Intake, feed};
 use crate::app::once::{Error, limits, print};
@@ -14,10 +19,6 @@ use crate::capture::pcap::Pcap;
 use crate::capture::{self, Batch, Source};
 use crate::cli::Output;
 use crate::config::Config;
-use crate::engine::{Engine, Settings};
-use crate::flow::HashKey;
-use crate::observe::{Limit, Report, ServiceReport, Status};
-use crate::wire::{Fragments, Skip};
 
 /// Replays `files` and prints the verdict.
 ///

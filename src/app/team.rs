@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use synwatch_core::engine::{Engine, Shard};
+use synwatch_core::flow::{FlowKey, Hasher};
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::stats::STEP;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Fragments, Segment, Skip};
+
 use crate::app::feed::{Intake, Selector, feed};
 use crate::app::{Clock, Host, live::thread_time};
 use crate::capture::{self, Selection, Source, ring::Ring};
-use crate::engine::{Engine, Shard};
-use crate::flow::{FlowKey, Hasher};
-use crate::observe::CaptureStats;
-use crate::stats::STEP;
-use crate::time::Timestamp;
-use crate::wire::{Fragments, Segment, Skip};
 
 /// The capture threads.
 pub struct Team {
@@ -316,9 +317,8 @@ impl Intake for Desk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Settings;
-    use crate::flow::state_test_segment;
-    use crate::wire::Flags;
+    use synwatch_core::engine::Settings;
+    use synwatch_core::wire::Flags;
 
     #[test]
     fn segments_of_other_shards_come_to_those() {
@@ -335,8 +335,7 @@ mod tests {
         let mut desk =
             Desk { number: 1, hasher: &hasher, posts: &team.posts, own: None, strays: Vec::new() };
         for port in 0..SYNS {
-            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
-            syn.source_port = port;
+            let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
             desk.frame(start, 1, |segment| {
                 *segment = syn;
                 Ok(())
@@ -352,8 +351,7 @@ mod tests {
         assert_eq!((totals.syn, totals.syn_retransmitted), (u64::from(SYNS), 0));
         // Each is where its repeat finds it.
         for port in 0..SYNS {
-            let mut syn = state_test_segment(Flags::SYN, port.into(), 0);
-            syn.source_port = port;
+            let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
             let (flow, at) = (hasher.flow(&syn), start + STEP * 4);
             let mut place = team.posts.take(team.posts.shard_of(&flow));
             let shard = place.as_mut().expect("it is back");

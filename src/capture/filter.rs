@@ -2,7 +2,7 @@
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
 //! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
-//! only a sample of the flows, each of them whole: then it computes the [`Rank`](crate::flow::Rank) of the
+//! only a sample of the flows, each of them whole: then it computes the [`Rank`](synwatch_core::flow::Rank) of the
 //! flow just as user space does.
 //!
 //! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
@@ -20,14 +20,15 @@ mod fanout;
 use std::collections::BTreeSet;
 
 use libc::sock_filter;
+use synwatch_core::flow::{Ranks, Sampling};
+
+use crate::capture::Selection;
 
 use self::assembler::{
     ADD, ADD_X, AND, Assembler, BYTE, HALF, LD_IMM, LD_MEM, LDX_IMM, LDX_MEM, LSH, Label, MUL, RET,
     RET_A, RSH, ST, STX, SUB, SUB_X, Size, TAX, TXA, WORD, XOR_X, ancillary,
 };
 pub use self::fanout::fanout;
-use crate::capture::Selection;
-use crate::flow::{Ranks, Sampling};
 
 /// Octets kept of a usual frame: Ethernet, two VLAN tags, and IPv4 and TCP with all their options
 /// take 142. Where the TCP header is found behind other headers, so many from there on.

@@ -26,11 +26,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use synwatch_core::flow::{Ranks, Sampling};
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
+
 use self::filter::Filter;
-use crate::flow::{Ranks, Sampling};
-use crate::observe::CaptureStats;
-use crate::time::Timestamp;
-use crate::wire::LinkType;
 
 /// One frame as it was captured; it may have been cut to its headers.
 #[derive(Clone, Copy, Debug)]

@@ -7,13 +7,13 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use pnet_datalink::{Channel, Config, DataLinkReceiver, NetworkInterface};
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::Filter;
 use crate::capture::ring::{PacketSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
-use crate::observe::CaptureStats;
-use crate::time::Timestamp;
-use crate::wire::LinkType;
 
 /// Frames read from one interface before it is the next one's turn.
 const TURN: usize = 64;

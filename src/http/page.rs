@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::observe::{Detection, Report, ServiceReport, Severity, Status};
+use synwatch_core::observe::{Detection, Report, ServiceReport, Severity, Status};
 
 const STYLE: &str = include_str!("page.css");
 

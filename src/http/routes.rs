@@ -9,12 +9,12 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
+use synwatch_core::metrics::{self, Exporter};
+use synwatch_core::observe::Report;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::http::page;
-use crate::metrics::{self, Exporter};
-use crate::observe::Report;
 
 /// Reports come four times a second; after so long without one the capture hangs or is gone.
 const STALE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::observe::Conntrack;
+use synwatch_core::observe::Conntrack;
 
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";

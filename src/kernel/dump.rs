@@ -8,9 +8,9 @@ use netlink_packet_core::{
     DecodeError, NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
     NlasIterator, parse_u8, parse_u64,
 };
+use synwatch_core::observe::KernelHalfOpen;
 
 use super::Error;
-use crate::observe::KernelHalfOpen;
 
 /// How many source addresses are kept for one local address and port. The dump follows the kernel's
 /// hash table, whose order is keyed and has nothing to do with the addresses: the first ones are as

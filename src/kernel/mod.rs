@@ -30,14 +30,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::DecodeError;
-
-use crate::observe::{KernelSample, Listener, Process};
-use crate::time::Timestamp;
 use dump::{Dump, ListenSocket};
+use netlink_packet_core::DecodeError;
 use owner::Owners;
 use sock_diag::SockDiag;
 use syn_queue::{ENOUGH, Lengths, SynQueues};
+use synwatch_core::observe::{KernelSample, Listener, Process};
+use synwatch_core::time::Timestamp;
 
 /// Why the kernel could not be asked for its TCP sockets.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::io::Errno;
+use synwatch_core::observe::Process;
+use synwatch_core::time::Timestamp;
 
 use super::dump::ListenSocket;
-use crate::observe::Process;
-use crate::time::Timestamp;
 
 /// Descriptors looked at per process. Servers open their listeners before their connections, and
 /// descriptors are numbered from the lowest free one up.

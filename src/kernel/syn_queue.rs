@@ -12,12 +12,14 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use synwatch_core::observe::{KernelHalfOpen, Listener};
+
+use crate::sys::bpf::{self, Instruction, TRACE_ITER, instruction, op};
+use crate::sys::privileges::{self, Capability};
+
 use super::btf::{Item, look_up};
 use super::dump::{Dump, LISTEN, ListenSocket};
 use super::listeners;
-use crate::observe::{KernelHalfOpen, Listener};
-use crate::sys::bpf::{self, Instruction, TRACE_ITER, instruction, op};
-use crate::sys::privileges::{self, Capability};
 
 /// `BPF_PROG_TYPE_TRACING` of `enum bpf_prog_type`.
 const TRACING: u32 = 26;

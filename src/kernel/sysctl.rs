@@ -3,7 +3,7 @@
 use std::fs;
 use std::str::FromStr;
 
-use crate::observe::Sysctls;
+use synwatch_core::observe::Sysctls;
 
 /// Reads the settings of the calling thread's network namespace (the kernel decides by the thread
 /// that opens the file). Each may be missing on its own: `ProcSubset=pid` of systemd hides all of

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pnet_datalink::DataLinkSender;
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Error, Selection, Settings, Source};
-use synwatch::flow::Ranks;
+use synwatch_core::flow::Ranks;
 
 use crate::live::{named, tun};
 use crate::netns::{Lab, inside, ip};

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use synwatch::capture::pnet::Pnet;
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings, Source};
-use synwatch::observe::CaptureStats;
-use synwatch::wire::{Flags, Segment, Skip, decode};
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::wire::{Flags, Segment, Skip, decode};
 
 use crate::netns::{Lab, enter, inside, ip};
 

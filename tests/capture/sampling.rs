@@ -9,8 +9,8 @@ use etherparse::{PacketBuilder, TcpHeader};
 use pnet_datalink::{Channel, Config, DataLinkSender};
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Batch, Selection, Settings, Source};
-use synwatch::flow::{HashKey, Hasher, Level, Ranks, Sampling};
-use synwatch::wire::{Address, LinkType, Segment, decode};
+use synwatch_core::flow::{HashKey, Hasher, Level, Ranks, Sampling};
+use synwatch_core::wire::{Address, LinkType, Segment, decode};
 
 use crate::live::{Open, PNET, RING, named, tun};
 use crate::netns::{Lab, inside, ip};

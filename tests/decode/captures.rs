@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use pcap_parser::{Block, PcapBlockOwned, create_reader};
 use serde::Deserialize;
-use synwatch::wire::{LinkType, Skip, decode};
+use synwatch_core::wire::{LinkType, Skip, decode};
 
 #[derive(Deserialize)]
 struct Labels {

@@ -1,6 +1,6 @@
 //! One input of the fuzz target `decode`, and what must hold of any.
 
-use synwatch::wire::{LinkType, OptionLayout, Segment, Skip, decode};
+use synwatch_core::wire::{LinkType, OptionLayout, Segment, Skip, decode};
 
 /// An input is, in network byte order: the link type's number (2 octets), how many octets the capture
 /// cut off the frame (2 octets), the frame.

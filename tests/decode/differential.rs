@@ -7,7 +7,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
-use synwatch::wire::{LinkType, decode};
+use synwatch_core::wire::{LinkType, decode};
 
 /// A frame to be built: Ethernet, VLAN tags, IPv4 or IPv6 with extension headers, TCP.
 #[derive(Clone, Debug)]

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic, in its helpers too")]
 
-#[cfg(feature = "host")]
 mod captures;
 mod check;
 mod differential;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use synwatch::capture::pcap::Pcap;
 use synwatch::capture::{Batch, Source};
-use synwatch::wire::{Segment, decode};
+use synwatch_core::wire::{Segment, decode};
 
 use crate::server::{SECOND, Server, Settings};
 

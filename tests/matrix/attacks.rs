@@ -1,6 +1,6 @@
 //! What attackers do, and others who are no clients.
 
-use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
+use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::conn::{Conn, Next, Plan};
 use crate::population::{Look, hping, linux, random_in, random_v4};

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
+use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::conn::{ACK, Conn, FIN_ACK, Next, PSH_ACK, Plan, REQUEST, RST_ACK, State};
 use crate::population::Look;

@@ -1,6 +1,6 @@
 //! One connection as its client sees it, and what the client does next.
 
-use synwatch::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
+use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::population::Look;
 use crate::server::RequestId;

@@ -10,7 +10,6 @@
 //! --ignored --nocapture day`. The main rows with the server far away, and with segments in
 //! fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture
 //! wires`.
-#![cfg(feature = "host")]
 
 mod agreement;
 mod attacks;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use synwatch::wire::{Address, OptionLayout};
+use synwatch_core::wire::{Address, OptionLayout};
 
 use crate::random::{Random, mix};
 use crate::server::layout;

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use synwatch::wire::{Flags, OptionLayout, Segment, SeqNumber};
+use synwatch_core::wire::{Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::random::mix;
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use synwatch::engine::Action;
+use synwatch_core::engine::Action;
 
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, judge};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use synwatch::observe::Severity;
+use synwatch_core::observe::Severity;
 
 use crate::scenario::{Rank, Scenario};
 use crate::stage::{self, Job};

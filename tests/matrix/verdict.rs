@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use synwatch::engine::Action;
-use synwatch::observe::{Detection, Severity};
+use synwatch_core::engine::Action;
+use synwatch_core::observe::{Detection, Severity};
 
 use crate::scenario::{Expect, Rank, Scenario};
 use crate::world::{Played, seconds};
@@ -126,7 +126,7 @@ impl Judge<'_> {
         problems
     }
 
-    fn first_packet(&self) -> synwatch::time::Timestamp {
+    fn first_packet(&self) -> synwatch_core::time::Timestamp {
         crate::world::START + std::time::Duration::from_nanos(self.played.first_packet)
     }
 

@@ -1,7 +1,7 @@
 //! The wire between the clients and the server: how far from the server the monitor is, and the
 //! frames that segments are packed in.
 
-use synwatch::wire::Segment;
+use synwatch_core::wire::Segment;
 
 /// Where the monitor is, and what passes there.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -5,12 +5,14 @@ use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use synwatch::engine::{self, Action, Engine};
-use synwatch::flow::HashKey;
-use synwatch::observe::{CaptureStats, KernelHalfOpen, KernelSample, Listener, Report, Sysctls};
-use synwatch::stats::STEP;
-use synwatch::time::Timestamp;
-use synwatch::wire::{
+use synwatch_core::engine::{self, Action, Engine};
+use synwatch_core::flow::HashKey;
+use synwatch_core::observe::{
+    CaptureStats, KernelHalfOpen, KernelSample, Listener, Report, Sysctls,
+};
+use synwatch_core::stats::STEP;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{
     Address, Flags, Fragments, LinkType, OptionLayout, Segment, SeqNumber, Skip, decode_into,
 };
 

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use synwatch::observe::Severity;
+use synwatch_core::observe::Severity;
 
 use crate::service::{Listener, Service};
 use crate::traffic::{DAY, Kind, Traffic};

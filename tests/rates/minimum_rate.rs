@@ -1,6 +1,6 @@
 //! Floods on top of 100 honest connections per second: how slow a flood is still found, and how soon.
 
-use synwatch::observe::Severity;
+use synwatch_core::observe::Severity;
 
 use crate::random::Random;
 use crate::service::{Listener, Service, duration};

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use synwatch::detect::{Detector, Observation, RateLimits};
-use synwatch::observe::Severity;
-use synwatch::stats::{STEP, Step};
-use synwatch::time::Timestamp;
+use synwatch_core::detect::{Detector, Observation, RateLimits};
+use synwatch_core::observe::Severity;
+use synwatch_core::stats::{STEP, Step};
+use synwatch_core::time::Timestamp;
 
 use crate::random::Random;
 use crate::traffic::Arrivals;

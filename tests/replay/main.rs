@@ -3,7 +3,6 @@
 //! The captures are not part of the repository: they lie in `../shared/captures`, or where
 //! `SYNWATCH_CAPTURES` says. Their `labels.toml` begins with the definitions of its fields.
 
-#![cfg(feature = "host")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic, in its helpers too")]
 
 mod broken;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use synwatch::wire::{Address, Flags, Segment, SeqNumber};
+use synwatch_core::wire::{Address, Flags, Segment, SeqNumber};
 
 use crate::segments::Found;
 

@@ -10,8 +10,8 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket};
 use flate2::read::DeflateDecoder;
 use synwatch::capture::pcap::Pcap;
 use synwatch::capture::{Batch, Error, Frame, Source};
-use synwatch::time::Timestamp;
-use synwatch::wire::{LinkType, Segment, decode};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{LinkType, Segment, decode};
 
 use crate::reference::Rule;
 

@@ -2,19 +2,18 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of the samples")]
 
-#[cfg(feature = "host")]
 pub mod server;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use synwatch::observe::{
+use synwatch_core::observe::{
     CaptureReport, Class, Conntrack, Detection, Durations, Evidence, Fingerprint, FlowCounts,
     Handshakes, Internals, KernelReport, Limit, Observed, PrefixShare, Process, Report,
     SCHEMA_VERSION, ServiceReport, Severity, SeverityChange, Status, Target, Totals, Variant,
 };
-use synwatch::time::Timestamp;
-use synwatch::wire::OptionLayout;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::OptionLayout;
 
 /// 2026-01-01T00:00:00Z plus `seconds`.
 pub fn at(seconds: u64) -> Timestamp {

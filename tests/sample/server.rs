@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread;
 
 use synwatch::http::{Settings, State, bind, serve};
-use synwatch::metrics::Exporter;
-use synwatch::observe::Report;
+use synwatch_core::metrics::Exporter;
+use synwatch_core::observe::Report;
 use tokio::sync::{oneshot, watch};
 
 pub struct Server {

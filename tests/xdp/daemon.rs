@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use synwatch::wire::Flags;
+use synwatch_core::wire::Flags;
 
 use crate::mirror::{Mirror, Shape};
 use crate::support::flood::{Flood, Form};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use synwatch::capture::xdp::Xdp;
 use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings, Source};
 use synwatch::sys::privileges::{self, Capability};
-use synwatch::time::Timestamp;
-use synwatch::wire::{Flags, LinkType, Skip, decode};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::{Flags, LinkType, Skip, decode};
 
 use crate::mirror::{Identity, Mirror, Shape, identity, segment};
 use crate::support::lab::{self, Family, Lab, VICTIM_LINK};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader, VlanId};
 use pnet_datalink::{Channel, DataLinkSender};
-use synwatch::wire::{Address, Flags, LinkType, Segment, decode};
+use synwatch_core::wire::{Address, Flags, LinkType, Segment, decode};
 
 use crate::support::lab::{ATTACKER_LINK, Lab};
 

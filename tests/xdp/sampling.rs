@@ -1,8 +1,8 @@
 //! The program looks at the very flows that user space would.
 
 use synwatch::capture::{Selection, Source};
-use synwatch::flow::{HashKey, Hasher, Level, Sampling};
-use synwatch::wire::{Address, Flags};
+use synwatch_core::flow::{HashKey, Hasher, Level, Sampling};
+use synwatch_core::wire::{Address, Flags};
 
 use crate::live::{open, read};
 use crate::mirror::{Identity, Mirror, Shape, identity, segment};

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use libc::sock_filter;
+use synwatch_core::flow::Level;
 
 use super::Headers;
-use crate::flow::Level;
 
 /// Where a load finds what the kernel knows of a frame beside its octets.
 pub(super) const fn ancillary(what: i32) -> u32 {

@@ -1,15 +1,15 @@
 //! The classic BPF program that divides the traffic among the sockets of a fan-out group.
 
 use libc::sock_filter;
+use synwatch_core::flow::Ranks;
 
 use super::assembler::{Assembler, Label, RET, RET_A, WORD, ancillary};
 use super::{
     ETHERNET, Headers, fixed_ipv4, fixed_ipv6, hash_ends, ipv4, ipv6, link, network, rank,
 };
-use crate::flow::Ranks;
 
-/// The program, for `PACKET_FANOUT_DATA`. It returns the [`Rank`](crate::flow::Rank) of the flow, of which the
-/// kernel takes the remainder by the number of sockets: [`Rank::shard`](crate::flow::Rank::shard).
+/// The program, for `PACKET_FANOUT_DATA`. It returns the [`Rank`](synwatch_core::flow::Rank) of the flow, of which the
+/// kernel takes the remainder by the number of sockets: [`Rank::shard`](synwatch_core::flow::Rank::shard).
 ///
 /// It returns 0 for what [`Filter`](super::Filter) drops anyway, and where it cannot tell: so all fragments of a datagram
 /// come to the same socket. Segments with data are divided as well, since they may be wanted at any time.

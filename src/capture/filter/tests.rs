@@ -264,8 +264,8 @@ fn fragments_of_tcp_pass() {
         }
     }
     // Nobody knows whose they are: ports and samples leave none of them out.
-    let ranks = *crate::flow::Hasher::new(crate::flow::HashKey([7; 16])).ranks();
-    let sampling = Sampling { general: crate::flow::Level::MAX, heavy: Vec::new() };
+    let ranks = *synwatch_core::flow::Hasher::new(synwatch_core::flow::HashKey([7; 16])).ranks();
+    let sampling = Sampling { general: synwatch_core::flow::Level::MAX, heavy: Vec::new() };
     let selection = Selection { data: false, flows: Some((ranks, sampling)) };
     let filter = Filter { ports: vec![80], selection, ..Filter::default() };
     let mut fragment = ipv4(6, 0, &[0xff; 8]);
@@ -313,7 +313,7 @@ fn data_behind_extension_headers_is_dropped() {
 /// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by decoding what is.
 #[test]
 fn no_chain_of_headers_is_cut() {
-    use crate::wire::{LinkType, decode};
+    use synwatch_core::wire::{LinkType, decode};
 
     let lengths = [8, 16, 80, 88, 96, 120, 208, 512, 1_024, 2_048];
     let mut chains: Vec<Vec<(u8, usize)>> = Vec::new();

@@ -5,11 +5,11 @@
 use std::io;
 
 use pcap_parser::{PcapHeader, parse_pcap_header};
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
 
 use super::input::Input;
 use super::{ByteOrder, Located, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
-use crate::time::Timestamp;
-use crate::wire::LinkType;
 
 /// Time and lengths before a record's octets; the modified format of 1999 adds eight octets.
 const RECORD_HEADER: usize = 16;

@@ -4,7 +4,7 @@
 //! records is right. So a step back moves no packet: from there on the file's time counts with an offset. A
 //! stamp far ahead is a silence, unless the next record is earlier again: then it is wrong.
 
-use crate::time::Timestamp;
+use synwatch_core::time::Timestamp;
 
 /// How far stamps may be out of order: buffers of several processors are written one after another.
 const WINDOW: u64 = 1_000_000_000;

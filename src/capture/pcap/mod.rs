@@ -18,16 +18,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::capture::{Batch, Direction, Error, Frame, Frames, Source};
-use crate::observe::CaptureStats;
-use crate::time::Timestamp;
-use crate::wire::LinkType;
-
 use classic::Classic;
 use clock::Clock;
 use input::Input;
 use ng::{Block, Ng};
 use order::ByteOrder;
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
+
+use crate::capture::{Batch, Direction, Error, Frame, Frames, Source};
 
 /// Records visited in one batch: often enough for a prompt stop.
 const BATCH: usize = 4096;

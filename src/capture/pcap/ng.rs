@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
+
 use super::input::Input;
 use super::{ByteOrder, Located, MARGIN, MAX_RECORD, Record, SEARCH, Unknown, is_file_header};
-use crate::time::Timestamp;
-use crate::wire::LinkType;
 
 pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 pub(super) const INTERFACE_DESCRIPTION: u32 = 1;

@@ -23,19 +23,19 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use crate::capture::filter::{self, Filter};
-use crate::capture::{
-    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
-};
-use crate::flow::Ranks;
-use crate::observe::CaptureStats;
-use crate::time::Timestamp;
-use crate::wire::LinkType;
-
 use block::Packet;
 use map::Map;
 use socket::update;
 pub(super) use socket::{PacketSocket, select, wait};
+use synwatch_core::flow::Ranks;
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
+
+use crate::capture::filter::{self, Filter};
+use crate::capture::{
+    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
+};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
 /// 1,600 packets, and a block still fits in a core's cache.
@@ -85,7 +85,7 @@ impl Ring {
     }
 
     /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
-    /// [shard](crate::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
+    /// [shard](synwatch_core::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
     /// (fragments, long chains of IPv6 extension headers) comes to the first ring, whatever its flow.
     ///
     /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.

@@ -21,16 +21,15 @@ use aya::maps::{MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{EbpfError, sys::SyscallError};
 use caps::{CapSet, Capability};
+use program::{Program, Rules};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
+use synwatch_core::observe::CaptureStats;
+use synwatch_core::time::Timestamp;
+use synwatch_core::wire::LinkType;
 
 use crate::capture::{self, Batch, Direction, Frame, Interfaces, Selection, Settings, Source};
-use crate::observe::CaptureStats;
-use crate::time::Timestamp;
-use crate::wire::LinkType;
-
-use program::{Program, Rules};
 
 /// How long frames may gather before they are read: it adds to the delay of an alert, and bounds the
 /// wake-ups of a slow trickle. Without frames there are none.

@@ -5,10 +5,11 @@ use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use synwatch_core::flow::Sampling;
+
+use crate::capture::Selection;
 
 use super::{Counts, Error};
-use crate::capture::Selection;
-use crate::flow::Sampling;
 
 #[cfg(target_endian = "big")]
 compile_error!("the object in ebpf/ is for little-endian machines");
@@ -139,7 +140,7 @@ fn port_bits(ports: &[u16]) -> PortBits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{HashKey, Hasher, Level};
+    use synwatch_core::flow::{HashKey, Hasher, Level};
 
     #[test]
     fn rules_as_the_program_reads_them() {

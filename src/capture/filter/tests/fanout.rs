@@ -1,10 +1,10 @@
 //! The kernel divides flows as user space does.
 
 use proptest::prelude::*;
+use synwatch_core::flow::{HashKey, Hasher, Level, Rank};
 
 use super::sampling::{Path, decoded, parts};
 use super::*;
-use crate::flow::{HashKey, Hasher, Level, Rank};
 
 /// What the program returns for a packet that comes in or goes out.
 fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use synwatch_core::flow::{HashKey, Hasher, Level};
+use synwatch_core::wire::{Address, Flags, LinkType, Segment, decode};
 
 use super::*;
-use crate::flow::{HashKey, Hasher, Level};
-use crate::wire::{Address, Flags, LinkType, Segment, decode};
 
 /// How a packet travels.
 #[derive(Clone, Copy, Debug)]
