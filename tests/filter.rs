@@ -14,8 +14,8 @@ use support::lab::{Family, Lab, Settings, service};
 use support::netns::Namespace;
 use support::program::Daemon;
 use support::traffic::{Service, connections};
-use synwatch_core::detect::{Circumstances, Filter, Onset};
-use synwatch_core::observe::{Class, Evidence, Severity, Target, Variant};
+use synwatch_core::findings::{Configured, Filter, Grounds, Onset, Sources, SynFlood};
+use synwatch_core::observe::{Evidence, Severity, Target, Variant};
 use synwatch_core::stats::{Look, Sighting};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Address, OptionLayout};
@@ -144,8 +144,9 @@ fn advice_against(
     let completed = vec![Sighting { source, look: other }; completed];
     let prefix = prefix.map(|prefix| prefix.parse().expect("a prefix"));
     let filter = Filter::find(failing, completed.iter(), prefix);
+    let sources = Sources { filter, ..Sources::default() };
     let onset = Onset {
-        class: Class::SynFlood,
+        finding: SynFlood { sources, ..SynFlood::default() }.into(),
         variant: Some(Variant::SpoofedSubnet),
         severity: Severity::Critical,
         target: Target { address: None, port: Some(443) },
@@ -153,7 +154,8 @@ fn advice_against(
         attacker: None,
         first_packet_at: Timestamp::EPOCH,
         evidence: Evidence::default(),
-        circumstances: Circumstances { filter, ..Circumstances::default() },
+        grounds: Grounds::default(),
+        configured: Configured::default(),
     };
     onset.advice()
 }

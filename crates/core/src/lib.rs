@@ -94,7 +94,9 @@
 
 pub mod detect;
 pub mod engine;
+pub mod findings;
 pub mod flow;
+pub mod incident;
 pub mod metrics;
 pub mod observe;
 pub mod stats;

@@ -12,7 +12,8 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::observe::{Class, Durations, Internals, Report, ServiceReport, Severity};
+use crate::findings::Class;
+use crate::observe::{Durations, Internals, Report, ServiceReport, Severity};
 
 /// `Content-Type` of the text format that [`render`] writes.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;

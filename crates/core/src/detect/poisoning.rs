@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::detect::baseline::D;
-use crate::detect::change::{Detector, Observation};
+use crate::detect::{Detector, Observation};
 use crate::observe::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;

@@ -1,5 +1,6 @@
 //! The services that are watched: what is known of each.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use crate::engine::directory::{Directory, Shared, Tenant};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
+use crate::incident::Subject;
 use crate::observe::Listener;
 use crate::stats::{Drawn, Failures, Keyed, Step, Windows};
 use crate::time::Timestamp;
@@ -20,6 +22,8 @@ const IDLE: Duration = Duration::from_secs(135);
 /// The same for one that had hardly any: what a scanner leaves behind. At most three flows may still
 /// refer to it.
 const IDLE_FEW: Duration = Duration::from_secs(10);
+/// A baseline that is older says nothing of today.
+const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 
 /// One watched service.
 pub struct Service {
@@ -81,6 +85,12 @@ impl Service {
         self.last_seen = self.last_seen.max(tally.last_seen);
         self.learner.take_in(&std::mem::take(&mut tally.first_repeats));
         tally.collect(&mut self.windows);
+    }
+
+    /// What its incidents are about.
+    #[must_use]
+    pub const fn subject(&self) -> Subject {
+        Subject::Service(self.address, self.port)
     }
 
     /// Whether only segments towards the service are seen: many SYNs and no answer at all.
@@ -280,7 +290,7 @@ impl Services {
     }
 
     /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no use.
-    pub fn keep(&mut self, baseline: SavedBaseline) -> bool {
+    fn keep(&mut self, baseline: SavedBaseline) -> bool {
         let key = (Address::from(baseline.address), baseline.port);
         let place = self.directory().find(key.0, key.1);
         match place {
@@ -302,9 +312,22 @@ impl Services {
         }
     }
 
-    /// The baselines of services that have no place now.
-    pub fn kept(&self) -> impl Iterator<Item = &SavedBaseline> {
-        self.baselines.values()
+    /// What was learned of every service, those included that have no place now.
+    pub fn baselines(&self) -> Vec<SavedBaseline> {
+        let learned = self.ids().filter_map(|id| self.get(id).baseline());
+        learned.chain(self.baselines.values().cloned()).collect()
+    }
+
+    /// Takes in what was learned before `now`, newest first; how many will be used.
+    pub fn restore(&mut self, mut saved: Vec<SavedBaseline>, now: Timestamp) -> usize {
+        saved.retain(|one| one.is_sound() && now - one.learned_at <= MAX_AGE);
+        saved.sort_by_key(|one| Reverse(one.learned_at));
+        saved.truncate(self.limit);
+        saved
+            .into_iter()
+            .map(|one| SavedBaseline { learned_at: one.learned_at.min(now), ..one })
+            .filter_map(|one| self.keep(one).then_some(()))
+            .count()
     }
 
     /// The service at an address and port, where it has a place.

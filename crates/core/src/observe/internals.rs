@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::observe::{Class, Severity, Totals};
+use crate::findings::Class;
+use crate::observe::{Severity, Totals};
 
 /// Figures that are metrics only.
 #[derive(Clone, Debug, Default, PartialEq)]

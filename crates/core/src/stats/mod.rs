@@ -16,7 +16,7 @@ mod window;
 pub use draw::{Attempt, Draw, Drawn, Lot};
 pub use failures::{Failure, Failures, SourceProfile, TargetProfile};
 pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
-pub use hosts::{Backscatter, FullTilt, Hosts, LastSteps};
+pub use hosts::{Hosts, LastSteps, SingleSourceFlood, StrayAnswers};
 pub use looks::{Completions, Look, Sighting};
 pub use memory::Recent;
 pub(crate) use sketch::{Keyed, distinct, rounded, scaled_up, sketch};

@@ -6,12 +6,14 @@
 //! likelihoods of both, until it is a million times as likely that the source guesses.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::findings::{Configured, Finding, Grounds, Onset, Room};
 use crate::flow::Hasher;
-use crate::observe::{Target, Variant};
+use crate::observe::{Evidence, Severity, Target, Variant};
 use crate::stats::{Keyed, common_prefix, source_of};
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -92,6 +94,9 @@ impl AllTried {
     }
 }
 
+/// More scanners than this at once act in concert: what they do together is judged, not each.
+const TOGETHER: usize = 16;
+
 /// One source.
 #[derive(Clone, Debug)]
 struct Walk {
@@ -114,7 +119,7 @@ struct Walk {
 
 /// A source that scans.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scan {
+pub struct PortScan {
     /// What counts as one source: an address, of IPv6 its /64.
     pub source: Address,
     /// The address, or one of them.
@@ -138,7 +143,7 @@ pub struct Scan {
 }
 
 /// The sources whose first contacts fail.
-pub struct Scanners {
+pub(crate) struct Scanners {
     map: HashMap<Address, Walk, Keyed>,
     hasher: Hasher,
 }
@@ -175,14 +180,13 @@ impl Scanners {
         self.map.retain(|_, walk| now - walk.last < memory);
     }
 
-    /// Whether a source is known to scan.
-    #[must_use]
-    pub fn is_scanner(&self, source: Address) -> bool {
-        self.map.get(&source).is_some_and(Walk::is_scan)
+    /// Whether one more may be reported beside so many.
+    pub fn has_room(active: usize) -> bool {
+        active < TOGETHER
     }
 
     /// The sources that scan and made a first contact at `since` or later.
-    pub fn since(&self, since: Timestamp) -> impl Iterator<Item = Scan> {
+    pub fn since(&self, since: Timestamp) -> impl Iterator<Item = PortScan> {
         let active = move |(_, walk): &(&Address, &Walk)| walk.last >= since && walk.is_scan();
         self.map.iter().filter(active).map(|(source, walk)| walk.scan(*source))
     }
@@ -240,11 +244,11 @@ impl Walk {
             }
     }
 
-    fn scan(&self, source: Address) -> Scan {
+    fn scan(&self, source: Address) -> PortScan {
         let one_host = self.count(|all| &all.hosts) < 1.5;
         let one_port = self.count(|all| &all.ports) < 1.5;
         let (address, port) = self.target;
-        Scan {
+        PortScan {
             source,
             attacker: self.address,
             variant: match (one_host, one_port) {
@@ -266,9 +270,69 @@ impl Walk {
     }
 }
 
+impl PortScan {
+    /// The finding on its source.
+    pub(crate) fn onset(self, dropping: bool) -> Onset {
+        Onset {
+            variant: Some(self.variant),
+            severity: Severity::Warning,
+            target: self.target,
+            target_prefix: self.prefix,
+            attacker: Some(self.attacker.into()),
+            first_packet_at: self.first,
+            evidence: Evidence {
+                syn_rate: f64::from(self.attempts) / self.seconds(),
+                completion_ratio: f64::from(self.attempts - self.failed) / f64::from(self.attempts),
+                sources: 1,
+                ..Evidence::default()
+            },
+            grounds: Grounds {
+                // It has been decided, and stays so.
+                level: 2.0,
+                failures: self.failed as usize,
+                dropping,
+                ..Grounds::default()
+            },
+            configured: Configured::default(),
+            finding: Finding::PortScan(self),
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        (self.last - self.first).as_secs_f64().max(1.0)
+    }
+}
+
+impl Room for PortScan {
+    const TITLE: &'static str = "port scan";
+    const EVENT: u32 = 3;
+    const CATEGORY: &'static str = "Detection of a Network Scan";
+
+    fn sentence(&self, onset: &Onset) -> String {
+        format!(
+            "{} tried {:.0} services on {} in {:.0} s, and {} of {} attempts looked at failed: \
+             whoever knows its services succeeds with most first contacts.",
+            IpAddr::from(self.attacker),
+            self.services,
+            onset.place(),
+            self.seconds(),
+            self.failed,
+            self.attempts
+        )
+    }
+
+    fn advice(&self, _: &Onset) -> Vec<String> {
+        vec![
+            "A scan looks for services and harms none by itself: close what need not be open; the \
+             address may be blocked where its answers show that it is real."
+                .to_owned(),
+        ]
+    }
+}
+
 /// The prefix, or the longest that holds it and an address.
 fn widened(prefix: IpNet, address: Address) -> Option<IpNet> {
-    if prefix.contains(&std::net::IpAddr::from(address)) {
+    if prefix.contains(&IpAddr::from(address)) {
         return Some(prefix);
     }
     common_prefix([prefix.network().into(), address].into_iter())
@@ -289,7 +353,7 @@ mod tests {
         Address::v4([192, 0, 2, n])
     }
 
-    fn scans(scanners: &Scanners) -> Vec<Scan> {
+    fn scans(scanners: &Scanners) -> Vec<PortScan> {
         scanners.since(Timestamp::EPOCH).collect()
     }
 
@@ -309,7 +373,6 @@ mod tests {
         assert_eq!(scans[0].target.address, Some(host(10).into()));
         assert_eq!((scans[0].target.port, scans[0].prefix), (None, None));
         assert!((900.0..1_100.0).contains(&scans[0].services), "{scans:?}");
-        assert!(scanners.is_scanner(ATTACKER));
     }
 
     #[test]

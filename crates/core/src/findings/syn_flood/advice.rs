@@ -1,15 +1,13 @@
-//! What an operator can do: one sentence each, with the figures and the command. Nothing is applied.
+//! What an operator can do against a SYN flood.
 
 use ipnet::IpNet;
 
-use crate::detect::filter::Filter;
-use crate::detect::incident::Onset;
-use crate::observe::{Class, Variant};
+use crate::findings::Onset;
+use crate::findings::syn_flood::{Filter, SOON, SynFlood};
+use crate::observe::Variant;
 
 /// Share of the queue from which on its size and the time that requests stay matter.
 const PRESSED: f64 = 0.25;
-/// A queue that is full within this many seconds is pressed as well.
-const PRESSED_SECONDS: f64 = 600.0;
 /// Repeats of the SYN-ACK from which on fewer are advised, and how many: a request then goes after 7 s, and
 /// an honest client has had three answers.
 const MANY_RETRIES: u8 = 4;
@@ -22,41 +20,11 @@ const ENOUGH_COMPLETED: usize = 20;
 /// against sources that send at least twice that.
 const PER_SOURCE: u32 = 10;
 
-impl Onset {
-    /// What an operator can do.
-    #[must_use]
-    pub fn advice(&self) -> Vec<String> {
-        let single = match self.class {
-            Class::SynFlood => {
-                let queue = self.advice_on_queue();
-                let sources = self.advice_on_sources();
-                return queue.into_iter().chain(self.advice_on_filter()).chain(sources).collect();
-            }
-            Class::FlashCrowd => "No defence is needed; watch the capacity of the service.",
-            Class::PortScan => {
-                "A scan looks for services and harms none by itself: close what need not be open; \
-                 the address may be blocked where its answers show that it is real."
-            }
-            Class::SynAckReflection => {
-                "Do not block the source, it is the victim: limit SYN-ACKs per destination, or \
-                 drop SYNs from it for a while, so that this host adds nothing to the attack."
-            }
-            Class::Backscatter => {
-                "Drop SYN-ACKs and RSTs of no known connection (conntrack state invalid) at the \
-                 edge; the senders are reflectors or victims, not attackers."
-            }
-            Class::AcceptQueueOverflow => {
-                "Find out why the application accepts so slowly (blocked, out of threads or file \
-                 descriptors); a longer backlog only delays it. Blocking clients does not help."
-            }
-        };
-        vec![single.to_owned()]
-    }
-
+impl SynFlood {
     /// What the kernel's settings could do better in this incident.
-    fn advice_on_queue(&self) -> Vec<String> {
-        let around = &self.circumstances;
-        let sysctls = around.sysctls;
+    pub(super) fn advice_on_queue(&self, onset: &Onset) -> Vec<String> {
+        let queue = &self.queue;
+        let sysctls = queue.sysctls;
         let mut advice = Vec::new();
         let cookies_off = sysctls.syncookies == Some(0);
         if cookies_off {
@@ -71,12 +39,12 @@ impl Onset {
                     .to_owned(),
             );
         }
-        let soon_full = around.seconds_to_full.is_some_and(|seconds| seconds < PRESSED_SECONDS);
-        let occupancy = self.evidence.occupancy_ratio;
+        let soon_full = queue.seconds_to_full.is_some_and(|seconds| seconds < SOON);
+        let occupancy = onset.evidence.occupancy_ratio;
         if !soon_full && occupancy.is_none_or(|occupancy| occupancy < PRESSED) {
             return advice;
         }
-        let listen = around.listen_backlog;
+        let listen = queue.listen_backlog;
         // With cookies off `tcp_conn_request` stops at three quarters of it.
         if let (Some(listen), Some(max)) = (listen, sysctls.max_syn_backlog)
             && cookies_off
@@ -93,7 +61,7 @@ impl Onset {
         if let (Some(listen), Some(somaxconn)) = (listen, sysctls.somaxconn)
             && listen < somaxconn
         {
-            let place = self.target.port.map_or_else(String::new, |port| {
+            let place = onset.target.port.map_or_else(String::new, |port| {
                 format!(" (ss -ltn 'sport = :{port}' shows it as Send-Q)")
             });
             advice.push(format!(
@@ -115,8 +83,8 @@ impl Onset {
     }
 
     /// What a packet filter could do, and whom it would hit.
-    fn advice_on_filter(&self) -> Option<String> {
-        let filter = self.circumstances.filter?;
+    pub(super) fn advice_on_filter(&self, onset: &Onset) -> Option<String> {
+        let filter = self.sources.filter?;
         let (failing, completed) = (100.0 * filter.failing_share, 100.0 * filter.completed_share);
         if filter.completed >= ENOUGH_COMPLETED && filter.completed_share > HARMFUL {
             return Some(format!(
@@ -125,7 +93,7 @@ impl Onset {
                  {completed:.1} % of these."
             ));
         }
-        let rule = format!("{}{filter}", self.syns_to_target(filter.ipv4));
+        let rule = format!("{}{filter}", syns_to_target(onset, filter.ipv4));
         let unproved = filter.completed < ENOUGH_COMPLETED;
         let (harm, end) = if unproved {
             (
@@ -149,12 +117,12 @@ impl Onset {
     }
 
     /// What can be done about the sources. Addresses that have completed nothing are nobody's fault.
-    fn advice_on_sources(&self) -> Vec<String> {
-        let around = &self.circumstances;
+    pub(super) fn advice_on_sources(&self, onset: &Onset) -> Vec<String> {
+        let sources = &self.sources;
         let mut advice = Vec::new();
-        let useful = around.real_sources && around.rate_per_source >= f64::from(2 * PER_SOURCE);
-        let advice_on_address = match self.variant {
-            Some(Variant::SingleSource) if around.real_sources => {
+        let useful = sources.real && sources.rate_each >= f64::from(2 * PER_SOURCE);
+        let advice_on_address = match onset.variant {
+            Some(Variant::SingleSource) if sources.real => {
                 "One source sends most of it, and it has completed handshakes here before: limit \
                  new connections per source rather than block the address, which others may share."
             }
@@ -166,7 +134,7 @@ impl Onset {
                 "The sources are probably forged inside one prefix: ask upstream to filter it at \
                  the edge that it cannot come from; blocking it here also blocks its real owners."
             }
-            Some(Variant::Distributed) if around.real_sources && !useful => {
+            Some(Variant::Distributed) if sources.real && !useful => {
                 "The sources return and are probably real, but each of them sends no more than \
                  honest clients may: a limit per source does not help, ask upstream for help."
             }
@@ -184,16 +152,16 @@ impl Onset {
             advice.push(format!(
                 "The sources are probably real and send {:.0} SYN/s each: this rule leaves \
                  {PER_SOURCE}/s to each (printed, not applied): {}",
-                around.rate_per_source,
-                self.limit_per_source()
+                sources.rate_each,
+                self.limit_per_source(onset)
             ));
         }
         advice
     }
 
     /// A limit for each source (IPv6: each /64), which are forgotten after a minute.
-    fn limit_per_source(&self) -> String {
-        let ipv4 = match (self.target.address, self.target_prefix, self.circumstances.filter) {
+    fn limit_per_source(&self, onset: &Onset) -> String {
+        let ipv4 = match (onset.target.address, onset.target_prefix, self.sources.filter) {
             (Some(address), ..) if !address.is_unspecified() => address.is_ipv4(),
             (_, Some(IpNet::V4(_)), _) => true,
             (_, Some(IpNet::V6(_)), _) => false,
@@ -212,30 +180,28 @@ impl Onset {
         let rule = format!(
             "{} update @sources {{ {source} limit rate over {PER_SOURCE}/second burst {burst} \
              packets }} counter drop",
-            self.syns_to_target(ipv4)
+            syns_to_target(onset, ipv4)
         );
         command(&set, &rule)
     }
+}
 
-    /// The part of a rule that picks the SYNs to the target.
-    fn syns_to_target(&self, ipv4: bool) -> String {
-        let network = match (self.target.address, self.target_prefix) {
-            (Some(address), _) if !address.is_unspecified() => Some(IpNet::from(address)),
-            (_, prefix) => prefix,
-        };
-        let version = if ipv4 { "ip" } else { "ip6" };
-        let address = match network {
-            Some(net)
-                if net.addr().is_ipv4() == ipv4 && net.prefix_len() == net.max_prefix_len() =>
-            {
-                format!("{version} daddr {}", net.addr())
-            }
-            Some(net) if net.addr().is_ipv4() == ipv4 => format!("{version} daddr {net}"),
-            _ => format!("meta nfproto {}", if ipv4 { "ipv4" } else { "ipv6" }),
-        };
-        let port = self.target.port.map_or_else(String::new, |port| format!(" tcp dport {port}"));
-        format!("{address}{port} tcp flags & (fin | syn | rst | ack) == syn")
-    }
+/// The part of a rule that picks the SYNs to the target.
+fn syns_to_target(onset: &Onset, ipv4: bool) -> String {
+    let network = match (onset.target.address, onset.target_prefix) {
+        (Some(address), _) if !address.is_unspecified() => Some(IpNet::from(address)),
+        (_, prefix) => prefix,
+    };
+    let version = if ipv4 { "ip" } else { "ip6" };
+    let address = match network {
+        Some(net) if net.addr().is_ipv4() == ipv4 && net.prefix_len() == net.max_prefix_len() => {
+            format!("{version} daddr {}", net.addr())
+        }
+        Some(net) if net.addr().is_ipv4() == ipv4 => format!("{version} daddr {net}"),
+        _ => format!("meta nfproto {}", if ipv4 { "ipv4" } else { "ipv6" }),
+    };
+    let port = onset.target.port.map_or_else(String::new, |port| format!(" tcp dport {port}"));
+    format!("{address}{port} tcp flags & (fin | syn | rst | ack) == syn")
 }
 
 /// The end of a sentence: a command that sets up a rule in a table of its own, so that it needs nothing and can be taken away again. It
@@ -259,7 +225,8 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::detect::explain::Circumstances;
+    use crate::findings::syn_flood::{QueueState, Sources};
+    use crate::findings::{Configured, Grounds};
     use crate::observe::{Evidence, Severity, Sysctls, Target};
     use crate::stats::{Look, Sighting};
     use crate::time::Timestamp;
@@ -279,9 +246,10 @@ mod tests {
         Filter::find((0..200).map(|_| (syn(window), 1.0)), completed.iter(), None)
     }
 
-    fn flood(variant: Variant, circumstances: Circumstances) -> Onset {
-        Onset {
-            class: Class::SynFlood,
+    /// A flood and its finding.
+    fn flood(variant: Variant, queue: QueueState, sources: Sources) -> (SynFlood, Onset) {
+        let found = SynFlood { queue, sources, ..SynFlood::default() };
+        let onset = Onset {
             variant: Some(variant),
             severity: Severity::Critical,
             target: Target { address: Some(ip("192.0.2.10")), port: Some(443) },
@@ -289,15 +257,22 @@ mod tests {
             attacker: None,
             first_packet_at: Timestamp::EPOCH,
             evidence: Evidence { occupancy_ratio: Some(0.9), ..Evidence::default() },
-            circumstances,
-        }
+            grounds: Grounds::default(),
+            configured: Configured::default(),
+            finding: found.into(),
+        };
+        (found, onset)
+    }
+
+    fn advice_on(filter: Option<Filter>) -> String {
+        let sources = Sources { filter, ..Sources::default() };
+        let (found, onset) = flood(Variant::SpoofedRandom, QueueState::default(), sources);
+        found.advice_on_filter(&onset).expect("advice")
     }
 
     #[test]
     fn a_rule_comes_with_its_harm() {
-        let filter = filter("198.51.100.7", 512, 1, 200);
-        let around = Circumstances { filter, ..Circumstances::default() };
-        let advice = flood(Variant::SpoofedRandom, around).advice_on_filter().expect("advice");
+        let advice = advice_on(filter("198.51.100.7", 512, 1, 200));
         assert_eq!(
             advice,
             "This rule would match 100 % of the failing attempts and 0.5 % of the handshakes that \
@@ -312,12 +287,10 @@ mod tests {
     #[test]
     fn a_rule_that_cannot_be_judged_only_counts() {
         let filter = filter("2001:db8::7", 512, 0, 19);
-        let around = Circumstances { filter, ..Circumstances::default() };
-        let onset = Onset {
-            target: Target { address: Some(ip("::")), port: Some(443) },
-            ..flood(Variant::SpoofedRandom, around)
-        };
-        let advice = onset.advice_on_filter().expect("advice");
+        let sources = Sources { filter, ..Sources::default() };
+        let (found, onset) = flood(Variant::SpoofedRandom, QueueState::default(), sources);
+        let target = Target { address: Some(ip("::")), port: Some(443) };
+        let advice = found.advice_on_filter(&Onset { target, ..onset }).expect("advice");
         assert!(advice.contains("syn meta nfproto ipv6 tcp dport 443"), "{advice}");
         assert!(advice.contains("ip6 hoplimit 64 counter'"), "{advice}");
         assert!(!advice.contains("drop'"), "{advice}");
@@ -325,9 +298,7 @@ mod tests {
 
     #[test]
     fn no_rule_is_given_that_hits_clients() {
-        let filter = filter("198.51.100.7", 512, 11, 200);
-        let around = Circumstances { filter, ..Circumstances::default() };
-        let advice = flood(Variant::SpoofedRandom, around).advice_on_filter().expect("advice");
+        let advice = advice_on(filter("198.51.100.7", 512, 11, 200));
         assert!(advice.starts_with("No rule"), "{advice}");
         assert!(advice.contains("5.5 % of these"), "{advice}");
         assert!(!advice.contains("nft"), "{advice}");
@@ -335,15 +306,17 @@ mod tests {
 
     #[test]
     fn sources_are_limited_where_they_are_real_and_greedy() {
-        let greedy =
-            Circumstances { real_sources: true, rate_per_source: 40.0, ..Circumstances::default() };
-        let rule = |variant, around| flood(variant, around).advice_on_sources().join(" ");
+        let greedy = Sources { real: true, rate_each: 40.0, ..Sources::default() };
+        let rule = |variant, sources| {
+            let (found, onset) = flood(variant, QueueState::default(), sources);
+            found.advice_on_sources(&onset).join(" ")
+        };
         let limit = "update @sources { ip saddr limit rate over 10/second burst 20 packets }";
         assert!(rule(Variant::Distributed, greedy).contains(limit));
         assert!(rule(Variant::SingleSource, greedy).contains(limit));
-        let humble = Circumstances { rate_per_source: 4.0, ..greedy };
+        let humble = Sources { rate_each: 4.0, ..greedy };
         assert!(!rule(Variant::Distributed, humble).contains("nft"));
-        let forged = Circumstances { real_sources: false, ..greedy };
+        let forged = Sources { real: false, ..greedy };
         assert!(!rule(Variant::SingleSource, forged).contains("nft"));
     }
 
@@ -355,10 +328,9 @@ mod tests {
             max_syn_backlog: Some(512),
             somaxconn: Some(4_096),
         };
-        let around =
-            Circumstances { sysctls, listen_backlog: Some(511), ..Circumstances::default() };
-        let onset = flood(Variant::SpoofedRandom, around);
-        let advice = onset.advice_on_queue();
+        let queue = QueueState { sysctls, listen_backlog: Some(511), ..QueueState::default() };
+        let (found, onset) = flood(Variant::SpoofedRandom, queue, Sources::default());
+        let advice = found.advice_on_queue(&onset);
         assert_eq!(advice.len(), 4, "{advice:#?}");
         assert!(advice[1].contains("ends the queue at 384 requests"), "{}", advice[1]);
         assert!(advice[1].contains("tcp_max_syn_backlog=682 "), "{}", advice[1]);
@@ -366,10 +338,11 @@ mod tests {
         assert!(advice[3].contains("for up to 63 s: sysctl -w net.ipv4.tcp_synack_retries=2"));
 
         let empty = Evidence { occupancy_ratio: Some(0.01), ..Evidence::default() };
-        assert_eq!(Onset { evidence: empty, ..onset.clone() }.advice_on_queue().len(), 1);
+        assert_eq!(found.advice_on_queue(&Onset { evidence: empty, ..onset }).len(), 1);
         let cookies = Sysctls { syncookies: Some(1), somaxconn: Some(511), ..sysctls };
-        let around = Circumstances { sysctls: cookies, ..around };
-        assert!(flood(Variant::SpoofedRandom, around).advice_on_queue().is_empty());
+        let queue = QueueState { sysctls: cookies, ..queue };
+        let (found, onset) = flood(Variant::SpoofedRandom, queue, Sources::default());
+        assert!(found.advice_on_queue(&onset).is_empty());
     }
 
     #[test]

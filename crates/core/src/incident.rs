@@ -1,13 +1,10 @@
 //! Detections as incidents: raised, updated, cleared, and the same again when they come back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use crate::detect::explain::Circumstances;
-use crate::observe::{Class, Detection, Evidence, Severity, SeverityChange, Target, Variant};
+use crate::findings::{Class, Onset};
+use crate::observe::{Detection, Evidence, Severity, SeverityChange, Variant};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -29,29 +26,6 @@ pub enum Action {
     Updated(Detection),
     /// It is over.
     Cleared(Detection),
-}
-
-/// What a detector says of one subject now. The words come from it when they are needed (`explain`).
-#[derive(Clone, Debug)]
-pub struct Onset {
-    /// What it is.
-    pub class: Class,
-    /// Its kind, where known.
-    pub variant: Option<Variant>,
-    /// How grave it is now.
-    pub severity: Severity,
-    /// What is under attack.
-    pub target: Target,
-    /// The prefix under attack, where it is more than one address.
-    pub target_prefix: Option<IpNet>,
-    /// Who attacks, where that is known to be real.
-    pub attacker: Option<IpAddr>,
-    /// The first attempt that belongs to it.
-    pub first_packet_at: Timestamp,
-    /// The figures that are shown.
-    pub evidence: Evidence,
-    /// The figures that explain and weigh them.
-    pub circumstances: Circumstances,
 }
 
 /// What an incident is about, the same over its life whatever was hit most.
@@ -142,7 +116,7 @@ impl Incidents {
             }
             None => Detection {
                 id: format!("{:016x}", identify(subject, now)),
-                class: onset.class,
+                class: onset.class(),
                 variant: onset.variant,
                 severity: onset.severity,
                 confidence: onset.confidence(),
