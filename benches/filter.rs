@@ -14,7 +14,7 @@ use pnet_datalink::{Channel, Config, DataLinkSender};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use synwatch::capture::Selection;
 use synwatch::capture::filter::Filter;
-use synwatch_core::flow::{End, HashKey, Hasher, Level, Sampling};
+use synwatch_core::sampling::{End, HashKey, Hasher, Sampling, SamplingLevel};
 use synwatch_core::wire::Address;
 
 /// Packet sockets that judge each packet.
@@ -33,11 +33,11 @@ fn dropping(filter: &Filter) -> Vec<SockFilter> {
 }
 
 fn filters() -> Vec<(&'static str, Filter)> {
-    let ranks = *Hasher::new(HashKey([1; 16])).ranks();
+    let ranks = *Hasher::new(HashKey([1; 16])).sampling_key();
     let sampled = |heavy: u32| {
         // None of them is an end of the packets: that takes longest.
-        let heavy = (0..heavy).map(|end: End| (end, Level::new(5))).collect();
-        let flows = Some((ranks, Sampling { general: Level::new(3), heavy }));
+        let heavy = (0..heavy).map(|end: End| (end, SamplingLevel::new(5))).collect();
+        let flows = Some((ranks, Sampling { general: SamplingLevel::new(3), heavy }));
         Filter { selection: Selection { data: false, flows }, ..Filter::default() }
     };
     // The packets have the last of them.

@@ -25,7 +25,7 @@
 //! [`synwatch_core::wire::decode`]. What follows is described in [`synwatch_core`].
 //!
 //! The capture thread puts each [`synwatch_core::engine::Action`] into the queue of [`alert`] without waiting. HTTP,
-//! `--once` and `replay` show the [`synwatch_core::observe::Report`].
+//! `--once` and `replay` show the [`synwatch_core::observe::Document`].
 
 pub mod alert;
 pub mod app;

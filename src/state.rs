@@ -259,7 +259,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synwatch_core::detect::SavedSeries;
+    use synwatch_core::engine::SavedSeries;
     use synwatch_core::time::Timestamp;
 
     fn baselines(count: u16) -> Vec<SavedBaseline> {

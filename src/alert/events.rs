@@ -27,7 +27,7 @@ const PENDING_LINES: usize = 1024;
 /// Generator of our signatures: 1 is the general rule generator.
 const GENERATOR_ID: u32 = 1;
 
-/// What the [number of a class](synwatch_core::findings::Class::event) is added to: the range for local use is 1000000 to
+/// What the [number of a class](synwatch_core::observe::Class::event) is added to: the range for local use is 1000000 to
 /// 1999999.
 const SIGNATURE_BASE: u32 = 1_019_700;
 

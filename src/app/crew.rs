@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope};
 
 use synwatch_core::engine::{Engine, LATEST, Shard};
-use synwatch_core::flow::FlowKey;
+use synwatch_core::sampling::FlowKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, Skip};
 
@@ -133,7 +133,7 @@ impl Intake for Crew<'_> {
         let at = at.min(LATEST).max(self.last);
         self.reach(at);
         let flow = self.engine.hasher().flow(&segment);
-        let shard = flow.hash.rank().shard(self.engine.shards());
+        let shard = flow.hash.sampling_hash().shard(self.engine.shards());
         let batch = &mut self.batches[shard];
         batch.push(Arrived { at, interface, flow, segment });
         if batch.len() == BATCH {

@@ -25,9 +25,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::{Action, Engine, SavedBaseline};
-use synwatch_core::flow::Hasher;
 use synwatch_core::metrics::Exporter;
-use synwatch_core::observe::{KernelSample, Report};
+use synwatch_core::observe::{Document, KernelSample, Snapshot};
+use synwatch_core::sampling::Hasher;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::Fragments;
 use thiserror::Error;
@@ -113,7 +113,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     app::enter_namespace(config)?;
     let host = Host::look();
     let mut engine_settings = settings(config, &host, false)?;
-    let ranks = *Hasher::new(engine_settings.key).ranks();
+    let ranks = *Hasher::new(engine_settings.key).sampling_key();
     let (taps, no_wire) = match Taps::open(config, &ranks) {
         Ok(taps) => (Some(taps), None),
         Err(error @ capture::Error::Permission) => (None, Some(error.to_string())),
@@ -353,7 +353,7 @@ struct Capture {
     engine: Engine,
     wire: Wire,
     samples: Option<Receiver<KernelSample>>,
-    reports: watch::Sender<Arc<Report>>,
+    reports: watch::Sender<Arc<Snapshot>>,
     alerts: Alerts,
     baselines: Option<state::Baselines>,
     clock: Clock,
@@ -466,7 +466,7 @@ impl Capture {
             }
         };
         engine.handle_load(load);
-        let (actions, mut report) = wire.assemble(engine, |engine| {
+        let (actions, mut snapshot) = wire.assemble(engine, |engine| {
             let actions = engine.tick(now);
             (actions, engine.snapshot(engine.now()))
         });
@@ -478,21 +478,22 @@ impl Capture {
             };
             self.alerts.send(Alert { change, detection, at: engine.now() });
         }
-        let selected = selection(engine, &report);
+        let report = &mut snapshot.document;
+        let selected = selection(engine, report);
         match wire {
             Wire::Nothing => {}
             Wire::One { source, selector } => {
-                report.capture.source = source.name();
+                report.capture.source = source.name().into();
                 report.capture.interfaces = source.interfaces();
                 selector.select(source.as_mut(), &selected);
             }
             Wire::Many { team, .. } => {
-                report.capture.source = team.name();
+                report.capture.source = team.name().into();
                 report.capture.interfaces = team.interfaces();
                 team.select(selected);
             }
         }
-        self.reports.send_replace(Arc::new(report));
+        self.reports.send_replace(Arc::new(snapshot));
     }
 }
 
@@ -500,7 +501,7 @@ impl Capture {
 fn serve(
     config: &Config,
     listener: Option<TcpListener>,
-    latest: watch::Receiver<Arc<Report>>,
+    latest: watch::Receiver<Arc<Snapshot>>,
     shared: &Arc<Shared>,
     alerts: &Alerts,
     capture_end: oneshot::Receiver<Result<(), Error>>,
@@ -562,10 +563,10 @@ fn serve(
 }
 
 /// Prints the first report that the kernel has a part in: what there is to see right now.
-async fn greet(mut latest: watch::Receiver<Arc<Report>>, asks_kernel: bool) {
+async fn greet(mut latest: watch::Receiver<Arc<Snapshot>>, asks_kernel: bool) {
     while latest.changed().await.is_ok() {
         let report = Arc::clone(&latest.borrow());
-        if report.kernel.available || !asks_kernel {
+        if report.document.kernel.available || !asks_kernel {
             let text = render::text(&report, &render::Limits::default(), &[], false);
             // On a thread of its own, since nobody may read; then nobody misses it either.
             thread::spawn(move || io::stdout().write_all(text.as_bytes()));
@@ -597,7 +598,7 @@ fn exporter(config: &Config, shared: &Arc<Shared>) -> impl Fn() -> Exporter + Se
 }
 
 /// Tells the service manager that all is well as long as the capture thread turns.
-async fn watch_over(shared: Arc<Shared>, latest: watch::Receiver<Arc<Report>>) {
+async fn watch_over(shared: Arc<Shared>, latest: watch::Receiver<Arc<Snapshot>>) {
     let interval = service::watchdog_interval().unwrap_or(Duration::from_secs(10));
     let mut turns = shared.turns.load(Ordering::Relaxed);
     loop {
@@ -607,12 +608,12 @@ async fn watch_over(shared: Arc<Shared>, latest: watch::Receiver<Arc<Report>>) {
             turns = now;
             service::watchdog();
         }
-        service::status(&status_line(&latest.borrow()));
+        service::status(&status_line(&latest.borrow().document));
     }
 }
 
 /// The line that `systemctl status` shows.
-fn status_line(report: &Report) -> String {
+fn status_line(report: &Document) -> String {
     let active = report.detections.iter().filter(|detection| detection.cleared_at.is_none());
     format!(
         "{}: {} half-open, {} active detections",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use synwatch_core::engine::Engine;
-use synwatch_core::observe::Report;
+use synwatch_core::observe::Document;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{self, Fragments, Segment, Skip};
 
@@ -109,7 +109,7 @@ pub fn catch_up<S: Frames + ?Sized>(
 
 /// What `engine` looks at, as of `report`.
 #[must_use]
-pub fn selection(engine: &Engine, report: &Report) -> Selection {
+pub fn selection(engine: &Engine, report: &Document) -> Selection {
     let (sampling, ranks) = engine.sampling();
     let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
     Selection { data: report.capture.is_one_way(), flows }

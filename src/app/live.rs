@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use rustix::time::{ClockId, clock_gettime};
-use synwatch_core::detect::RateLimits;
+use synwatch_core::engine::RateLimits;
 use synwatch_core::engine::{Engine, Mute, ServiceSettings, Settings};
-use synwatch_core::flow::{HashKey, Ranks};
 use synwatch_core::observe::KernelSample;
+use synwatch_core::sampling::{HashKey, SamplingKey};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Address, Segment};
 use thiserror::Error;
@@ -237,7 +237,7 @@ impl Taps {
     ///
     /// # Errors
     /// An unknown interface, or no privilege.
-    pub fn open(config: &Config, ranks: &Ranks) -> Result<Self, capture::Error> {
+    pub fn open(config: &Config, ranks: &SamplingKey) -> Result<Self, capture::Error> {
         match (threads(config), config.capture.backend) {
             (NonZeroUsize::MIN, _) => open_source(config).map(Self::One),
             (threads, Backend::Ring) => {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::Engine;
-use synwatch_core::observe::{Report, Status};
-use synwatch_core::stats::STEP;
+use synwatch_core::engine::STEP;
+use synwatch_core::observe::{Document, Snapshot, Status};
 use synwatch_core::wire::Fragments;
 use thiserror::Error;
 
@@ -106,8 +106,8 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
                 catch_up(&mut engine, source.as_mut(), &clock, &host, &mut fragments)?;
                 engine.handle_capture(source.stats());
                 engine.tick(settled);
-                let report = engine.snapshot(engine.now());
-                selector.select(source.as_mut(), &selection(&engine, &report));
+                let seen = engine.snapshot(engine.now()).document;
+                selector.select(source.as_mut(), &selection(&engine, &seen));
             }
         }
         kernel.ask(&mut engine, &mut host, config, &clock);
@@ -117,9 +117,10 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         engine.tick(asked);
         engine.consult_kernel();
     }
-    let mut report = engine.snapshot(clock.now());
+    let mut snapshot = engine.snapshot(clock.now());
+    let report = &mut snapshot.document;
     if let Some(source) = &source {
-        report.capture.source = source.name();
+        report.capture.source = source.name().into();
         report.capture.interfaces = source.interfaces();
     }
     if !report.kernel.available && source.is_none() {
@@ -131,8 +132,8 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
             "listeners inside containers have their own network namespace: --netns".to_owned(),
         );
     }
-    print(&report, &limits, &unseen, output)?;
-    Ok(render::status(&report, &limits))
+    print(&snapshot, &limits, &unseen, output)?;
+    Ok(render::status(&snapshot.document, &limits))
 }
 
 /// The limits asked for on the command line.
@@ -149,7 +150,7 @@ pub fn limits(output: &Output) -> Result<render::Limits, app::range::Error> {
 /// # Errors
 /// Where standard output does not take it.
 pub fn print(
-    report: &Report,
+    snapshot: &Snapshot,
     limits: &render::Limits,
     unseen: &[String],
     output: &Output,
@@ -158,11 +159,13 @@ pub fn print(
     match output.format {
         Format::Text => {
             let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            out.write_all(render::text(report, limits, unseen, colour).as_bytes())?;
+            out.write_all(render::text(snapshot, limits, unseen, colour).as_bytes())?;
         }
         Format::Json => {
-            let report = Report { status: render::status(report, limits), ..report.clone() };
-            serde_json::to_writer(&mut out, &report)?;
+            let document = &snapshot.document;
+            let status = render::status(document, limits);
+            let document = Document { status, ..document.clone() };
+            serde_json::to_writer(&mut out, &document)?;
             out.write_all(b"\n")?;
         }
     }

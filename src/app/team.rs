@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use synwatch_core::engine::STEP;
 use synwatch_core::engine::{Engine, Shard};
-use synwatch_core::flow::{FlowKey, Hasher};
 use synwatch_core::observe::CaptureStats;
-use synwatch_core::stats::STEP;
+use synwatch_core::sampling::{FlowKey, Hasher};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Fragments, Segment, Skip};
 
@@ -48,7 +48,7 @@ impl Posts {
     /// The shard that keeps a flow.
     fn shard_of(&self, flow: &FlowKey) -> usize {
         let count = NonZeroUsize::new(self.list.len()).unwrap_or(NonZeroUsize::MIN);
-        flow.hash.rank().shard(count)
+        flow.hash.sampling_hash().shard(count)
     }
 }
 
@@ -346,7 +346,7 @@ mod tests {
         assert!(desk.own.is_none() && desk.strays.is_empty());
         let totals = team.assemble(&mut engine, |engine| {
             engine.tick(start + STEP);
-            engine.snapshot(start + STEP).totals
+            engine.snapshot(start + STEP).document.totals
         });
         assert_eq!((totals.syn, totals.syn_retransmitted), (u64::from(SYNS), 0));
         // Each is where its repeat finds it.
@@ -358,7 +358,8 @@ mod tests {
             shard.queue_segment(at, 1, flow, &syn);
             shard.handle_queue();
         }
-        let totals = team.assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).totals);
+        let totals =
+            team.assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).document.totals);
         assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
     }
 }

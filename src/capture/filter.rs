@@ -2,7 +2,7 @@
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
 //! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
-//! only a sample of the flows, each of them whole: then it computes the [`Rank`](synwatch_core::flow::Rank) of the
+//! only a sample of the flows, each of them whole: then it computes the [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the
 //! flow just as user space does.
 //!
 //! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
@@ -20,7 +20,7 @@ mod fanout;
 use std::collections::BTreeSet;
 
 use libc::sock_filter;
-use synwatch_core::flow::{Ranks, Sampling};
+use synwatch_core::sampling::{Sampling, SamplingKey};
 
 use crate::capture::Selection;
 
@@ -92,7 +92,7 @@ impl Filter {
     }
 
     /// The sampling, where it leaves anything out.
-    fn sampling(&self) -> Option<&(Ranks, Sampling)> {
+    fn sampling(&self) -> Option<&(SamplingKey, Sampling)> {
         self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
     }
 
@@ -420,8 +420,8 @@ impl Headers {
     }
 }
 
-/// Computes [`Ranks::end`] of both ends.
-fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
+/// Computes [`SamplingKey::end`] of both ends.
+fn hash_ends(asm: &mut Assembler, ranks: &SamplingKey) {
     use Label::{HashIpv4, HashIpv6, LastWord, Next, NotMapped, Wanted};
 
     asm.label(HashIpv4);
@@ -453,7 +453,7 @@ fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
 }
 
 /// Takes a word into the hash in X.
-fn hash_word(asm: &mut Assembler, ranks: &Ranks, word: u32) {
+fn hash_word(asm: &mut Assembler, ranks: &SamplingKey, word: u32) {
     asm.op(LD_MEM, word);
     asm.op(XOR_X, 0);
     asm.op(MUL, ranks.odd[0]);
@@ -462,7 +462,7 @@ fn hash_word(asm: &mut Assembler, ranks: &Ranks, word: u32) {
 }
 
 /// Takes a port into the hash in X, which then is that of an end.
-fn hash_port(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
+fn hash_port(asm: &mut Assembler, ranks: &SamplingKey, port: u32, end: u32) {
     asm.op(LD_MEM, port);
     asm.op(ADD_X, 0);
     asm.op(MUL, ranks.odd[1]);
@@ -477,8 +477,8 @@ fn fold(asm: &mut Assembler, shift: u32) {
     asm.op(XOR_X, 0);
 }
 
-/// A: the rank of the flow ([`Ranks::of`]).
-fn rank(asm: &mut Assembler, ranks: &Ranks) {
+/// A: the rank of the flow ([`SamplingKey::of`]).
+fn rank(asm: &mut Assembler, ranks: &SamplingKey) {
     asm.op(LD_MEM, ENDS[0]);
     asm.op(LDX_MEM, ENDS[1]);
     asm.op(ADD_X, 0);
@@ -488,7 +488,7 @@ fn rank(asm: &mut Assembler, ranks: &Ranks) {
 }
 
 /// Drops flows by their rank at the level that [`Sampling::level`] gives them.
-fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
+fn sample(asm: &mut Assembler, ranks: &SamplingKey, sampling: &Sampling) {
     use Label::{Accept, Drop, Next, Sampled};
 
     rank(asm, ranks);

@@ -26,8 +26,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use synwatch_core::flow::{Ranks, Sampling};
 use synwatch_core::observe::CaptureStats;
+use synwatch_core::sampling::{Sampling, SamplingKey};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
@@ -134,7 +134,7 @@ pub struct Selection {
     /// handshake completed.
     pub data: bool,
     /// Only the flows of this sample, each of them whole; all where there is none.
-    pub flows: Option<(Ranks, Sampling)>,
+    pub flows: Option<(SamplingKey, Sampling)>,
 }
 
 /// How a live source is opened.

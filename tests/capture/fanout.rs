@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pnet_datalink::DataLinkSender;
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Error, Selection, Settings, Source};
-use synwatch_core::flow::Ranks;
+use synwatch_core::sampling::SamplingKey;
 
 use crate::live::{named, tun};
 use crate::netns::{Lab, inside, ip};
@@ -19,7 +19,7 @@ const SHARDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// A group of rings, and one that sees everything.
 struct Rings {
-    ranks: Ranks,
+    ranks: SamplingKey,
     group: Vec<Ring>,
     single: Ring,
 }
@@ -74,7 +74,7 @@ impl Rings {
 }
 
 /// Every flow belongs to this shard.
-fn check_shard(ranks: &Ranks, shard: usize, segments: &[Identity]) {
+fn check_shard(ranks: &SamplingKey, shard: usize, segments: &[Identity]) {
     for segment in segments {
         let (source, source_port, destination, destination_port, _) = *segment;
         let ends = [ranks.end(source, source_port), ranks.end(destination, destination_port)];

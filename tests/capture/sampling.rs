@@ -9,7 +9,7 @@ use etherparse::{PacketBuilder, TcpHeader};
 use pnet_datalink::{Channel, Config, DataLinkSender};
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Batch, Selection, Settings, Source};
-use synwatch_core::flow::{HashKey, Hasher, Level, Ranks, Sampling};
+use synwatch_core::sampling::{HashKey, Hasher, Sampling, SamplingKey, SamplingLevel};
 use synwatch_core::wire::{Address, LinkType, Segment, decode};
 
 use crate::live::{Open, PNET, RING, named, tun};
@@ -109,12 +109,12 @@ pub fn drain(source: &mut dyn Source) -> Vec<Identity> {
     segments
 }
 
-pub fn ranks(key: u8) -> Ranks {
-    *Hasher::new(HashKey([key; 16])).ranks()
+pub fn ranks(key: u8) -> SamplingKey {
+    *Hasher::new(HashKey([key; 16])).sampling_key()
 }
 
-pub fn sampled(ranks: Ranks, general: u8) -> Selection {
-    let sampling = Sampling { general: Level::new(general), heavy: Vec::new() };
+pub fn sampled(ranks: SamplingKey, general: u8) -> Selection {
+    let sampling = Sampling { general: SamplingLevel::new(general), heavy: Vec::new() };
     Selection { data: false, flows: Some((ranks, sampling)) }
 }
 
@@ -124,9 +124,10 @@ fn selections() -> Vec<Selection> {
     let [v4, v6]: [IpAddr; 2] =
         ["198.51.100.10".parse().unwrap(), "2001:db8:8::10".parse().unwrap()];
     let heavy =
-        [(v4, 440, 3), (v6, 440, 3), (v4, 441, 0), (v6, 441, 0), (v4, 442, 16), (v6, 442, 16)]
-            .map(|(address, port, level)| (ranks.end(address.into(), port), Level::new(level)));
-    let sampling = Sampling { general: Level::new(1), heavy: heavy.to_vec() };
+        [(v4, 440, 3), (v6, 440, 3), (v4, 441, 0), (v6, 441, 0), (v4, 442, 16), (v6, 442, 16)].map(
+            |(address, port, level)| (ranks.end(address.into(), port), SamplingLevel::new(level)),
+        );
+    let sampling = Sampling { general: SamplingLevel::new(1), heavy: heavy.to_vec() };
     let heavy = Selection { data: false, flows: Some((ranks, sampling)) };
     let with_data = Selection { data: true, ..sampled(ranks, 1) };
     let all = Selection::default();
@@ -242,8 +243,9 @@ fn the_largest_program_fits_into_the_memory_that_a_socket_may_have() {
         let ports = (0..64).collect();
         let mut ring = Ring::open(&Settings { ports, ..named(&["veth0"]) }).unwrap();
         for number in 0..4 {
-            let heavy = (0..Sampling::HEAVY as u32).map(|n| (!n - number, Level::new(n as u8)));
-            let sampling = Sampling { general: Level::MAX, heavy: heavy.collect() };
+            let heavy =
+                (0..Sampling::HEAVY as u32).map(|n| (!n - number, SamplingLevel::new(n as u8)));
+            let sampling = Sampling { general: SamplingLevel::MAX, heavy: heavy.collect() };
             let flows = Some((ranks(7), sampling));
             ring.select(&Selection { data: false, flows }).unwrap();
         }

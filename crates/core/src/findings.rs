@@ -14,7 +14,7 @@ mod syn_flood;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::observe::{Evidence, Severity, Target, Variant};
 use crate::time::Timestamp;
@@ -49,7 +49,9 @@ trait Room {
 macro_rules! classes {
     ($($(#[$doc:meta])* $class:ident = $name:literal,)*) => {
         /// What was detected.
-        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[derive(
+            Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+        )]
         pub enum Class {
             $($(#[$doc])* #[serde(rename = $name)] $class,)*
         }

@@ -42,23 +42,23 @@
 //! }
 //! let Some(Action::Raised(detection)) = actions.first() else { panic!("it is a flood") };
 //! assert_eq!(detection.class, Class::SynFlood);
-//! assert_eq!(engine.snapshot(now).totals.syn, 6_000);
+//! assert_eq!(engine.snapshot(now).document.totals.syn, 6_000);
 //! ```
 //!
-//! # Modules
-//!
-//! Each uses those above it, and none below it.
+//! # Public names
 //!
 //! | module | |
 //! |---|---|
+//! | [`wire`] | [`wire::decode`]: a frame's octets become a [`wire::Segment`], or a [`wire::Skip`] says why not |
+//! | [`engine`] | [`engine::Engine`]: segments, kernel samples and time in, [`engine::Action`]s and a snapshot out |
+//! | [`observe`] | what the kernel says, in ([`observe::KernelSample`]); what was found, out ([`observe::Document`]) |
+//! | [`metrics`] | a snapshot becomes Prometheus metric families |
+//! | [`sampling`] | which flows are looked at under load, for filters in the kernel that choose as the engine does |
 //! | [`time`] | [`time::Timestamp`], passed in everywhere |
-//! | [`wire`] | a frame's bytes become a [`wire::Segment`], or a reason why not |
-//! | [`flow`] | the state machine of a connection, and the bounded table that holds connections |
-//! | [`stats`] | per service: counts by step, a sample of failing attempts, the number of sources |
-//! | [`observe`] | the plain values that cross the border: kernel samples in, the report out |
-//! | [`detect`] | change detection, severity, kind, confidence, incidents, the verdict in words |
-//! | [`engine`] | owns all of the above: segments, kernel samples and time in, actions and a report out |
-//! | [`metrics`] | a report becomes Prometheus metric families |
+//!
+//! Everything else is private. Data goes down one way: `wire`, `flow` (the state machine of a connection and the bounded
+//! table that holds connections), `stats` (counts by step, samples), `detect` (change detection), `findings` (a room for
+//! each class), `incident`, `engine`.
 //!
 //! # The life of a packet
 //!
@@ -67,9 +67,9 @@
 //!
 //! Both ends of the connection are hashed with secret numbers, so that both directions find the same flow. The hash
 //! says which [`engine::Shard`] keeps it. The shard first lets time pass. Every 62.5 ms it closes a bin, in which
-//! the counting calendars of [`flow`] drop what was due. Every fourth bin ends a step of the detector.
+//! the counting calendars of `flow` drop what was due. Every fourth bin ends a step of the detector.
 //!
-//! A SYN of an unknown flow begins one in SYN_SENT ([`flow::Tracker::handle`]). This is an *attempt*: it is counted in the
+//! A SYN of an unknown flow begins one in SYN_SENT (`flow::Tracker::handle`). This is an *attempt*: it is counted in the
 //! window of the present step of its service, its source goes into the service's sketch, and it may be drawn into
 //! the sample of this step.
 //!
@@ -80,9 +80,9 @@
 //!
 //! At the end of the step the engine collects what its shards have counted. 1.5 s later the attempts of that step are
 //! judged. Those drawn are looked up once more: the failed ones say who fails, and how much each failure counts. The
-//! step's completions and weighted failures go into [`detect::Detector`]. Its severity, together with the kernel's
+//! step's completions and weighted failures go into the service's `detect::Detector`. Its severity, together with the kernel's
 //! latest sample, raises, changes or clears an incident. [`engine::Engine::tick`] returns that as an
-//! [`engine::Action`], and [`engine::Engine::snapshot`] makes the [`observe::Report`].
+//! [`engine::Action`], and [`engine::Engine::snapshot`] makes the [`observe::Snapshot`].
 //!
 //! # Invariants
 //!
@@ -92,13 +92,29 @@
 //! - A frame gives one segment or one counted reason.
 //! - Memory is fixed by [`engine::Settings`]: nothing grows with an attack.
 
-pub mod detect;
+mod detect;
 pub mod engine;
-pub mod findings;
-pub mod flow;
-pub mod incident;
+mod findings;
+mod flow;
+mod incident;
 pub mod metrics;
 pub mod observe;
-pub mod stats;
+mod stats;
 pub mod time;
 pub mod wire;
+
+/// Which flows are looked at under load. Filters in the kernel choose by the same keyed hash as the engine, so that a
+/// flow comes up whole or not at all.
+pub mod sampling {
+    pub use crate::flow::{
+        End, FlowKey, HashKey, Hasher, Sampling, SamplingHash, SamplingKey, SamplingLevel,
+    };
+}
+
+/// What tests and benchmarks look at from outside. Not part of the interface: it changes at any time.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::detect::{Detector, Observation};
+    pub use crate::findings::{Configured, Filter, Grounds, Onset, Sources, SynFlood};
+    pub use crate::stats::{SeenSyn, Step, SynFingerprint};
+}

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use libc::sock_filter;
-use synwatch_core::flow::Level;
+use synwatch_core::sampling::SamplingLevel;
 
 use super::Headers;
 
@@ -85,7 +85,7 @@ pub(super) enum Label {
     Wanted,
     WantedPort,
     /// The flow is sampled at this level.
-    Sampled(Level),
+    Sampled(SamplingLevel),
     Accept,
     /// A fragment of IPv4 without options at a fixed offset.
     FixedFragment,

@@ -264,8 +264,10 @@ fn fragments_of_tcp_pass() {
         }
     }
     // Nobody knows whose they are: ports and samples leave none of them out.
-    let ranks = *synwatch_core::flow::Hasher::new(synwatch_core::flow::HashKey([7; 16])).ranks();
-    let sampling = Sampling { general: synwatch_core::flow::Level::MAX, heavy: Vec::new() };
+    let ranks = *synwatch_core::sampling::Hasher::new(synwatch_core::sampling::HashKey([7; 16]))
+        .sampling_key();
+    let sampling =
+        Sampling { general: synwatch_core::sampling::SamplingLevel::MAX, heavy: Vec::new() };
     let selection = Selection { data: false, flows: Some((ranks, sampling)) };
     let filter = Filter { ports: vec![80], selection, ..Filter::default() };
     let mut fragment = ipv4(6, 0, &[0xff; 8]);

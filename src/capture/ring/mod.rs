@@ -27,8 +27,8 @@ use block::Packet;
 use map::Map;
 use socket::update;
 pub(super) use socket::{PacketSocket, select, wait};
-use synwatch_core::flow::Ranks;
 use synwatch_core::observe::CaptureStats;
+use synwatch_core::sampling::SamplingKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
@@ -85,7 +85,7 @@ impl Ring {
     }
 
     /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
-    /// [shard](synwatch_core::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
+    /// [shard](synwatch_core::sampling::SamplingHash::shard), whole and in both directions. What only the decoder finds in a packet
     /// (fragments, long chains of IPv6 extension headers) comes to the first ring, whatever its flow.
     ///
     /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.
@@ -95,7 +95,7 @@ impl Ring {
     pub fn open_group(
         settings: &Settings,
         count: NonZeroUsize,
-        ranks: &Ranks,
+        ranks: &SamplingKey,
     ) -> Result<Vec<Self>, Error> {
         if count == NonZeroUsize::MIN {
             return Ok(vec![Self::open(settings)?]);

@@ -5,7 +5,7 @@ use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use synwatch_core::flow::Sampling;
+use synwatch_core::sampling::Sampling;
 
 use crate::capture::Selection;
 
@@ -140,11 +140,11 @@ fn port_bits(ports: &[u16]) -> PortBits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synwatch_core::flow::{HashKey, Hasher, Level};
+    use synwatch_core::sampling::{HashKey, Hasher, Level};
 
     #[test]
     fn rules_as_the_program_reads_them() {
-        let ranks = *Hasher::new(HashKey([7; 16])).ranks();
+        let ranks = *Hasher::new(HashKey([7; 16])).sampling_key();
         let heavy = vec![(5, Level::new(3)), (6, Level::ALL)];
         let flows = Some((ranks, Sampling { general: Level::new(1), heavy }));
         let selection = Selection { data: true, flows };
@@ -168,7 +168,7 @@ mod tests {
         use etherparse::PacketBuilder;
 
         let (mut program, mut frames) = Program::load(8 << 20, &[]).unwrap();
-        let ranks = *Hasher::new(HashKey([7; 16])).ranks();
+        let ranks = *Hasher::new(HashKey([7; 16])).sampling_key();
         let level = |general, heavy| {
             let heavy = vec![(7, Level::MAX); heavy];
             Some((ranks, Sampling { general: Level::new(general), heavy }))

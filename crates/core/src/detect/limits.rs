@@ -102,11 +102,11 @@ impl fmt::Display for Reason {
                 write!(f, "limit within the first seconds: {rate:.0}/s")
             }
             Self::Occupancy { part, lasting: Duration::ZERO } => {
-                write!(f, "limit: {:.0} % of the queue are taken", 100.0 * part)
+                write!(f, "limit: {:.0} % of the queue is taken", 100.0 * part)
             }
             Self::Occupancy { part, lasting } => {
                 let (part, seconds) = (100.0 * part, lasting.as_secs());
-                write!(f, "limit: {part:.0} % of the queue are taken for {seconds} s")
+                write!(f, "limit: {part:.0} % of the queue is taken for {seconds} s")
             }
             Self::QueueFull => f.write_str("and the kernel found the queue full"),
             Self::SingleSource { rate } => write!(f, "limit: {rate:.0}/s from one source"),

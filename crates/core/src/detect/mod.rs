@@ -14,6 +14,6 @@ mod queue;
 mod saved;
 
 pub use detector::Detector;
-pub use limits::{Limit, Origin, RateLimits, Reason};
+pub use limits::{RateLimits, Reason};
 pub use observation::Observation;
 pub use saved::{SavedBaseline, SavedSeries};

@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use crate::detect::SavedBaseline;
+pub use crate::detect::{RateLimits, SavedBaseline, SavedSeries};
 pub use crate::incident::Action;
+pub use crate::stats::STEP;
 pub use settings::{Mute, ServiceSettings, Settings};
 pub use shard::Shard;
 
@@ -32,9 +33,9 @@ use crate::engine::services::Services;
 use crate::engine::shard::Completed;
 use crate::engine::shards::Shards;
 use crate::engine::witnesses::{CaptureView, KernelView};
-use crate::flow::{Hasher, Level, Ranks, Sampling, ServiceId};
-use crate::observe::{CaptureStats, Handshakes, KernelSample, Report};
-use crate::stats::{STEP, Step};
+use crate::flow::{Hasher, Sampling, SamplingKey, SamplingLevel, ServiceId};
+use crate::observe::{CaptureStats, Handshakes, KernelSample, Snapshot};
+use crate::stats::Step;
 use crate::time::Timestamp;
 use crate::wire::{Segment, Skip};
 
@@ -45,7 +46,7 @@ pub struct Engine {
     shards: Shards,
     sampler: Sampler,
     /// The highest level that there ever was.
-    heaviest: Level,
+    heaviest: SamplingLevel,
     services: Services,
     judge: Judge,
     kernel: Option<KernelView>,
@@ -95,7 +96,7 @@ impl Engine {
         let mut engine = Self {
             shards: Shards::new(&settings, shards, &directory, &completed),
             sampler: Sampler::new(settings.packet_budget),
-            heaviest: Level::ALL,
+            heaviest: SamplingLevel::ALL,
             services: Services::new(&settings, hasher, directory, start),
             judge: Judge::new(hasher, completed, start),
             kernel: None,
@@ -287,7 +288,7 @@ impl Engine {
 
     /// The state as of `now`, which is not before the last segment or tick.
     #[must_use]
-    pub fn snapshot(&mut self, now: Timestamp) -> Report {
+    pub fn snapshot(&mut self, now: Timestamp) -> Snapshot {
         self.collect();
         let now = now.max(self.now);
         let (heaviest, half_open_peak, start) = (self.heaviest, self.half_open_peak, self.start);
@@ -295,9 +296,9 @@ impl Engine {
         let (judge, services, moment) = self.parts();
         let incidents = judge.incidents();
         let view = View { moment, services, incidents, heaviest, half_open_peak, start };
-        let report = view.report(now, &mut handshakes);
+        let snapshot = view.snapshot(now, &mut handshakes);
         self.handshakes = handshakes;
-        report
+        snapshot
     }
 
     /// What was learned of every service, those included that have not been seen since
@@ -407,11 +408,11 @@ impl Engine {
         let answers_only = id != ServiceId::OTHER && service.sees_answers_only();
         let known = (service.is_one_way(), answers_only, service.patience(self.step_began));
         let mut directory = self.services.directory();
-        let tenant = directory.tenant_mut(id);
-        if (tenant.one_way, tenant.answers_only, tenant.patience) != known {
-            (tenant.one_way, tenant.answers_only, tenant.patience) = known;
+        let slot = directory.slot_mut(id);
+        if (slot.one_way, slot.answers_only, slot.patience) != known {
+            (slot.one_way, slot.answers_only, slot.patience) = known;
             for shard in self.shards.iter_mut() {
-                shard.tallies.update(id, *tenant);
+                shard.tallies.update(id, *slot);
             }
         }
     }
@@ -421,7 +422,7 @@ impl Engine {
         let (step, size) = (self.step, self.services.sample());
         for id in self.services.ids().chain([ServiceId::OTHER]) {
             let draws = self.shards.iter_mut().filter_map(|shard| shard.tallies.draw(id, step));
-            self.services.get_mut(id).drawn.end(step, size, draws);
+            self.services.get_mut(id).samples.end(step, size, draws);
         }
     }
 
@@ -451,8 +452,8 @@ impl Engine {
 
     /// Which flows are looked at, and the numbers that this is told by.
     #[must_use]
-    pub fn sampling(&self) -> (&Sampling, &Ranks) {
-        (self.sampler.now(), self.hasher.ranks())
+    pub fn sampling(&self) -> (&Sampling, &SamplingKey) {
+        (self.sampler.now(), self.hasher.sampling_key())
     }
 
     /// Takes in what part of a processor's time was spent since the last step.

@@ -1,5 +1,6 @@
 //! The engine's state as a document.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use crate::engine::judge::{Moment, completion_ratio, completion_stderr};
@@ -8,12 +9,12 @@ use crate::engine::shard::Sums;
 use crate::engine::shards::Shards;
 use crate::engine::tally::Counts;
 use crate::findings::Class;
-use crate::flow::{HalfOpen, Level, ServiceId};
+use crate::flow::{HalfOpen, SamplingLevel, ServiceId};
 use crate::incident::Incidents;
 use crate::observe::{
-    CaptureReport, FlowCounts, FlowCountsStderr, Handshakes, Internals, KernelReport, Limit,
-    Observed, Report, SCHEMA_VERSION, ServiceReport, ServiceStderr, Severity, Status, Totals,
-    TotalsStderr, Variant, rounded_up, stderr,
+    CaptureReport, Document, FlowCounts, FlowCountsStderr, Handshakes, Internals, KernelReport,
+    Limit, Observed, SCHEMA_VERSION, ServiceInternals, ServiceReport, ServiceStderr, Severity,
+    Snapshot, Status, Totals, TotalsStderr, Variant, rounded_up, stderr,
 };
 use crate::stats::{STEP, Step, Window, rounded, scaled_up};
 use crate::time::Timestamp;
@@ -32,7 +33,7 @@ pub(super) struct View<'a> {
     pub services: &'a Services,
     pub incidents: &'a Incidents,
     /// The highest level of sampling that there ever was.
-    pub heaviest: Level,
+    pub heaviest: SamplingLevel,
     /// The most half-open connections at once.
     pub half_open_peak: u64,
     pub start: Timestamp,
@@ -40,7 +41,7 @@ pub(super) struct View<'a> {
 
 impl View<'_> {
     /// The state as of `now`. `handshakes` are the counters of outcomes, which must not fall.
-    pub fn report(&self, now: Timestamp, handshakes: &mut Handshakes) -> Report {
+    pub fn snapshot(&self, now: Timestamp, handshakes: &mut Handshakes) -> Snapshot {
         let shards = self.moment.shards;
         let sums = shards.sums();
         let totals = Totals {
@@ -59,9 +60,10 @@ impl View<'_> {
             ..totals
         };
         *handshakes = handshakes.max(&totals);
-        Report {
+        let (services, hidden) = self.services().into_iter().unzip();
+        let document = Document {
             schema_version: SCHEMA_VERSION,
-            version: env!("CARGO_PKG_VERSION"),
+            version: Cow::Borrowed(env!("CARGO_PKG_VERSION")),
             status: self.status(),
             observed: Observed {
                 from: self.start,
@@ -72,17 +74,20 @@ impl View<'_> {
             kernel: self.kernel_report(),
             totals,
             flows: self.flows(),
-            services: self.service_reports(),
+            services,
             detections: self.incidents.list(),
-            internals: Internals {
-                flow_table_entries: shards.entries(!self.moment.sampler.is_exact()),
-                flow_table_capacity: shards.capacity(),
-                flows_evicted: shards.evicted(),
-                handshakes: *handshakes,
-                handshake_durations: sums.durations,
-                detections_total: self.incidents.raised().clone(),
-            },
-        }
+        };
+        let internals = Internals {
+            flow_table_entries: shards.entries(!self.moment.sampler.is_exact()),
+            flow_table_capacity: shards.capacity(),
+            flows_evicted: shards.evicted(),
+            handshakes: *handshakes,
+            handshake_durations: sums.durations,
+            detections_total: self.incidents.raised().clone(),
+            conntrack: self.moment.fresh_kernel().and_then(|kernel| kernel.sample.conntrack),
+            services: hidden,
+        };
+        Snapshot { document, internals }
     }
 
     fn status(&self) -> Status {
@@ -127,7 +132,7 @@ impl View<'_> {
             limits.push(Limit::NoKernel);
         }
         CaptureReport {
-            source: "none",
+            source: Cow::Borrowed("none"),
             interfaces: Vec::new(),
             packets: sums.packets,
             tcp_segments: sums.segments,
@@ -136,7 +141,7 @@ impl View<'_> {
             limits,
             skipped: Skip::ALL
                 .iter()
-                .map(|reason| (reason.name(), sums.skipped[*reason as usize]))
+                .map(|reason| (Cow::Borrowed(reason.name()), sums.skipped[*reason as usize]))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }
@@ -145,17 +150,17 @@ impl View<'_> {
     fn kernel_report(&self) -> KernelReport {
         let Some(kernel) = self.moment.fresh_kernel() else { return KernelReport::default() };
         let rows = &kernel.sample.half_open;
+        let counters = kernel.sample.counters.iter();
         KernelReport {
             available: true,
             syn_recv: Some(rows.iter().map(|row| u64::from(row.count)).sum()),
             syncookies: kernel.sample.sysctls.syncookies,
-            counters: kernel.sample.counters.clone(),
-            conntrack: kernel.sample.conntrack,
+            counters: counters.map(|(name, count)| (Cow::Borrowed(*name), *count)).collect(),
         }
     }
 
     /// The busiest services, those with a verdict first. Only these are looked at closely.
-    fn service_reports(&self) -> Vec<ServiceReport> {
+    fn services(&self) -> Vec<(ServiceReport, ServiceInternals)> {
         let mut ranked: Vec<_> = self
             .services
             .ids()
@@ -173,7 +178,7 @@ impl View<'_> {
             })
             .collect();
         ranked.sort_unstable();
-        ranked.into_iter().take(SERVICES).map(|(.., id)| self.service_report(id)).collect()
+        ranked.into_iter().take(SERVICES).map(|(.., id)| self.service(id)).collect()
     }
 
     /// Half-open connections of a service as the kernel counts them, as long as that holds.
@@ -194,7 +199,7 @@ impl View<'_> {
             .max_by_key(|(_, _, severity)| *severity)
     }
 
-    fn service_report(&self, id: ServiceId) -> ServiceReport {
+    fn service(&self, id: ServiceId) -> (ServiceReport, ServiceInternals) {
         let service = self.services.get(id);
         let half_open = self.moment.half_open(id, service);
         let limit = self.moment.queue_limit(service);
@@ -210,7 +215,7 @@ impl View<'_> {
         let sums = ages.map(|(youngest, oldest)| windows.sum(youngest, oldest));
         let any = sums.into_iter().find(|window| window.answered + window.unanswered > 0);
         let aged = any.unwrap_or_default();
-        ServiceReport {
+        let report = ServiceReport {
             address: service.address.into(),
             port: service.port,
             process: service.listener.as_ref().and_then(|listener| listener.process.clone()),
@@ -226,10 +231,13 @@ impl View<'_> {
             sources: self.moment.sources(id, service),
             source_entropy_ratio: service.entropy_ratio,
             stderr: self.service_stderr(id, &half_open, &second, &aged),
+        };
+        let hidden = ServiceInternals {
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
             backlog_known: service.is_backlog_known(),
             verdict: self.verdict(service),
-        }
+        };
+        (report, hidden)
     }
 
     /// Whether any of the counts was made on a sample.
@@ -267,7 +275,17 @@ impl View<'_> {
         let flows = self.moment.shards.flows();
         let weight = self.moment.sampler.highest_settled().weight();
         let error = |count| rounded_up(stderr(count, weight));
-        let errors = FlowCountsStderr(flows.by_state().map(|(state, count)| (state, error(count))));
+        let errors = FlowCountsStderr {
+            syn_sent: error(flows.syn_sent),
+            syn_recv: error(flows.syn_recv),
+            established: error(flows.established),
+            fin_wait_1: error(flows.fin_wait_1),
+            fin_wait_2: error(flows.fin_wait_2),
+            closing: error(flows.closing),
+            close_wait: error(flows.close_wait),
+            last_ack: error(flows.last_ack),
+            time_wait: error(flows.time_wait),
+        };
         FlowCounts { stderr: (weight > 1).then_some(errors), ..flows }
     }
 

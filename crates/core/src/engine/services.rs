@@ -6,13 +6,13 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use crate::detect::{Detector, SavedBaseline};
-use crate::engine::directory::{Directory, Shared, Tenant};
+use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::incident::Subject;
 use crate::observe::Listener;
-use crate::stats::{Drawn, Failures, Keyed, Step, Windows};
+use crate::stats::{Failures, Keyed, Samples, Step, Windows};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -36,7 +36,7 @@ pub struct Service {
     /// Counts by step.
     pub windows: Windows,
     /// Some of its attempts, until it is known what became of them.
-    pub drawn: Drawn,
+    pub samples: Samples,
     /// Who fails.
     pub failures: Failures,
     /// Entropy of their sources over the highest that their number allows, as of its last turn.
@@ -66,7 +66,7 @@ impl Service {
             port,
             last_seen: now,
             windows,
-            drawn: Drawn::default(),
+            samples: Samples::default(),
             failures: Failures::default(),
             entropy_ratio: 0.0,
             counts: Counts::default(),
@@ -176,7 +176,7 @@ impl Services {
             baselines: HashMap::with_hasher(Keyed(hasher)),
             now,
             step: Step(0),
-            sample: Drawn::size(std::iter::empty()),
+            sample: Samples::size(std::iter::empty()),
             admitted: 0,
         }
     }
@@ -191,14 +191,14 @@ impl Services {
         self.now = now;
         if step > self.step {
             self.step = step;
-            self.sample = Drawn::size(self.list.iter().map(|service| &service.drawn));
+            self.sample = Samples::size(self.list.iter().map(|service| &service.samples));
             let kept = Failures::limit(self.list.iter().map(|service| &service.failures));
             let mut directory = self.directory.look();
             for (service, id) in self.list.iter_mut().zip(0..) {
                 service.windows.begin(step);
                 service.failures.resize(kept);
                 service.counts.packets = 0;
-                directory.tenant_mut(ServiceId(id)).may_go = service.is_idle(now);
+                directory.slot_mut(ServiceId(id)).may_go = service.is_idle(now);
             }
         }
     }
@@ -213,10 +213,10 @@ impl Services {
     /// from before.
     pub fn admit(&mut self) {
         let mut directory = self.directory.look();
-        let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.tenant(id)));
+        let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.slot(id)));
         let mut newcomers: Vec<_> = newcomers.collect();
         drop(directory);
-        for &(id, Tenant { address, port, .. }) in &newcomers {
+        for &(id, Slot { address, port, .. }) in &newcomers {
             let mut service = Service::new(address, port, self.now, self.step);
             service.settings = ServiceSettings::find(&self.each, address, port).cloned();
             if let Some(baseline) = self.baselines.remove(&(address, port)) {
@@ -233,7 +233,7 @@ impl Services {
             }
         }
         // By their names: which of several shards met its service first, and so their numbers, is left to chance.
-        newcomers.sort_unstable_by_key(|(_, tenant)| (tenant.address, tenant.port));
+        newcomers.sort_unstable_by_key(|(_, slot)| (slot.address, slot.port));
         for (id, _) in newcomers {
             self.admitted = self.admitted.wrapping_add(1);
             self.list[usize::from(id.0)].turn = self.admitted;

@@ -15,10 +15,11 @@ use crate::engine::sampling::Levels;
 use crate::engine::settings::Settings;
 use crate::engine::tally::Tallies;
 use crate::flow::{
-    Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Standing, Tracker,
+    Arrival, BIN, Event, FlowKey, Hasher, Micros, Role, SamplingLevel, Seen, ServiceId, Standing,
+    Tracker,
 };
 use crate::observe::{Durations, Totals};
-use crate::stats::{Attempt, BINS, Hosts, Lot, Recent, Step, network_of, sketch, source_of};
+use crate::stats::{Attempt, BINS, Hosts, Priority, Recent, Step, network_of, sketch, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Address, Flags, Segment, Skip};
 
@@ -61,8 +62,8 @@ impl Completed {
 pub struct Queued {
     pub at: Timestamp,
     pub interface: u32,
-    level: Level,
-    settled: Level,
+    level: SamplingLevel,
+    settled: SamplingLevel,
     pub flow: FlowKey,
     pub segment: Segment,
 }
@@ -102,7 +103,7 @@ pub struct Sums {
 impl Sums {
     /// Counts one segment or flow in a total, for as many as it stands for.
     #[inline]
-    fn add(&mut self, level: Level, total: impl Fn(&mut Totals) -> &mut u64) {
+    fn add(&mut self, level: SamplingLevel, total: impl Fn(&mut Totals) -> &mut u64) {
         let weight = u64::from(level.weight());
         *total(&mut self.totals) += weight;
         if weight > 1 {
@@ -112,7 +113,7 @@ impl Sums {
 
     /// Moves an attempt from one standing to another.
     #[inline]
-    fn turn(&mut self, was: Standing, is: Standing, level: Level) {
+    fn turn(&mut self, was: Standing, is: Standing, level: SamplingLevel) {
         let weight = i64::from(level.weight());
         self.standings[was as usize] -= weight;
         self.standings[is as usize] += weight;
@@ -311,7 +312,7 @@ impl Shard {
         let next = &mut self.queue[self.queued];
         (next.level, next.settled) = self.levels.of_flow(next.flow.ends);
         let hash = next.flow.hash;
-        if !next.level.includes(hash.rank()) {
+        if !next.level.includes(hash.sampling_hash()) {
             self.skip(Skip::Unsampled);
             return false;
         }
@@ -510,9 +511,9 @@ impl Shard {
                 if let Some(source) = source {
                     tally.count_source(source);
                 }
-                let lot = Lot::of(seen.flow, segment.seq);
+                let priority = Priority::of(seen.flow, segment.seq);
                 let attempt = || Attempt::new(seen.flow, now, segment);
-                tally.offer(step, self.sample, lot, attempt);
+                tally.offer(step, self.sample, priority, attempt);
                 if seen.service != ServiceId::OTHER || self.tallies.is_watched(host) {
                     self.hosts.attempt(host, client, weight);
                 }
@@ -520,9 +521,9 @@ impl Shard {
             Event::AnsweredMidway => {
                 if seen.is != Standing::None {
                     tally.last_seen = now;
-                    let lot = Lot::of(seen.flow, segment.ack);
+                    let priority = Priority::of(seen.flow, segment.ack);
                     let attempt = || Attempt::answered(seen.flow, now, segment);
-                    tally.offer(step, self.sample, lot, attempt);
+                    tally.offer(step, self.sample, priority, attempt);
                 }
                 self.stray(segment, weight);
             }

@@ -57,19 +57,19 @@ impl Shards {
 
     /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard that keeps its flow;
     /// whether the queues are to be taken in.
-    // Always: see `wire::plain`.
+    // Always: see `wire::fast_path`.
     #[inline(always)]
     pub fn queue_next(&mut self) -> bool {
         if self.count == NonZeroUsize::MIN {
             return self.first().queue_next();
         }
         let Queued { at, interface, flow, segment, .. } = *self.first().next_queued();
-        let shard = flow.hash.rank().shard(self.count);
+        let shard = flow.hash.sampling_hash().shard(self.count);
         self.list[shard].queue_segment(at, interface, flow, &segment)
     }
 
     fn get(&self, flow: FlowHash) -> &Shard {
-        &self.list[flow.rank().shard(self.count)]
+        &self.list[flow.sampling_hash().shard(self.count)]
     }
 
     /// Has all take in what they have queued, up to what arrived at `end` or later; when the first of that did.

@@ -84,7 +84,7 @@ impl<const LENGTH: usize, const SHIFT: u32> Calendar<LENGTH, SHIFT> {
 
     /// Takes `weight` off that were entered until `deadline` and are not yet due.
     #[inline]
-    pub fn strike(&mut self, deadline: Bin, weight: u32) {
+    pub fn remove(&mut self, deadline: Bin, weight: u32) {
         let slot = self.slot(deadline);
         debug_assert!(*slot >= weight, "struck what was never entered");
         let struck = (*slot).min(weight);
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(calendar.enter(Bin(5), Bin(0), 8), Bin(5));
         calendar.enter(Bin(5), Bin(0), 1);
         calendar.enter(Bin(6), Bin(0), 1);
-        calendar.strike(Bin(5), 8);
+        calendar.remove(Bin(5), 8);
         assert_eq!((0..5).map(|bin| calendar.close(Bin(bin))).sum::<u64>(), 0);
         assert_eq!(calendar.close(Bin(5)), 1);
         assert_eq!(calendar.total(), 1);

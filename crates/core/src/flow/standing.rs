@@ -6,7 +6,7 @@ use crate::flow::state::{Connection, Marks, Role, State};
 ///
 /// Counts follow from it alone: whatever moves an attempt takes its weight off the counts of the
 /// standing before and adds it to those of the standing after. What is live is told from what is
-/// given up by the [books](super::Tracker): an attempt that is `Asked` counts as SYN_SENT until its
+/// given up by the [counters](super::Tracker): an attempt that is `Asked` counts as SYN_SENT until its
 /// deadline passes and as unanswered after it, one that is `HalfOpen` as timed out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {

@@ -25,7 +25,7 @@
 //! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
 use crate::flow::patience::Patience;
-use crate::flow::rank::Level;
+use crate::flow::sampling_hash::SamplingLevel;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// Which end of a connection: the one that sent the first SYN, or the one that it was sent to.
@@ -137,7 +137,7 @@ pub struct Connection {
     /// ([`Connection::carry_on`]).
     pub answers_repeated: u8,
     /// How many flows this one stands for.
-    pub level: Level,
+    pub level: SamplingLevel,
 }
 
 /// Things that happened to a connection, as bits; and in those above them the [`Patience`] that it
@@ -291,7 +291,7 @@ impl Connection {
             detail: u16::try_from(syn.payload_len).unwrap_or(u16::MAX),
             marks: Marks::ATTEMPT,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 
@@ -307,7 +307,7 @@ impl Connection {
             detail: Note::Sent(Note::octets(answer.payload_len)).detail(),
             marks,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 
@@ -332,7 +332,7 @@ impl Connection {
             detail: segment.ack.0 as u16,
             marks,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 

@@ -11,7 +11,7 @@ use prefetch_index::prefetch_index;
 
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{FlowHash, FlowKey};
-use crate::flow::rank::Rank;
+use crate::flow::sampling_hash::SamplingHash;
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::wire::SeqNumber;
 
@@ -28,7 +28,7 @@ impl ServiceId {
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// What tells it apart in its set.
-    pub tag: Rank,
+    pub tag: SamplingHash,
     /// Microseconds since the engine's start (modulo 2^32, 71 minutes) at the SYN.
     pub began: u32,
     /// When it expires: it is already taken off every count once this bin is closed.
@@ -269,7 +269,7 @@ impl Entry {
 
     #[inline]
     fn is_of(place: &Option<Self>, hash: FlowHash) -> bool {
-        place.as_ref().is_some_and(|entry| entry.tag == hash.rank())
+        place.as_ref().is_some_and(|entry| entry.tag == hash.sampling_hash())
     }
 }
 

@@ -1,15 +1,15 @@
 //! What a finding is told by: how grave it is, whom it hits, and the figures behind it.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::observe::stderr::EvidenceStderr;
+use crate::wire::OptionLayout;
 
 /// The overall verdict; its order is its gravity, and the number of a variant is the exit code.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Nothing at warning or above.
@@ -43,7 +43,7 @@ impl Status {
 }
 
 /// The kind of a SYN flood, by the sources of the attempts that fail, or of a scan, by its targets.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
     /// Forged at random from the whole address space.
@@ -85,7 +85,7 @@ impl Variant {
 }
 
 /// How grave a detection is.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; never changes an exit code.
@@ -122,7 +122,7 @@ impl Severity {
 }
 
 /// What is under attack.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Target {
     /// The address that was hit; null where none stands out.
     pub address: Option<IpAddr>,
@@ -131,7 +131,7 @@ pub struct Target {
 }
 
 /// The figures behind a detection.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Evidence {
     /// SYNs per second over the matured window.
     pub syn_rate: f64,
@@ -163,7 +163,7 @@ pub struct Evidence {
 }
 
 /// A prefix and its share of the failing attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct PrefixShare {
     /// The prefix.
     pub prefix: IpNet,
@@ -172,7 +172,7 @@ pub struct PrefixShare {
 }
 
 /// What a SYN looks like: supporting evidence only, its sender sets it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Fingerprint {
     /// Share of the failing attempts that look like this.
     pub share: f64,
@@ -186,10 +186,5 @@ pub struct Fingerprint {
     /// Maximum segment size option.
     pub mss: Option<u16>,
     /// Option kinds in order.
-    #[serde(serialize_with = "as_text")]
-    pub options: crate::wire::OptionLayout,
-}
-
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+    pub options: OptionLayout,
 }

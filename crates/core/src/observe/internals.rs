@@ -1,11 +1,40 @@
-//! What metrics show and the document does not.
+//! What the engine hands out: the document, and the figures that only metrics, tables and pages show.
 
 use std::collections::BTreeMap;
 
 use crate::findings::Class;
-use crate::observe::{Severity, Totals};
+use crate::observe::document::{Document, ServiceReport, Totals};
+use crate::observe::evidence::{Severity, Variant};
+use crate::observe::sample::Conntrack;
 
-/// Figures that are metrics only.
+/// The engine's state at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// What is shown to others.
+    pub document: Document,
+    /// The rest.
+    pub internals: Internals,
+}
+
+impl Snapshot {
+    /// The services of the document, with what it does not say of them.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceReport, &ServiceInternals)> {
+        self.document.services.iter().zip(&self.internals.services)
+    }
+}
+
+/// What the document does not say of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ServiceInternals {
+    /// Connections waiting for accept(), where the kernel was asked.
+    pub accept_queue: Option<u32>,
+    /// Whether the backlog comes from the kernel or the configuration.
+    pub backlog_known: bool,
+    /// The gravest active detection on it.
+    pub verdict: Option<(Class, Option<Variant>, Severity)>,
+}
+
+/// Figures that are not part of the document.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Internals {
     /// Entries in the flow table.
@@ -20,6 +49,10 @@ pub struct Internals {
     pub handshake_durations: Durations,
     /// Detections raised since the start, by class and highest severity.
     pub detections_total: BTreeMap<(Class, Severity), u64>,
+    /// Connection tracking, where it runs.
+    pub conntrack: Option<Conntrack>,
+    /// The services of the document, in its order.
+    pub services: Vec<ServiceInternals>,
 }
 
 /// Attempts by their outcome, the most that each was at the end of any step and in any report: a

@@ -4,10 +4,10 @@
 //! A flow of which one in w is looked at counts for w (Horvitz and Thompson 1952): the count is right on
 //! average, and each flow adds w (w - 1) to its variance.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Standard errors of [`super::Totals`], in the units of the totals, rounded up.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the total of its name")]
 pub struct TotalsStderr {
     pub syn_stderr: u64,
@@ -24,18 +24,50 @@ pub struct TotalsStderr {
     pub rst_stderr: u64,
 }
 
-/// Standard errors of [`super::FlowCounts`], rounded up, with the names of the states in the same order.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct FlowCountsStderr(pub [(&'static str, u64); 9]);
+/// Standard errors of [`super::FlowCounts`], rounded up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "each is that of the state of its name")]
+pub struct FlowCountsStderr {
+    #[serde(rename = "SYN_SENT_stderr")]
+    pub syn_sent: u64,
+    #[serde(rename = "SYN_RECV_stderr")]
+    pub syn_recv: u64,
+    #[serde(rename = "ESTABLISHED_stderr")]
+    pub established: u64,
+    #[serde(rename = "FIN_WAIT_1_stderr")]
+    pub fin_wait_1: u64,
+    #[serde(rename = "FIN_WAIT_2_stderr")]
+    pub fin_wait_2: u64,
+    #[serde(rename = "CLOSING_stderr")]
+    pub closing: u64,
+    #[serde(rename = "CLOSE_WAIT_stderr")]
+    pub close_wait: u64,
+    #[serde(rename = "LAST_ACK_stderr")]
+    pub last_ack: u64,
+    #[serde(rename = "TIME_WAIT_stderr")]
+    pub time_wait: u64,
+}
 
-impl Serialize for FlowCountsStderr {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.map(|(state, error)| (format!("{state}_stderr"), error)))
+impl FlowCountsStderr {
+    /// The states' names and the errors of their counts, in the order of a connection's life.
+    #[must_use]
+    pub const fn by_state(&self) -> [(&'static str, u64); 9] {
+        [
+            ("SYN_SENT", self.syn_sent),
+            ("SYN_RECV", self.syn_recv),
+            ("ESTABLISHED", self.established),
+            ("FIN_WAIT_1", self.fin_wait_1),
+            ("FIN_WAIT_2", self.fin_wait_2),
+            ("CLOSING", self.closing),
+            ("CLOSE_WAIT", self.close_wait),
+            ("LAST_ACK", self.last_ack),
+            ("TIME_WAIT", self.time_wait),
+        ]
     }
 }
 
 /// Standard errors of the sampled figures of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the figure of its name")]
 pub struct ServiceStderr {
     pub half_open_stderr: u64,
@@ -46,7 +78,7 @@ pub struct ServiceStderr {
 }
 
 /// Standard errors of the sampled figures of a detection's evidence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the figure of its name")]
 pub struct EvidenceStderr {
     pub syn_rate_stderr: f64,

@@ -1,7 +1,7 @@
 //! Who the failing attempts come from: a bounded sample of attempts, judged when they are mature.
 //!
 //! Up to 64 attempts of every step are drawn (all of them below 256 attempts a second, a uniform sample
-//! above; [`Draw`](super::Draw)), and looked up again when their step is mature. Those that failed form the set
+//! above; [`BottomK`](super::BottomK)), and looked up again when their step is mature. Those that failed form the set
 //! that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the address; those of IPv6 /32, /48
 //! and /64, since one host owns a /64.
 
@@ -12,8 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::observe::{Fingerprint, PrefixShare};
-use crate::stats::draw::Attempt;
-use crate::stats::looks::{Completions, Sighting};
+use crate::stats::fingerprint::{Completions, SeenSyn};
+use crate::stats::sample::Attempt;
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -97,9 +97,9 @@ impl Failures {
     pub fn failing<'a>(
         &'a self,
         younger: &'a [Failure],
-    ) -> impl Iterator<Item = (Sighting, f64)> + Clone + 'a {
+    ) -> impl Iterator<Item = (SeenSyn, f64)> + Clone + 'a {
         let failures = self.kept.iter().chain(younger);
-        failures.map(|failure| (Sighting::from(&failure.attempt), failure.weight))
+        failures.map(|failure| (SeenSyn::from(&failure.attempt), failure.weight))
     }
 
     /// What handshakes that completed looked like, now and before.
@@ -230,8 +230,6 @@ pub struct SourceProfile {
     pub top_prefixes: Vec<PrefixShare>,
     /// Share of sources that never completed here.
     pub new: f64,
-    /// Share whose SYN was repeated at a retransmission time.
-    pub retransmitted: f64,
     /// Share that a RST ended.
     pub reset: f64,
     /// Share of sources that had failed before.
@@ -277,7 +275,8 @@ impl SourceProfile {
             }
         }
 
-        let (look, look_count) = Tally::of(failures.iter().map(|f| f.attempt.look)).top();
+        let (fingerprint, fingerprint_count) =
+            Tally::of(failures.iter().map(|f| f.attempt.fingerprint)).top();
         let (destination, to_destination) =
             Tally::of(failures.iter().map(|f| f.attempt.destination)).top();
         let part = |test: fn(&Failure) -> bool| share(failures.iter().filter(|f| test(f)).count());
@@ -289,18 +288,17 @@ impl SourceProfile {
             top_prefix,
             top_prefixes,
             new: part(|failure| failure.new),
-            retransmitted: part(|failure| failure.retransmitted),
             reset: part(|failure| failure.reset),
             returning: part(|failure| failure.returning),
             collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),
-            fingerprint: look.map(|look| Fingerprint {
-                share: share(look_count),
+            fingerprint: fingerprint.map(|fingerprint| Fingerprint {
+                share: share(fingerprint_count),
                 completed_share: None,
-                ttl: look.ttl,
-                window: look.window,
-                mss: look.mss,
-                options: look.options,
+                ttl: fingerprint.ttl,
+                window: fingerprint.window,
+                mss: fingerprint.mss,
+                options: fingerprint.options,
             }),
             top_destination: (destination, share(to_destination)),
         }

@@ -63,9 +63,10 @@ impl Recent {
     fn enter(&mut self) {
         if self.unused && !self.fetching.is_empty() {
             self.unused = false;
-            // All of the memory now, so that it never grows.
-            self.current.fill(0);
-            self.previous.fill(0);
+            // All of the memory now, so that it never grows. It is zero: a write to each page is enough.
+            for filter in [&mut self.current, &mut self.previous] {
+                filter.iter_mut().step_by(PAGE).for_each(|word| *word = 0);
+            }
         }
         for hash in self.fetching.drain(..) {
             for (word, bit) in bits(hash, &self.current) {
@@ -94,6 +95,8 @@ impl Recent {
 const FETCHING: usize = 16;
 /// Words of a cache line.
 const LINE: usize = 8;
+/// Words of the smallest page of memory.
+const PAGE: usize = 4_096 / 8;
 
 /// The words and bits of a hash in a filter whose length is a power of two.
 #[expect(clippy::cast_possible_truncation, reason = "masked")]

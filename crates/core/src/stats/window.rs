@@ -152,12 +152,6 @@ impl Windows {
     /// Steps that are kept; the place of a step is its number modulo this.
     pub const KEPT: usize = 16;
 
-    /// The step that is being filled.
-    #[must_use]
-    pub const fn now(&self) -> Step {
-        self.now
-    }
-
     /// Begins step `now`; steps in between were empty.
     pub fn begin(&mut self, now: Step) {
         let passed = now.0.saturating_sub(self.now.0) as usize;

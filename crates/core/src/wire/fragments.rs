@@ -19,8 +19,8 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 
 use crate::time::Timestamp;
+use crate::wire::cursor::Cursor;
 use crate::wire::ip::{self, Envelope, Version};
-use crate::wire::rest::Rest;
 use crate::wire::{Address, LinkType, Segment, Skip, link};
 
 /// Octets kept of a datagram: TCP with its options and, before it, 964 octets of extension headers or a tunnel's.
@@ -50,7 +50,7 @@ pub(super) struct Piece<'a> {
     pub(super) offset: usize,
     /// Whether others follow it.
     pub(super) more: bool,
-    pub(super) rest: Rest<'a>,
+    pub(super) rest: Cursor<'a>,
 }
 
 /// Which datagram a fragment belongs to. Copies on several interfaces are kept apart: the engine tells them by that.
@@ -271,7 +271,7 @@ impl Fragments {
         segment: &mut Segment,
     ) -> Result<(), Skip> {
         let found = Cell::new(None);
-        link::decode(link, Rest::new(data, original_len).noting(&found))
+        link::decode(link, Cursor::new(data, original_len).noting(&found))
             .map(drop)
             .or_else(|skip| if skip == Skip::Fragment { Ok(()) } else { Err(skip) })?;
         let Some(piece) = found.get() else { return Err(Skip::Fragment) };

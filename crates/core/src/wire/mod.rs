@@ -6,7 +6,7 @@
 //!            └─ tunnel ◄┘
 //! ```
 //!
-//! A plain frame is read at fixed offsets (`plain`); any other goes this way. `link` takes off the header that the capture's link type names, `ether` whatever stands between it
+//! A plain frame is read at fixed offsets (`fast_path`); any other goes this way. `link` takes off the header that the capture's link type names, `ether` whatever stands between it
 //! and IP (VLAN tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the
 //! header. Only what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it;
 //! the innermost TCP header is the one that counts.
@@ -21,12 +21,12 @@
 //! like any other, although the host that receives it will ignore it.
 
 mod address;
+mod cursor;
 mod ether;
+mod fast_path;
 mod fragments;
 mod ip;
 mod link;
-mod plain;
-mod rest;
 mod segment;
 mod tcp;
 #[cfg(test)]
@@ -38,7 +38,7 @@ pub use fragments::Fragments;
 pub use link::LinkType;
 pub use segment::{Flags, OptionLayout, Segment, SeqNumber, Skip};
 
-use rest::Rest;
+use cursor::Cursor;
 
 /// Decodes one frame.
 ///
@@ -59,7 +59,7 @@ pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment,
 /// # Errors
 ///
 /// The reason why the frame gives no TCP segment; then there is none in `segment` either.
-// Always: see `plain`.
+// Always: see `fast_path`.
 #[inline(always)]
 pub fn decode_into(
     link: LinkType,
@@ -67,7 +67,7 @@ pub fn decode_into(
     original_len: u32,
     segment: &mut Segment,
 ) -> Result<(), Skip> {
-    if link == LinkType::Ethernet && plain::decode(data, segment) {
+    if link == LinkType::Ethernet && fast_path::decode(data, segment) {
         return Ok(());
     }
     decode_any(link, data, original_len, segment)
@@ -81,7 +81,7 @@ fn decode_any(
     original_len: u32,
     segment: &mut Segment,
 ) -> Result<(), Skip> {
-    *segment = link::decode(link, Rest::new(data, original_len))?;
+    *segment = link::decode(link, Cursor::new(data, original_len))?;
     Ok(())
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::ops::{Add, BitOr, Sub};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::wire::Address;
 
@@ -180,6 +183,42 @@ impl fmt::Display for OptionLayout {
             }
         }
         Ok(())
+    }
+}
+
+impl FromStr for OptionLayout {
+    type Err = UnknownOption;
+
+    /// From the names that it is displayed by.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = text.split(',').filter(|_| !text.is_empty());
+        names.zip(0..).try_fold(Self::default(), |layout, (name, position)| {
+            let nibble = Self::NAMES.iter().position(|known| *known == name && !name.is_empty());
+            let nibble = nibble.filter(|_| position < 16).ok_or(UnknownOption)? as u64;
+            Ok(Self(layout.0 | nibble << (4 * position)))
+        })
+    }
+}
+
+/// A name that no TCP option has here, or one option too many.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UnknownOption;
+
+impl fmt::Display for UnknownOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a list of TCP options")
+    }
+}
+
+impl Serialize for OptionLayout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionLayout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The kernel divides flows as user space does.
 
 use proptest::prelude::*;
-use synwatch_core::flow::{HashKey, Hasher, Level, Rank};
+use synwatch_core::sampling::{HashKey, Hasher, SamplingHash, SamplingLevel};
 
 use super::sampling::{Path, decoded, parts};
 use super::*;
 
 /// What the program returns for a packet that comes in or goes out.
-fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {
-    Rank(if outgoing {
+fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> SamplingHash {
+    SamplingHash(if outgoing {
         execute(program, &Packet { packet_type: libc::PACKET_OUTGOING, ..packet.clone() })
     } else {
         // The link header is not part of the data yet.
@@ -17,8 +17,8 @@ fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {
     })
 }
 
-fn ranks(key: [u8; 16]) -> Ranks {
-    *Hasher::new(HashKey(key)).ranks()
+fn ranks(key: [u8; 16]) -> SamplingKey {
+    *Hasher::new(HashKey(key)).sampling_key()
 }
 
 proptest! {
@@ -41,7 +41,7 @@ proptest! {
             prop_assert_eq!(divide(&program, &packet, false), rank);
             // What goes out on a loopback device the filter drops.
             let loopback = matches!(parts.path, Path::Loopback);
-            let expected = if loopback { Rank(0) } else { rank };
+            let expected = if loopback { SamplingHash(0) } else { rank };
             prop_assert_eq!(divide(&program, &packet, true), expected);
         }
     }
@@ -72,9 +72,9 @@ proptest! {
             Filter { loopback: true, selection, ..Filter::default() }
         };
         // What it finds no flow in passes at any level.
-        let sampled = run(&filter(Level::ALL), &packet) != run(&filter(Level::MAX), &packet);
+        let sampled = run(&filter(SamplingLevel::ALL), &packet) != run(&filter(SamplingLevel::MAX), &packet);
         let divided = divide(&fanout(&ranks), &packet, outgoing);
-        if (sampled || divided != Rank(0)) && let Some(segment) = decoded(&packet) {
+        if (sampled || divided != SamplingHash(0)) && let Some(segment) = decoded(&packet) {
             prop_assert_eq!(divided, ranks.of(ranks.ends(&segment)), "{:?}", segment);
         }
     }
@@ -111,7 +111,7 @@ fn what_the_program_cannot_tell_is_of_the_first_shard() {
         raw(0x86dd, 4, &ipv6(44, &options)),
     ] {
         for outgoing in [false, true] {
-            assert_eq!(divide(&program, &packet, outgoing), Rank(0), "{packet:?}");
+            assert_eq!(divide(&program, &packet, outgoing), SamplingHash(0), "{packet:?}");
         }
     }
 }

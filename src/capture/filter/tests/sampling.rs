@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use synwatch_core::flow::{HashKey, Hasher, Level};
+use synwatch_core::sampling::{HashKey, Hasher, SamplingLevel};
 use synwatch_core::wire::{Address, Flags, LinkType, Segment, decode};
 
 use super::*;
@@ -119,8 +119,8 @@ pub(super) fn parts() -> impl Strategy<Value = Parts> {
         })
 }
 
-fn level() -> impl Strategy<Value = Level> {
-    prop_oneof![3 => 0..4u8, 1 => 0..17u8].prop_map(Level::new)
+fn level() -> impl Strategy<Value = SamplingLevel> {
+    prop_oneof![3 => 0..4u8, 1 => 0..17u8].prop_map(SamplingLevel::new)
 }
 
 /// A filter and packets, some of which have an end that is heavy or a port that is wanted.
@@ -134,7 +134,7 @@ fn scene() -> impl Strategy<Value = (Filter, Vec<Parts>)> {
     ];
     (any::<[u8; 16]>(), level(), heavy, any::<bool>(), ports, parts).prop_map(
         |(key, general, heavy, data, ports, parts)| {
-            let ranks = *Hasher::new(HashKey(key)).ranks();
+            let ranks = *Hasher::new(HashKey(key)).sampling_key();
             let heavy = heavy.into_iter().map(|(index, which, random, level)| {
                 let (address, port) = index.get(&parts).ends[usize::from(which)];
                 let end = if random % 2 == 0 { ranks.end(address, port) } else { random };
@@ -210,12 +210,12 @@ fn flow(port: u16) -> Parts {
 }
 
 /// The longest program that there can be: each heavy end at a level of its own.
-fn largest(ranks: Ranks) -> Filter {
+fn largest(ranks: SamplingKey) -> Filter {
     let heavy = (0..Sampling::HEAVY).map(|number| {
         let number = u8::try_from(number).unwrap();
-        (ranks.end(Address::v4([192, 0, 2, 1]), number.into()), Level::new(number))
+        (ranks.end(Address::v4([192, 0, 2, 1]), number.into()), SamplingLevel::new(number))
     });
-    let sampling = Sampling { general: Level::MAX, heavy: heavy.collect() };
+    let sampling = Sampling { general: SamplingLevel::MAX, heavy: heavy.collect() };
     Filter {
         interfaces: None,
         loopback: true,
@@ -226,7 +226,7 @@ fn largest(ranks: Ranks) -> Filter {
 
 #[test]
 fn the_largest_program_has_jumps_that_are_long_and_reach() {
-    let filter = largest(*Hasher::new(HashKey([1; 16])).ranks());
+    let filter = largest(*Hasher::new(HashKey([1; 16])).sampling_key());
     assert_eq!(filter.ports.len(), crate::config::Ports::MAX);
     let program = filter.program();
     assert!(program.iter().any(|jump| jump.code == JA && jump.k > u8::MAX.into()));
@@ -246,7 +246,7 @@ fn the_largest_program_has_jumps_that_are_long_and_reach() {
 
 #[test]
 fn without_sampling_nothing_is_hashed() {
-    let ranks = *Hasher::new(HashKey([2; 16])).ranks();
+    let ranks = *Hasher::new(HashKey([2; 16])).sampling_key();
     let exact = wanting(Selection { data: false, flows: Some((ranks, Sampling::default())) });
     let codes = |filter: &Filter| filter.program().iter().map(|i| i.code).collect::<Vec<_>>();
     assert_eq!(codes(&exact), codes(&Filter::default()));
@@ -255,8 +255,8 @@ fn without_sampling_nothing_is_hashed() {
 
 #[test]
 fn what_is_behind_extension_headers_is_sampled_too() {
-    let ranks = *Hasher::new(HashKey([3; 16])).ranks();
-    let sampling = Sampling { general: Level::new(2), heavy: Vec::new() };
+    let ranks = *Hasher::new(HashKey([3; 16])).sampling_key();
+    let sampling = Sampling { general: SamplingLevel::new(2), heavy: Vec::new() };
     let filter = wanting(Selection { data: false, flows: Some((ranks, sampling)) });
     let mut passed = 0;
     for port in 0..1_000 {

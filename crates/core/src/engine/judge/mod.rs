@@ -151,7 +151,7 @@ impl Judge {
 
     /// What became of the attempts that were drawn in `step`.
     fn fates(&self, service: &Service, step: Step, moment: &Moment) -> Fates {
-        self.past.fates(service.drawn.of(step), moment.shards)
+        self.past.fates(service.samples.of(step), moment.shards)
     }
 
     /// Takes in how first contacts ended. Those with a service under attack say nothing of their source.

@@ -48,7 +48,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
 }
 
 /// Plays the plans, with a report after so many milliseconds each; what the steps of the service come to.
-fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Report, Vec<Window>) {
+fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Document, Vec<Window>) {
     let mut world = World::new();
     let shards = NonZeroUsize::new(shards).expect("some");
     world.engine = Engine::sharded(Settings { flows: 1 << 12, ..settings() }, shards);
@@ -98,7 +98,7 @@ fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Report, Vec<Window>)
 }
 
 #[track_caller]
-fn law(report: &Report) {
+fn law(report: &Document) {
     let totals = &report.totals;
     let outcomes = totals.handshakes_completed
         + totals.handshakes_presumed

@@ -228,7 +228,7 @@ mod tests {
     use crate::findings::syn_flood::{QueueState, Sources};
     use crate::findings::{Configured, Grounds};
     use crate::observe::{Evidence, Severity, Sysctls, Target};
-    use crate::stats::{Look, Sighting};
+    use crate::stats::{SeenSyn, SynFingerprint};
     use crate::time::Timestamp;
     use crate::wire::Address;
 
@@ -240,8 +240,11 @@ mod tests {
     /// `alike` of them.
     fn filter(source: &str, window: u16, alike: usize, completed: usize) -> Option<Filter> {
         let source = Address::from(ip(source));
-        let syn = |window| Sighting { source, look: Look { ttl: 64, window, ..Look::default() } };
-        let completed: Vec<Sighting> =
+        let syn = |window| SeenSyn {
+            source,
+            fingerprint: SynFingerprint { ttl: 64, window, ..SynFingerprint::default() },
+        };
+        let completed: Vec<SeenSyn> =
             (0..completed).map(|n| syn(if n < alike { window } else { 64_240 })).collect();
         Filter::find((0..200).map(|_| (syn(window), 1.0)), completed.iter(), None)
     }

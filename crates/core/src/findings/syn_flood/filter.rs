@@ -11,7 +11,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::stats::Sighting;
+use crate::stats::SeenSyn;
 
 /// Failures that are needed before anything is said.
 const ENOUGH: usize = 50;
@@ -76,11 +76,11 @@ impl Filter {
     /// `None` where there are too few failures, or no set of tests matches four fifths of them.
     #[must_use]
     pub fn find<'a>(
-        failing: impl Iterator<Item = (Sighting, f64)>,
-        completed: impl ExactSizeIterator<Item = &'a Sighting>,
+        failing: impl Iterator<Item = (SeenSyn, f64)>,
+        completed: impl ExactSizeIterator<Item = &'a SeenSyn>,
         prefix: Option<IpNet>,
     ) -> Option<Self> {
-        let mut syns: Vec<(Sighting, f64)> = failing.collect();
+        let mut syns: Vec<(SeenSyn, f64)> = failing.collect();
         let total: f64 = syns.iter().map(|(_, weight)| weight).sum();
         if syns.len() < ENOUGH || total <= 0.0 {
             return None;
@@ -157,21 +157,21 @@ impl fmt::Display for Filter {
 }
 
 impl Test {
-    fn is_passed_by(self, syn: &Sighting) -> bool {
+    fn is_passed_by(self, syn: &SeenSyn) -> bool {
         match self {
             Self::From(prefix) => prefix.contains(&std::net::IpAddr::from(syn.source)),
-            Self::Window(window) => syn.look.window == window,
-            Self::Mss(mss) => syn.look.mss == mss,
+            Self::Window(window) => syn.fingerprint.window == window,
+            Self::Mss(mss) => syn.fingerprint.mss == mss,
             Self::Options(options) => Options::of(syn) == options,
-            Self::Ttl(from, to) => (from..=to).contains(&syn.look.ttl),
-            Self::RoundIsn => syn.look.round_isn,
+            Self::Ttl(from, to) => (from..=to).contains(&syn.fingerprint.ttl),
+            Self::RoundIsn => syn.fingerprint.round_isn,
         }
     }
 }
 
 impl Options {
-    fn of(syn: &Sighting) -> Self {
-        let layout = syn.look.options;
+    fn of(syn: &SeenSyn) -> Self {
+        let layout = syn.fingerprint.options;
         if layout.is_empty() {
             return Self::None;
         }
@@ -180,15 +180,15 @@ impl Options {
 }
 
 /// The tests that the most of the failing attempts pass, one of each kind.
-fn candidates(failing: &[(Sighting, f64)], prefix: Option<IpNet>) -> [Option<Test>; TESTS] {
+fn candidates(failing: &[(SeenSyn, f64)], prefix: Option<IpNet>) -> [Option<Test>; TESTS] {
     let options = commonest(failing, Options::of);
     // Without any option there is no such size either.
-    let mss = commonest(failing, |syn| syn.look.mss)
+    let mss = commonest(failing, |syn| syn.fingerprint.mss)
         .filter(|mss| mss.is_some() || options != Some(Options::None));
-    let round = commonest(failing, |syn| syn.look.round_isn).filter(|round| *round);
+    let round = commonest(failing, |syn| syn.fingerprint.round_isn).filter(|round| *round);
     [
         prefix.map(Test::From),
-        commonest(failing, |syn| syn.look.window).map(Test::Window),
+        commonest(failing, |syn| syn.fingerprint.window).map(Test::Window),
         mss.map(Test::Mss),
         options.map(Test::Options),
         ttl_range(failing),
@@ -197,13 +197,13 @@ fn candidates(failing: &[(Sighting, f64)], prefix: Option<IpNet>) -> [Option<Tes
 }
 
 /// Which of the tests a SYN passes, one bit each.
-fn passed(tests: &[Option<Test>; TESTS], syn: &Sighting) -> usize {
+fn passed(tests: &[Option<Test>; TESTS], syn: &SeenSyn) -> usize {
     let passed = |test: &Option<Test>| test.is_some_and(|test| test.is_passed_by(syn));
     tests.iter().enumerate().fold(0, |bits, (n, test)| bits | usize::from(passed(test)) << n)
 }
 
 /// The property with the greatest weight in all; of equal ones the last.
-fn commonest<T: Ord>(syns: &[(Sighting, f64)], property: impl Fn(&Sighting) -> T) -> Option<T> {
+fn commonest<T: Ord>(syns: &[(SeenSyn, f64)], property: impl Fn(&SeenSyn) -> T) -> Option<T> {
     let mut weights: BTreeMap<T, f64> = BTreeMap::new();
     for (syn, weight) in syns {
         *weights.entry(property(syn)).or_default() += weight;
@@ -212,10 +212,10 @@ fn commonest<T: Ord>(syns: &[(Sighting, f64)], property: impl Fn(&Sighting) -> T
 }
 
 /// The narrowest range with nearly all of the weight, the lowest of several; `None` where it is wide.
-fn ttl_range(syns: &[(Sighting, f64)]) -> Option<Test> {
+fn ttl_range(syns: &[(SeenSyn, f64)]) -> Option<Test> {
     let mut weights = [0.0; 256];
     for (syn, weight) in syns {
-        weights[usize::from(syn.look.ttl)] += weight;
+        weights[usize::from(syn.fingerprint.ttl)] += weight;
     }
     let wanted = TTL_SHARE * weights.iter().sum::<f64>();
     let ranges = (0..=u8::MAX).filter_map(|from| {
@@ -233,36 +233,40 @@ fn ttl_range(syns: &[(Sighting, f64)]) -> Option<Test> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Look;
+    use crate::stats::SynFingerprint;
     use crate::wire::{Address, OptionLayout};
 
     fn layout(kinds: &[u8]) -> OptionLayout {
         (0..).zip(kinds).fold(OptionLayout::default(), |layout, (n, kind)| layout.with(n, *kind))
     }
 
-    fn linux() -> Look {
+    fn linux() -> SynFingerprint {
         let options = layout(&[2, 4, 8, 1, 3]);
-        Look { ttl: 52, window: 64_240, mss: Some(1_460), options, round_isn: false }
+        SynFingerprint { ttl: 52, window: 64_240, mss: Some(1_460), options, round_isn: false }
     }
 
-    fn windows() -> Look {
+    fn windows() -> SynFingerprint {
         let options = layout(&[2, 1, 3, 1, 1, 4]);
-        Look { ttl: 115, window: 64_240, mss: Some(1_460), options, round_isn: false }
+        SynFingerprint { ttl: 115, window: 64_240, mss: Some(1_460), options, round_isn: false }
     }
 
-    fn hping() -> Look {
-        Look { ttl: 57, window: 512, ..Look::default() }
+    fn hping() -> SynFingerprint {
+        SynFingerprint { ttl: 57, window: 512, ..SynFingerprint::default() }
     }
 
-    fn from(number: u8, look: Look) -> Sighting {
-        Sighting { source: Address::v4([203, 0, 113, number]), look }
+    fn from(number: u8, fingerprint: SynFingerprint) -> SeenSyn {
+        SeenSyn { source: Address::v4([203, 0, 113, number]), fingerprint }
     }
 
     /// The filter for failing looks against completing ones, both given in turn to 200 SYNs.
-    fn find(failing: &[Look], completing: &[Look]) -> Option<Filter> {
-        let failing = (0..200).zip(failing.iter().cycle()).map(|(n, look)| (from(n, *look), 1.0));
-        let completing: Vec<Sighting> =
-            (0..200).zip(completing.iter().cycle()).map(|(n, look)| from(n, *look)).collect();
+    fn find(failing: &[SynFingerprint], completing: &[SynFingerprint]) -> Option<Filter> {
+        let failing = (0..200)
+            .zip(failing.iter().cycle())
+            .map(|(n, fingerprint)| (from(n, *fingerprint), 1.0));
+        let completing: Vec<SeenSyn> = (0..200)
+            .zip(completing.iter().cycle())
+            .map(|(n, fingerprint)| from(n, *fingerprint))
+            .collect();
         Filter::find(failing, completing.iter(), None)
     }
 
@@ -277,22 +281,23 @@ mod tests {
 
     #[test]
     fn what_varies_is_left_out() {
-        let looks: Vec<Look> =
-            (0..200_u16).map(|n| Look { window: n * 300, ttl: n as u8, ..hping() }).collect();
+        let looks: Vec<SynFingerprint> = (0..200_u16)
+            .map(|n| SynFingerprint { window: n * 300, ttl: n as u8, ..hping() })
+            .collect();
         let filter = find(&looks, &[linux()]).expect("one");
         assert_eq!(filter.to_string(), " tcp doff 5");
     }
 
     #[test]
     fn two_times_to_live_are_a_range() {
-        let other = Look { ttl: 40, ..hping() };
+        let other = SynFingerprint { ttl: 40, ..hping() };
         let filter = find(&[hping(), other], &[linux()]).expect("one");
         assert_eq!(filter.to_string(), " tcp window 512 tcp doff 5 ip ttl 40-57");
     }
 
     #[test]
     fn a_forged_stack_differs_in_what_is_left() {
-        let forged = Look { ttl: 240, round_isn: true, ..linux() };
+        let forged = SynFingerprint { ttl: 240, round_isn: true, ..linux() };
         let filter = find(&[forged], &[linux(), windows()]).expect("one");
         let text = filter.to_string();
         assert!(text.ends_with(
@@ -324,8 +329,8 @@ mod tests {
     #[test]
     fn a_prefix_narrows_what_else_would_hit_clients() {
         let failing = (0..200).map(|n| (from(n, linux()), 1.0));
-        let client = |n| Sighting { source: Address::v4([198, 51, 100, n]), look: linux() };
-        let completing: Vec<Sighting> = (0..200).map(client).collect();
+        let client = |n| SeenSyn { source: Address::v4([198, 51, 100, n]), fingerprint: linux() };
+        let completing: Vec<SeenSyn> = (0..200).map(client).collect();
         let prefix: IpNet = "203.0.113.0/24".parse().expect("a prefix");
         let filter = Filter::find(failing, completing.iter(), Some(prefix)).expect("one");
         assert_eq!(filter.prefix(), Some(prefix));

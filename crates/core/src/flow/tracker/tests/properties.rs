@@ -46,7 +46,7 @@ fn any_step() -> impl Strategy<Value = (u64, Segment, u32, Patience)> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the books
+    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the counters
     /// balance, and after silence nothing is left.
     #[test]
     fn any_order_leaves_the_books_in_balance(
@@ -95,7 +95,7 @@ proptest! {
     ) {
         let mut scene = Scene::with_capacity(capacity);
         scene.ports = Ports { one_way, answers_only, ..Ports::default() };
-        scene.levels = (Level::new(level), Level::new(level));
+        scene.levels = (SamplingLevel::new(level), SamplingLevel::new(level));
         for (wait, segment, interface, patience) in steps {
             scene.interface = interface;
             let wait = Duration::from_millis(wait.min(70_000));

@@ -1,12 +1,12 @@
 //! Samples of attempts: a bounded number of each step, drawn as the SYNs come, and kept until their fate is
 //! known.
 //!
-//! A sample is the attempts of the lowest *lots* (a bottom-k sample; Cohen and Kaplan 2007): a lot is a keyed hash of
+//! A sample is the attempts of the lowest *priorities* (a bottom-k sample; Cohen and Kaplan 2007): a priority is a keyed hash of
 //! the attempt, so each is as likely to be drawn as any other, nobody can choose his, and the sample does not depend on the
 //! order in which they come, nor on how they are divided among those who draw.
 
 use crate::flow::FlowHash;
-use crate::stats::looks::Look;
+use crate::stats::fingerprint::SynFingerprint;
 use crate::stats::window::Step;
 use crate::time::Timestamp;
 use crate::wire::{Address, Segment, SeqNumber};
@@ -36,7 +36,7 @@ pub struct Attempt {
     /// The port that it was sent to.
     pub port: u16,
     /// What the SYN looked like.
-    pub look: Look,
+    pub fingerprint: SynFingerprint,
 }
 
 impl Attempt {
@@ -50,7 +50,7 @@ impl Attempt {
             source: syn.source,
             destination: syn.destination,
             port: syn.destination_port,
-            look: Look::of(syn),
+            fingerprint: SynFingerprint::of(syn),
         }
     }
 
@@ -66,73 +66,73 @@ impl Attempt {
     #[must_use]
     pub fn known_by_kernel(at: Timestamp, source: Address, to: (Address, u16)) -> Self {
         let (destination, port) = to;
-        let (flow, isn, look) = (FlowHash(0), SeqNumber(0), Look::default());
-        Self { flow, isn, at, source, destination, port, look }
+        let (flow, isn, fingerprint) = (FlowHash(0), SeqNumber(0), SynFingerprint::default());
+        Self { flow, isn, at, source, destination, port, fingerprint }
     }
 }
 
 /// What an attempt is drawn by: the lowest are.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Lot(u64);
+pub struct Priority(u64);
 
-impl Lot {
-    /// The lot of the attempt of `flow` that begins with the number `isn`. Of a sampled flow the leading bits of the
+impl Priority {
+    /// The priority of the attempt of `flow` that begins with the number `isn`. Of a sampled flow the leading bits of the
     /// hash are zero; multiplied, every bit of it counts.
     #[inline]
     #[must_use]
     pub const fn of(flow: FlowHash, isn: SeqNumber) -> Self {
         const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9];
-        let lot = (flow.0 ^ isn.0 as u64).wrapping_mul(ODD[0]);
-        Self((lot ^ lot >> 32).wrapping_mul(ODD[1]))
+        let priority = (flow.0 ^ isn.0 as u64).wrapping_mul(ODD[0]);
+        Self((priority ^ priority >> 32).wrapping_mul(ODD[1]))
     }
 }
 
 /// The sample of one step and service while it is drawn.
 #[derive(Clone, Debug, Default)]
-pub struct Draw {
+pub struct BottomK {
     /// Apart from the attempts, since they are looked through.
-    lots: Vec<Lot>,
-    drawn: Vec<Attempt>,
-    /// Where the highest lot is, once there is room for no more.
-    highest: Option<(Lot, usize)>,
+    priorities: Vec<Priority>,
+    samples: Vec<Attempt>,
+    /// Where the highest priority is, once there is room for no more.
+    highest: Option<(Priority, usize)>,
     offered: u32,
 }
 
-impl Draw {
+impl BottomK {
     /// Offers an attempt to a sample of `size`.
     #[inline]
-    pub fn offer(&mut self, size: usize, lot: Lot, attempt: impl FnOnce() -> Attempt) {
+    pub fn offer(&mut self, size: usize, priority: Priority, attempt: impl FnOnce() -> Attempt) {
         self.offered += 1;
         match self.highest {
-            Some((highest, _)) if lot >= highest => {}
-            _ => self.take(size, lot, attempt()),
+            Some((highest, _)) if priority >= highest => {}
+            _ => self.take(size, priority, attempt()),
         }
     }
 
-    fn take(&mut self, size: usize, lot: Lot, attempt: Attempt) {
+    fn take(&mut self, size: usize, priority: Priority, attempt: Attempt) {
         match self.highest {
-            Some((_, place)) => (self.lots[place], self.drawn[place]) = (lot, attempt),
+            Some((_, place)) => (self.priorities[place], self.samples[place]) = (priority, attempt),
             None => {
-                if self.drawn.capacity() == 0 {
-                    self.lots.reserve_exact(size);
-                    self.drawn.reserve_exact(size);
+                if self.samples.capacity() == 0 {
+                    self.priorities.reserve_exact(size);
+                    self.samples.reserve_exact(size);
                 }
-                self.lots.push(lot);
-                self.drawn.push(attempt);
+                self.priorities.push(priority);
+                self.samples.push(attempt);
             }
         }
-        if self.lots.len() >= size {
-            self.highest = self.lots.iter().copied().zip(0..).max();
+        if self.priorities.len() >= size {
+            self.highest = self.priorities.iter().copied().zip(0..).max();
         }
     }
 
     /// Begins anew; the memory of a sample of `size` is kept where the last one needed any.
     fn clear(&mut self, size: usize) {
         let size = if self.offered > 0 { size } else { 0 };
-        self.lots.clear();
-        self.lots.shrink_to(size);
-        self.drawn.clear();
-        self.drawn.shrink_to(size);
+        self.priorities.clear();
+        self.priorities.shrink_to(size);
+        self.samples.clear();
+        self.samples.shrink_to(size);
         self.highest = None;
         self.offered = 0;
     }
@@ -140,13 +140,13 @@ impl Draw {
 
 /// The samples of one service, of the last steps.
 #[derive(Clone, Debug, Default)]
-pub struct Drawn {
+pub struct Samples {
     steps: [Vec<Attempt>; STEPS],
     /// Attempts that there were to draw from in the last step.
     offered: u32,
 }
 
-impl Drawn {
+impl Samples {
     /// How many attempts of each service may be drawn in a step, where `all` are the samples that they have: the more
     /// of them there are, the fewer of each, so that neither memory nor the work at the end of a step grows with them.
     pub fn size<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> usize {
@@ -162,19 +162,24 @@ impl Drawn {
 
     /// Ends `step` with the sample of `size` of what all `draws` together were offered, and empties these for the
     /// next.
-    pub fn end<'a>(&mut self, step: Step, size: usize, draws: impl Iterator<Item = &'a mut Draw>) {
+    pub fn end<'a>(
+        &mut self,
+        step: Step,
+        size: usize,
+        draws: impl Iterator<Item = &'a mut BottomK>,
+    ) {
         let sample = &mut self.steps[step.0 as usize % STEPS];
         sample.clear();
         self.offered = 0;
-        let (mut lots, mut all): (Vec<(Lot, usize)>, Vec<Attempt>) = Default::default();
+        let (mut priorities, mut all): (Vec<(Priority, usize)>, Vec<Attempt>) = Default::default();
         for draw in draws {
             self.offered = self.offered.saturating_add(draw.offered);
-            lots.extend(draw.lots.iter().copied().zip(all.len()..));
-            all.extend_from_slice(&draw.drawn);
+            priorities.extend(draw.priorities.iter().copied().zip(all.len()..));
+            all.extend_from_slice(&draw.samples);
             draw.clear(size);
         }
-        lots.sort_unstable();
-        sample.extend(lots.into_iter().take(size).map(|(_, place)| all[place]));
+        priorities.sort_unstable();
+        sample.extend(priorities.into_iter().take(size).map(|(_, place)| all[place]));
         sample.shrink_to(size);
     }
 
@@ -191,25 +196,25 @@ mod tests {
     use crate::flow::state_test_segment;
     use crate::wire::Flags;
 
-    fn attempts(round: u64) -> impl Iterator<Item = (Lot, Attempt)> {
+    fn attempts(round: u64) -> impl Iterator<Item = (Priority, Attempt)> {
         (0..100).map(move |n| {
             let flow = FlowHash((round * 100 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let syn = state_test_segment(Flags::SYN, n as u32, 0);
-            (Lot::of(flow, syn.seq), Attempt::new(flow, Timestamp::EPOCH, &syn))
+            (Priority::of(flow, syn.seq), Attempt::new(flow, Timestamp::EPOCH, &syn))
         })
     }
 
-    fn isns(drawn: &Drawn) -> Vec<u32> {
+    fn isns(drawn: &Samples) -> Vec<u32> {
         drawn.of(Step(3)).iter().map(|attempt| attempt.isn.0).collect()
     }
 
     #[test]
     fn the_sample_of_a_step_is_uniform() {
         let mut times = [0_u32; 100];
-        let (mut draw, mut drawn) = (Draw::default(), Drawn::default());
+        let (mut draw, mut drawn) = (BottomK::default(), Samples::default());
         for round in 0..2_000 {
-            for (lot, attempt) in attempts(round) {
-                draw.offer(PER_STEP, lot, || attempt);
+            for (priority, attempt) in attempts(round) {
+                draw.offer(PER_STEP, priority, || attempt);
             }
             drawn.end(Step(3), PER_STEP, std::iter::once(&mut draw));
             assert_eq!(drawn.of(Step(3)).len(), PER_STEP);
@@ -223,20 +228,20 @@ mod tests {
 
     #[test]
     fn neither_order_nor_division_changes_a_sample() {
-        let (mut whole, mut parts) = (Draw::default(), vec![Draw::default(); 3]);
-        for (lot, attempt) in attempts(1) {
-            whole.offer(16, lot, || attempt);
+        let (mut whole, mut parts) = (BottomK::default(), vec![BottomK::default(); 3]);
+        for (priority, attempt) in attempts(1) {
+            whole.offer(16, priority, || attempt);
         }
         let mut backwards: Vec<_> = attempts(1).collect();
         backwards.reverse();
-        for (n, (lot, attempt)) in backwards.into_iter().enumerate() {
-            parts[n % 3].offer(16, lot, || attempt);
+        for (n, (priority, attempt)) in backwards.into_iter().enumerate() {
+            parts[n % 3].offer(16, priority, || attempt);
         }
-        let (mut one, mut merged) = (Drawn::default(), Drawn::default());
+        let (mut one, mut merged) = (Samples::default(), Samples::default());
         one.end(Step(3), 16, std::iter::once(&mut whole));
         merged.end(Step(3), 16, parts.iter_mut());
         assert_eq!(isns(&one), isns(&merged));
         assert_eq!(one.offered, merged.offered);
-        assert!(whole.drawn.is_empty() && whole.highest.is_none());
+        assert!(whole.samples.is_empty() && whole.highest.is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! A second hash of a flow, made of what a classic BPF program can compute, and the sampling by it.
 //!
-//! Under load only flows of a low [`Rank`] are looked at: the kernel's filter and the tracker compute the same
+//! Under load only flows of a low [`SamplingHash`] are looked at: the kernel's filter and the tracker compute the same
 //! hash and compare it with the same limit, so a flow comes up whole or not at all, in both directions. The
-//! limits are powers of two, so the flows of a higher [`Level`] are a part of those of a lower one.
+//! limits are powers of two, so the flows of a higher [`SamplingLevel`] are a part of those of a lower one.
 
 use std::num::NonZeroUsize;
 
@@ -12,9 +12,9 @@ use crate::wire::{Address, Segment};
 
 /// Where a flow stands in the order in which flows are given up: those of the highest ranks first.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Rank(pub u32);
+pub struct SamplingHash(pub u32);
 
-impl Rank {
+impl SamplingHash {
     /// Which of `shards` shards, counted from 0, the flow belongs to.
     ///
     /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only ranks whose
@@ -29,9 +29,9 @@ impl Rank {
 
 /// How few flows are looked at: one in 2^level.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Level(u8);
+pub struct SamplingLevel(u8);
 
-impl Level {
+impl SamplingLevel {
     /// Every flow.
     pub const ALL: Self = Self(0);
     /// One flow in 65,536; so many bits of a rank are left to tell flows apart.
@@ -63,7 +63,7 @@ impl Level {
 
     /// Whether flows of this rank are looked at.
     #[must_use]
-    pub const fn includes(self, rank: Rank) -> bool {
+    pub const fn includes(self, rank: SamplingHash) -> bool {
         rank.0 & self.mask() == 0
     }
 }
@@ -74,7 +74,7 @@ impl Level {
 /// more: multiplications by secret odd numbers, and shifts that bring high bits to where the next one
 /// spreads them. Who does not know the numbers cannot choose addresses that are, or are not, looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ranks {
+pub struct SamplingKey {
     /// What the hash of an end begins with.
     pub seed: u32,
     /// Multipliers: of each word of an address, of the port, and of the two rounds of the sum.
@@ -84,7 +84,7 @@ pub struct Ranks {
 /// The hash of one end of a flow.
 pub type End = u32;
 
-impl Ranks {
+impl SamplingKey {
     /// Derives the numbers from a keyed hash.
     #[must_use]
     pub fn new(hasher: &SipHasher13) -> Self {
@@ -124,9 +124,9 @@ impl Ranks {
 
     /// The rank of the flow between two ends.
     #[must_use]
-    pub const fn of(&self, ends: [End; 2]) -> Rank {
+    pub const fn of(&self, ends: [End; 2]) -> SamplingHash {
         let x = ends[0].wrapping_add(ends[1]).wrapping_mul(self.odd[2]);
-        Rank((x ^ x >> 16).wrapping_mul(self.odd[3]))
+        SamplingHash((x ^ x >> 16).wrapping_mul(self.odd[3]))
     }
 
     /// Both ends of a segment's flow, its sender first.
@@ -144,9 +144,9 @@ impl Ranks {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Sampling {
     /// The level of all other flows.
-    pub general: Level,
+    pub general: SamplingLevel,
     /// The ends with a level of their own, at most [`Self::HEAVY`]. The first that a flow has decides.
-    pub heavy: Vec<(End, Level)>,
+    pub heavy: Vec<(End, SamplingLevel)>,
 }
 
 impl Sampling {
@@ -155,7 +155,7 @@ impl Sampling {
 
     /// The level of the flow between two ends.
     #[must_use]
-    pub fn level(&self, ends: [End; 2]) -> Level {
+    pub fn level(&self, ends: [End; 2]) -> SamplingLevel {
         self.heavy
             .iter()
             .find(|(end, _)| ends.contains(end))
@@ -174,33 +174,33 @@ mod tests {
     use super::*;
     use crate::flow::{HashKey, Hasher};
 
-    fn ranks(key: u8) -> Ranks {
-        *Hasher::new(HashKey([key; 16])).ranks()
+    fn sampling_key(key: u8) -> SamplingKey {
+        *Hasher::new(HashKey([key; 16])).sampling_key()
     }
 
     #[test]
     fn levels_are_nested() {
-        for rank in [0, 1, 0x1234, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX].map(Rank) {
+        for rank in [0, 1, 0x1234, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX].map(SamplingHash) {
             let included: Vec<_> =
-                (0..=20).map(|exponent| Level::new(exponent).includes(rank)).collect();
+                (0..=20).map(|exponent| SamplingLevel::new(exponent).includes(rank)).collect();
             assert!(included[0]);
             assert!(included.is_sorted_by(|before, after| before >= after), "{rank:?}");
         }
-        assert_eq!(Level::new(99), Level::MAX);
-        assert_eq!(Level::new(3).weight(), 8);
+        assert_eq!(SamplingLevel::new(99), SamplingLevel::MAX);
+        assert_eq!(SamplingLevel::new(3).weight(), 8);
     }
 
     /// Also where only the lowest ranks are looked at.
     #[test]
     fn shards_are_of_one_size() {
         const SHARDS: usize = 6;
-        let ranks = ranks(2);
-        let server = ranks.end(Address::v4([192, 0, 2, 10]), 443);
-        for level in [0, 4, 8].map(Level::new) {
+        let hashes = sampling_key(2);
+        let server = hashes.end(Address::v4([192, 0, 2, 10]), 443);
+        for level in [0, 4, 8].map(SamplingLevel::new) {
             let mut flows = [0_u32; SHARDS];
             for n in 0..1_u32 << 18 {
-                let client = ranks.end(Address::v4((0x0a00_0000 + n).to_be_bytes()), 1_024);
-                let rank = ranks.of([client, server]);
+                let client = hashes.end(Address::v4((0x0a00_0000 + n).to_be_bytes()), 1_024);
+                let rank = hashes.of([client, server]);
                 if level.includes(rank) {
                     flows[rank.shard(NonZeroUsize::new(SHARDS).unwrap())] += 1;
                 }
@@ -214,11 +214,11 @@ mod tests {
 
     #[test]
     fn both_directions_have_the_same_rank() {
-        let ranks = ranks(1);
-        let here = ranks.end(Address::v4([192, 0, 2, 1]), 443);
-        let there = ranks.end(Address::v6([7; 16]), 50_000);
-        assert_eq!(ranks.of([here, there]), ranks.of([there, here]));
-        assert_ne!(ranks.end(Address::v4([192, 0, 2, 1]), 444), here);
+        let hashes = sampling_key(1);
+        let here = hashes.end(Address::v4([192, 0, 2, 1]), 443);
+        let there = hashes.end(Address::v6([7; 16]), 50_000);
+        assert_eq!(hashes.of([here, there]), hashes.of([there, here]));
+        assert_ne!(hashes.end(Address::v4([192, 0, 2, 1]), 444), here);
     }
 
     /// Forged sources are not random: counted up, from one network, of one port, with one bit set. Whatever
@@ -239,16 +239,16 @@ mod tests {
             ("IPv6, /64", |n| (Address::from_bits(0x2001_0db8 << 96 | u128::from(n) << 64), 1_024)),
         ];
         for key in 0..12 {
-            let ranks = ranks(key);
-            let server = ranks.end(Address::v4([192, 0, 2, 10]), 443);
+            let hashes = sampling_key(key);
+            let server = hashes.end(Address::v4([192, 0, 2, 10]), 443);
             for (name, pattern) in &patterns {
                 const FLOWS: u32 = 1 << 18;
                 let mut included = [0_u32; 9];
                 for n in 0..FLOWS {
                     let (address, port) = pattern(n);
-                    let rank = ranks.of([ranks.end(address, port), server]);
+                    let rank = hashes.of([hashes.end(address, port), server]);
                     for (exponent, count) in included.iter_mut().enumerate() {
-                        *count += u32::from(Level::new(exponent as u8).includes(rank));
+                        *count += u32::from(SamplingLevel::new(exponent as u8).includes(rank));
                     }
                 }
                 for (exponent, count) in included.into_iter().enumerate() {

@@ -82,7 +82,7 @@ impl Count {
 
 /// Deadlines of one service's half-open connections.
 #[derive(Default)]
-struct Ledger {
+struct Deadlines {
     /// Answer repeated at least once: the next repeat may be 32 s away, or more.
     confirmed: Calendar<1024, 0>,
     /// Answered once: the repeat is due after 1 s, or what was learned, up to 3.5 s.
@@ -93,8 +93,8 @@ struct Ledger {
 type States = Calendar<1024, 4>;
 
 /// All counts.
-pub(super) struct Books {
-    ledgers: Vec<Ledger>,
+pub(super) struct Counters {
+    deadlines: Vec<Deadlines>,
     states: [States; 8],
     /// The bin that time stands in; all before it are closed.
     bin: Bin,
@@ -107,10 +107,10 @@ pub(super) struct Books {
     timed_out: i64,
 }
 
-impl Books {
+impl Counters {
     pub(super) fn new(services: u16) -> Self {
         Self {
-            ledgers: (0..services).map(|_| Ledger::default()).collect(),
+            deadlines: (0..services).map(|_| Deadlines::default()).collect(),
             states: Default::default(),
             bin: Bin(0),
             idle: Bin(0),
@@ -140,9 +140,9 @@ impl Books {
     }
 
     pub(super) fn half_open(&self, service: ServiceId) -> HalfOpen {
-        let ledger = &self.ledgers[usize::from(service.0)];
-        let unconfirmed = ledger.unconfirmed.total();
-        HalfOpen { total: ledger.confirmed.total() + unconfirmed, unconfirmed }
+        let deadlines = &self.deadlines[usize::from(service.0)];
+        let unconfirmed = deadlines.unconfirmed.total();
+        HalfOpen { total: deadlines.confirmed.total() + unconfirmed, unconfirmed }
     }
 
     pub(super) const fn unanswered(&self) -> i64 {
@@ -173,8 +173,8 @@ impl Books {
     /// in use.
     pub(super) fn close_bin(&mut self, services: usize) {
         let bin = self.bin;
-        for ledger in self.ledgers.iter_mut().take(services) {
-            let expired = ledger.confirmed.close(bin) + ledger.unconfirmed.close(bin);
+        for deadlines in self.deadlines.iter_mut().take(services) {
+            let expired = deadlines.confirmed.close(bin) + deadlines.unconfirmed.close(bin);
             self.timed_out += expired.cast_signed();
             self.half_open -= expired;
         }
@@ -196,11 +196,11 @@ impl Books {
         match count {
             Count::HalfOpen(service, confirmed) => {
                 self.half_open += u64::from(weight);
-                let ledger = &mut self.ledgers[usize::from(service.0)];
+                let deadlines = &mut self.deadlines[usize::from(service.0)];
                 if confirmed {
-                    ledger.confirmed.enter(due, self.bin, weight)
+                    deadlines.confirmed.enter(due, self.bin, weight)
                 } else {
-                    ledger.unconfirmed.enter(due, self.bin, weight)
+                    deadlines.unconfirmed.enter(due, self.bin, weight)
                 }
             }
             Count::State(name) => self.states[name as usize].enter(due, self.bin, weight),
@@ -225,34 +225,34 @@ impl Books {
                 return deadline;
             }
         }
-        self.strike(count, weight, deadline);
+        self.remove(count, weight, deadline);
         self.enter(to.0, to.1, lifetime)
     }
 
     /// Takes a flow off its count, unless its deadline already did.
     #[inline]
-    pub(super) fn strike(&mut self, count: Count, weight: u32, deadline: Bin) {
+    pub(super) fn remove(&mut self, count: Count, weight: u32, deadline: Bin) {
         if deadline < self.bin {
             return;
         }
         match count {
             Count::HalfOpen(service, confirmed) => {
                 self.half_open -= u64::from(weight);
-                let ledger = &mut self.ledgers[usize::from(service.0)];
+                let deadlines = &mut self.deadlines[usize::from(service.0)];
                 if confirmed {
-                    ledger.confirmed.strike(deadline, weight);
+                    deadlines.confirmed.remove(deadline, weight);
                 } else {
-                    ledger.unconfirmed.strike(deadline, weight);
+                    deadlines.unconfirmed.remove(deadline, weight);
                 }
             }
-            Count::State(name) => self.states[name as usize].strike(deadline, weight),
+            Count::State(name) => self.states[name as usize].remove(deadline, weight),
             Count::Nowhere => {}
         }
     }
 
     /// Takes a flow that is leaving the table off its count.
     pub(super) fn close(&mut self, entry: &Entry) {
-        self.strike(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
+        self.remove(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
     }
 
     /// A flow that is leaving the table: if it is still in its handshake, the attempt's outcome is what it

@@ -13,7 +13,7 @@ const MAX_HEADERS: u8 = 32;
 ///
 /// Invariant: the capture never holds more than there was on the wire (`data.len() <= wire_len`).
 #[derive(Clone, Copy)]
-pub(super) struct Rest<'a> {
+pub(super) struct Cursor<'a> {
     data: &'a [u8],
     wire_len: usize,
     headers_left: u8,
@@ -21,7 +21,7 @@ pub(super) struct Rest<'a> {
     found: Option<&'a Cell<Option<Piece<'a>>>>,
 }
 
-impl<'a> Rest<'a> {
+impl<'a> Cursor<'a> {
     #[inline]
     pub(super) fn new(data: &'a [u8], original_len: u32) -> Self {
         let wire_len = data.len().max(original_len as usize);
@@ -41,8 +41,8 @@ impl<'a> Rest<'a> {
     }
 
     /// A joined datagram of `wire_len` octets in the place of this part of it: `data` is its head.
-    pub(super) fn joined(self, data: &[u8], wire_len: usize) -> Rest<'_> {
-        Rest { data, wire_len, headers_left: self.headers_left, found: None }
+    pub(super) fn joined(self, data: &[u8], wire_len: usize) -> Cursor<'_> {
+        Cursor { data, wire_len, headers_left: self.headers_left, found: None }
     }
 
     /// The octets that were captured.
@@ -64,7 +64,7 @@ impl<'a> Rest<'a> {
         if self.wire_len >= needed { Skip::Truncated } else { short }
     }
 
-    /// Takes off a header of `N` octets; `short` as in [`Rest::missing`].
+    /// Takes off a header of `N` octets; `short` as in [`Cursor::missing`].
     #[inline]
     pub(super) fn header<const N: usize>(self, short: Skip) -> Result<(&'a [u8; N], Self), Skip> {
         match self.data.split_first_chunk::<N>() {
@@ -75,7 +75,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// Drops `octets`, of which the capture may hold only a part; `short` as in [`Rest::missing`].
+    /// Drops `octets`, of which the capture may hold only a part; `short` as in [`Cursor::missing`].
     #[inline]
     pub(super) fn skip(self, octets: usize, short: Skip) -> Result<Self, Skip> {
         match self.wire_len.checked_sub(octets) {
@@ -122,22 +122,22 @@ mod tests {
 
     #[test]
     fn missing_octets_name_their_cause() {
-        let cut = Rest::new(&[0; 4], 100);
+        let cut = Cursor::new(&[0; 4], 100);
         assert_eq!(cut.header::<8>(Skip::NotIp).err(), Some(Skip::Truncated));
-        let whole = Rest::new(&[0; 4], 4);
+        let whole = Cursor::new(&[0; 4], 4);
         assert_eq!(whole.header::<8>(Skip::NotIp).err(), Some(Skip::NotIp));
     }
 
     #[test]
     fn skip_goes_beyond_the_capture_but_not_beyond_the_wire() {
-        let rest = Rest::new(&[0; 4], 100).skip(10, Skip::NotIp).unwrap();
+        let rest = Cursor::new(&[0; 4], 100).skip(10, Skip::NotIp).unwrap();
         assert_eq!((rest.data().len(), rest.wire_len()), (0, 90));
         assert!(rest.skip(91, Skip::NotIp).is_err());
     }
 
     #[test]
     fn limit_shortens_only() {
-        let rest = Rest::new(&[0; 10], 10);
+        let rest = Cursor::new(&[0; 10], 10);
         assert_eq!((rest.limit(6).data().len(), rest.limit(6).wire_len()), (6, 6));
         assert_eq!(rest.limit(60).wire_len(), 10);
         assert_eq!((rest.with_len(60).data().len(), rest.with_len(60).wire_len()), (10, 60));
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn nesting_ends() {
-        let mut rest = Rest::new(&[], 0);
+        let mut rest = Cursor::new(&[], 0);
         for _ in 0..MAX_HEADERS {
             rest = rest.nested().unwrap();
         }

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::wire::testing::{ethernet, ipv4, tcp};
-    use crate::wire::{LinkType, link, rest::Rest};
+    use crate::wire::{LinkType, cursor::Cursor, link};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
@@ -90,7 +90,7 @@ mod tests {
             let original_len = u32::try_from(frame.len()).unwrap();
             let captured = &frame[..=cut.index(frame.len())];
             if decode(captured, &mut segment) {
-                let rest = Rest::new(captured, original_len);
+                let rest = Cursor::new(captured, original_len);
                 prop_assert_eq!(Ok(segment), link::decode(LinkType::Ethernet, rest));
             }
         }

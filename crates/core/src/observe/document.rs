@@ -1,18 +1,18 @@
-//! What synwatch has found: [`Report`], the JSON document of `--once`, `replay` and
+//! What synwatch has found, as it is shown to others: [`Document`], the JSON document of `--once`, `replay` and
 //! `/api/v1/status`. Its field names are a promise to users and change only with [`SCHEMA_VERSION`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Sum;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::findings::Class;
 use crate::observe::evidence::{Evidence, Severity, Status, Target, Variant};
-use crate::observe::internals::Internals;
-use crate::observe::sample::{Conntrack, Process};
+use crate::observe::sample::Process;
 use crate::observe::stderr::{FlowCountsStderr, ServiceStderr, TotalsStderr};
 use crate::time::Timestamp;
 
@@ -20,12 +20,12 @@ use crate::time::Timestamp;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// The state of the world as far as synwatch sees it: one JSON document.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Document {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// Version of synwatch.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// The worst severity among the detections that count.
     pub status: Status,
     /// The time span that the report covers.
@@ -42,13 +42,10 @@ pub struct Report {
     pub services: Vec<ServiceReport>,
     /// Detections, active and cleared ones, newest first.
     pub detections: Vec<Detection>,
-    /// Parts that are metrics, but not in the document.
-    #[serde(skip)]
-    pub internals: Internals,
 }
 
 /// A span of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Observed {
     /// First packet, or the start of the daemon.
     pub from: Timestamp,
@@ -59,10 +56,10 @@ pub struct Observed {
 }
 
 /// What the capture gave.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct CaptureReport {
     /// `afpacket`, `pnet`, `pcap` or `none`.
-    pub source: &'static str,
+    pub source: Cow<'static, str>,
     /// Interfaces that are captured on.
     pub interfaces: Vec<String>,
     /// Frames that came up.
@@ -76,7 +73,7 @@ pub struct CaptureReport {
     /// What limits the view, of [`Limit`].
     pub limits: Vec<Limit>,
     /// Frames that gave no segment, by reason; only reasons that occurred.
-    pub skipped: BTreeMap<&'static str, u64>,
+    pub skipped: BTreeMap<Cow<'static, str>, u64>,
 }
 
 impl CaptureReport {
@@ -89,7 +86,7 @@ impl CaptureReport {
 }
 
 /// A flag that says what could not be seen.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// Only segments towards the services are seen.
@@ -113,7 +110,7 @@ pub enum Limit {
 }
 
 /// What the kernel gave.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct KernelReport {
     /// Whether the kernel was asked and answered.
     pub available: bool,
@@ -122,10 +119,7 @@ pub struct KernelReport {
     /// `net.ipv4.tcp_syncookies`.
     pub syncookies: Option<u8>,
     /// Counters as they stand in the kernel.
-    pub counters: BTreeMap<&'static str, u64>,
-    /// Connection tracking, where it runs (metrics only).
-    #[serde(skip)]
-    pub conntrack: Option<Conntrack>,
+    pub counters: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// Counts over all services since the start, repeats included where a field does not say otherwise.
@@ -134,7 +128,7 @@ pub struct KernelReport {
 /// handshakes_reset + syn_unanswered + handshakes_timed_out + half_open + SYN_SENT` of the flows. A late word replaces
 /// the earlier one, so a number may fall. Two things part the sides: sampling whose level changes, and services of which
 /// only answers are seen, where each first answer counts as an attempt without a SYN.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Totals {
     /// Segments with SYN and without ACK, FIN, RST.
     pub syn: u64,
@@ -182,7 +176,7 @@ impl Totals {
 
 /// Tracked connections by their state (RFC 9293, section 3.3.2), seen from the end that answered
 /// the SYN; where that end is already closed, from the other one.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub struct FlowCounts {
     /// Requests without an answer so far.
@@ -244,7 +238,7 @@ impl FlowCounts {
 }
 
 /// One watched service.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ServiceReport {
     /// Address; unspecified for a wildcard listener.
     pub address: IpAddr,
@@ -279,19 +273,10 @@ pub struct ServiceReport {
     /// Errors, where flows of the service are sampled.
     #[serde(flatten)]
     pub stderr: Option<ServiceStderr>,
-    /// Connections waiting for accept(), where the kernel was asked (metrics and text).
-    #[serde(skip)]
-    pub accept_queue: Option<u32>,
-    /// Whether `backlog` comes from the kernel.
-    #[serde(skip)]
-    pub backlog_known: bool,
-    /// The gravest active detection on this service.
-    #[serde(skip)]
-    pub verdict: Option<(Class, Option<Variant>, Severity)>,
 }
 
 /// A change of severity.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SeverityChange {
     /// When.
     pub at: Timestamp,
@@ -300,7 +285,7 @@ pub struct SeverityChange {
 }
 
 /// One incident, from its onset to its end.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Detection {
     /// Stable for the life of the incident.
     pub id: String,

@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// The part of a SYN that tells its sender's TCP stack or tool apart.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Look {
+pub struct SynFingerprint {
     /// Time to live or hop limit on arrival.
     pub ttl: u8,
     /// Window field.
@@ -32,7 +32,7 @@ pub struct Look {
     pub round_isn: bool,
 }
 
-impl Look {
+impl SynFingerprint {
     /// What `syn` looks like.
     #[must_use]
     pub const fn of(syn: &Segment) -> Self {
@@ -48,23 +48,23 @@ impl Look {
 
 /// A SYN as a packet filter sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Sighting {
+pub struct SeenSyn {
     /// Who sent it.
     pub source: Address,
     /// What it looked like.
-    pub look: Look,
+    pub fingerprint: SynFingerprint,
 }
 
-impl From<&Attempt> for Sighting {
+impl From<&Attempt> for SeenSyn {
     fn from(attempt: &Attempt) -> Self {
-        Self { source: attempt.source, look: attempt.look }
+        Self { source: attempt.source, fingerprint: attempt.fingerprint }
     }
 }
 
 /// The SYNs of some handshakes that completed, spread over minutes.
 #[derive(Clone, Debug)]
 pub struct Completions {
-    kept: VecDeque<Sighting>,
+    kept: VecDeque<SeenSyn>,
     last: Timestamp,
     limit: usize,
 }
@@ -100,14 +100,14 @@ impl Completions {
     }
 
     /// All that are remembered.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Sighting> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &SeenSyn> {
         self.kept.iter()
     }
 
     /// Share of those that look like `fingerprint`; `None` where none is remembered.
     #[must_use]
     pub fn share_of(&self, fingerprint: &Fingerprint) -> Option<f64> {
-        let alike = self.kept.iter().filter(|sighting| sighting.look.is(fingerprint)).count();
+        let alike = self.kept.iter().filter(|syn| syn.fingerprint.is(fingerprint)).count();
         #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
         (!self.kept.is_empty()).then(|| alike as f64 / self.kept.len() as f64)
     }
@@ -135,7 +135,7 @@ mod tests {
         for step in 100..340 {
             completions.add(&[completed(step * 250, 512); 64]);
         }
-        let new = completions.iter().filter(|sighting| sighting.look.window == 512).count();
+        let new = completions.iter().filter(|syn| syn.fingerprint.window == 512).count();
         assert!((55..=65).contains(&new), "{new}");
     }
 }
