@@ -12,7 +12,7 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::Filter;
-use crate::capture::ring::{PacketSocket, select, wait};
+use crate::capture::socket::{FilteredSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 
 /// Frames read from one interface before it is the next one's turn.
@@ -39,7 +39,7 @@ impl Pnet {
         settings.interfaces.check()?;
         let filter = settings.filter();
         // Without an interface that is up nothing else would tell that capture is not permitted.
-        PacketSocket::open(&filter)?;
+        FilteredSocket::open(&filter)?;
         let mut pnet = Self {
             interfaces: settings.interfaces.clone(),
             filter,
@@ -134,13 +134,13 @@ struct Tap {
     link: LinkType,
     receiver: Box<dyn DataLinkReceiver>,
     /// The channel's socket, for what `pnet_datalink` has no call for.
-    socket: PacketSocket,
+    socket: FilteredSocket,
 }
 
 impl Tap {
     fn open(interface: &NetworkInterface, filter: &Filter) -> Result<Self, Error> {
         let failed = |source| Error::Interface { interface: interface.name.clone(), source };
-        let socket = PacketSocket::open(filter)?;
+        let socket = FilteredSocket::open(filter)?;
         let config = Config {
             promiscuous: false,
             read_timeout: Some(Duration::ZERO),

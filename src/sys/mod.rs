@@ -6,6 +6,7 @@ pub mod bpf;
 pub(crate) mod headers;
 pub mod memory;
 pub mod netns;
+pub mod packet;
 pub mod privileges;
 pub mod sandbox;
 pub mod service;

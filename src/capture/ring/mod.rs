@@ -17,7 +17,6 @@
 
 mod block;
 mod map;
-mod socket;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -25,14 +24,13 @@ use std::time::{Duration, Instant};
 
 use block::Packet;
 use map::Map;
-use socket::update;
-pub(super) use socket::{PacketSocket, select, wait};
 use synwatch_core::flow::Ranks;
 use synwatch_core::observe::CaptureStats;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::{self, Filter};
+use crate::capture::socket::{FilteredSocket, select, update, wait};
 use crate::capture::{
     Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
 };
@@ -222,7 +220,7 @@ impl Frames for Ring {
 
 /// One socket with its ring.
 struct Tap {
-    socket: PacketSocket,
+    socket: FilteredSocket,
     map: Map,
     /// The block to read next; the kernel goes around in the same order.
     block: usize,
@@ -233,7 +231,7 @@ struct Tap {
 
 impl Tap {
     fn open(filter: &Filter, bytes: usize, interface: Option<&String>) -> Result<Self, Error> {
-        let socket = PacketSocket::open(filter)?;
+        let socket = FilteredSocket::open(filter)?;
         let blocks = (bytes / BLOCK_SIZE).max(MIN_BLOCKS);
         let map = Map::new(&socket, BLOCK_SIZE, blocks, RETIRE_TIMEOUT)?;
         // Last of all: from here on frames arrive.
