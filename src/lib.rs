@@ -27,6 +27,8 @@
 //! The capture thread puts each [`synwatch_core::engine::Action`] into the queue of [`alert`] without waiting. HTTP,
 //! `--once` and `replay` show the [`synwatch_core::observe::Report`].
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod alert;
 pub mod app;
 pub mod capture;

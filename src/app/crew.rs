@@ -13,6 +13,7 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, Skip};
 
 use crate::app::feed::Intake;
+use crate::sys::threads::spawn_scoped;
 
 /// Segments of a batch.
 const BATCH: usize = 1_024;
@@ -159,7 +160,7 @@ impl Worker {
         let (jobs, for_worker) = sync_channel(AHEAD);
         let (give_back, done) = channel();
         let (return_batch, spare) = channel();
-        scope.spawn(move || run(&for_worker, &give_back, &return_batch));
+        spawn_scoped(scope, move || run(&for_worker, &give_back, &return_batch));
         Self { jobs, done, spare }
     }
 

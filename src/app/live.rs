@@ -224,45 +224,25 @@ fn capture_settings(config: &Config) -> capture::Settings {
     }
 }
 
-/// What listens on the wire.
-pub enum Taps {
-    /// One source.
-    One(Box<dyn Source>),
-    /// Rings that share the traffic, for a thread each.
-    Many(Vec<Ring>),
-}
-
-impl Taps {
-    /// Opens the capture of the configuration for its number of threads, among which flows are divided by `ranks`.
-    ///
-    /// # Errors
-    /// An unknown interface, or no privilege.
-    pub fn open(config: &Config, ranks: &Ranks) -> Result<Self, capture::Error> {
-        match (threads(config), config.capture.backend) {
-            (NonZeroUsize::MIN, _) => open_source(config).map(Self::One),
-            (threads, Backend::Ring) => {
-                Ring::open_group(&capture_settings(config), threads, ranks).map(Self::Many)
-            }
-            (_, backend) => {
-                tracing::warn!(?backend, "one thread captures: more go with the backend ring only");
-                open_source(config).map(Self::One)
-            }
+/// Opens the capture of the configuration for its number of threads: a source for each of them, among
+/// which flows are divided by `ranks`.
+///
+/// # Errors
+/// An unknown interface, or no privilege.
+pub fn open_sources(
+    config: &Config,
+    ranks: &Ranks,
+) -> Result<Vec<Box<dyn Source>>, capture::Error> {
+    let one = || Ok(vec![open_source(config)?]);
+    match (threads(config), config.capture.backend) {
+        (NonZeroUsize::MIN, _) => one(),
+        (threads, Backend::Ring) => {
+            let rings = Ring::open_group(&capture_settings(config), threads, ranks)?;
+            Ok(rings.into_iter().map(|ring| Box::new(ring) as Box<dyn Source>).collect())
         }
-    }
-
-    /// One of the sources.
-    pub fn any(&self) -> Option<&dyn Source> {
-        match self {
-            Self::One(source) => Some(source.as_ref()),
-            Self::Many(rings) => rings.first().map(|ring| ring as &dyn Source),
-        }
-    }
-
-    /// How many shards they are for.
-    pub fn shards(&self) -> NonZeroUsize {
-        match self {
-            Self::One(_) => NonZeroUsize::MIN,
-            Self::Many(rings) => NonZeroUsize::new(rings.len()).unwrap_or(NonZeroUsize::MIN),
+        (_, backend) => {
+            tracing::warn!(?backend, "one thread captures: more go with the backend ring only");
+            one()
         }
     }
 }

@@ -17,6 +17,6 @@ pub mod replay;
 mod team;
 
 pub use live::{
-    Clock, Correction, Host, LiveError, Load, Taps, enter_namespace, fixed_settings, open_source,
-    settings, take_sample, threads,
+    Clock, Correction, Host, LiveError, Load, enter_namespace, fixed_settings, open_source,
+    open_sources, settings, take_sample, threads,
 };

@@ -17,15 +17,11 @@ use crate::capture::Source;
 use crate::cli::{Format, Output};
 use crate::config::Config;
 use crate::kernel;
-use crate::sys::privileges::{self, Capability};
+use crate::sys::privileges::{self, Capability, INSPECT_PROCESSES};
 use crate::{app, capture};
 
-/// The privileges to look with: into other users' processes for the owners of listeners, and, with
-/// pnet, at interfaces that come up meanwhile.
-const KEEP: [Capability; 3] =
-    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_NET_RAW];
-/// More of them, to ask for the lengths of long SYN queues: only where no packets of strangers are decoded.
-const KEEP_WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+/// The privileges to ask for the lengths of long SYN queues: only where no packets of strangers are decoded.
+const WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -69,11 +65,15 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         }
     }
     let mut kernel = Kernel::open(config, &mut unseen);
-    let mut keep = KEEP.to_vec();
-    if source.is_none() {
-        keep.extend(KEEP_WITHOUT_WIRE);
-    } else if let Some(reader) = &kernel.0 {
-        reader.prepare();
+    let mut keep = INSPECT_PROCESSES.to_vec();
+    match &source {
+        None => keep.extend(WITHOUT_WIRE),
+        Some(source) => {
+            keep.extend(source.needs().capabilities);
+            if let Some(reader) = &kernel.0 {
+                reader.prepare();
+            }
+        }
     }
     // Nothing more is opened that needs a privilege, and the kernel's answer is shorter without
     // CAP_NET_ADMIN: it leaves out the packet mark of each half-open connection.

@@ -8,7 +8,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::{Engine, Shard};
@@ -20,7 +20,8 @@ use synwatch_core::wire::{Fragments, Segment, Skip};
 
 use crate::app::feed::{Intake, Selector, feed};
 use crate::app::{Clock, Host, live::thread_time};
-use crate::capture::{self, Selection, Source, ring::Ring};
+use crate::capture::{self, Selection, Source};
+use crate::sys::threads::Confined;
 
 /// The capture threads.
 pub struct Team {
@@ -75,37 +76,38 @@ struct Orders {
 const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Team {
-    /// Starts a thread for each of `rings`, which are the shards of `engine` in their order.
+    /// Starts a thread for each of `sources`, which are for the shards of `engine` in their order.
     ///
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        rings: Vec<Ring>,
+        confined: &Confined,
+        sources: Vec<Box<dyn Source>>,
         engine: &mut Engine,
         host: &Host,
         clock: Clock,
     ) -> io::Result<Self> {
         let list = engine.lend().into_iter();
         let post = |shard| Post { shard: Mutex::new(Some(shard)), ..Post::default() };
-        let first = rings.first();
+        let first = sources.first();
         let mut team = Self {
             posts: Arc::new(Posts { gate: Mutex::default(), list: list.map(post).collect() }),
             orders: Arc::new(Orders {
                 stop: AtomicBool::new(false),
                 selection: Mutex::default(),
                 host: Mutex::new(Arc::new(host.clone())),
-                interfaces: Mutex::new(first.map_or_else(Vec::new, |ring| ring.interfaces())),
+                interfaces: Mutex::new(first.map_or_else(Vec::new, |source| source.interfaces())),
             }),
-            threads: Vec::with_capacity(rings.len()),
-            name: first.map_or("none", |ring| ring.name()),
+            threads: Vec::with_capacity(sources.len()),
+            name: first.map_or("none", |source| source.name()),
         };
         let hasher = *engine.hasher();
-        for (number, ring) in rings.into_iter().enumerate() {
+        for (number, source) in sources.into_iter().enumerate() {
             let (posts, orders) = (Arc::clone(&team.posts), Arc::clone(&team.orders));
-            let member = Member { number, ring, hasher, clock, posts, orders };
-            let thread = thread::Builder::new().name(format!("capture-{number}"));
+            let member = Member { number, source, hasher, clock, posts, orders };
             // Where there is no thread, those that there are end with the team.
-            team.threads.push(thread.spawn(move || member.watch())?);
+            let name = format!("capture-{number}");
+            team.threads.push(confined.spawn(&name, move |_| member.watch())?);
         }
         Ok(team)
     }
@@ -187,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One of the threads.
 struct Member {
     number: usize,
-    ring: Ring,
+    source: Box<dyn Source>,
     hasher: Hasher,
     clock: Clock,
     posts: Arc<Posts>,
@@ -212,7 +214,7 @@ impl Member {
             };
             let clock = self.clock;
             let correction = || clock.correction();
-            feed(&mut desk, &mut self.ring, PATIENCE, correction, &host, &mut fragments)?;
+            feed(&mut desk, self.source.as_mut(), PATIENCE, correction, &host, &mut fragments)?;
             let post = &self.posts.list[self.number];
             // With every block: of figures as old as a step the owner of the engine would see none in one and two in
             // the next.
@@ -221,14 +223,14 @@ impl Member {
             let now = Instant::now();
             if now >= next_look {
                 next_look = now + STEP;
-                *lock(&post.stats) = self.ring.stats();
+                *lock(&post.stats) = self.source.stats();
                 if self.number == 0 {
-                    *lock(&self.orders.interfaces) = self.ring.interfaces();
+                    *lock(&self.orders.interfaces) = self.source.interfaces();
                 }
             }
             let selection = Arc::clone(&lock(&self.orders.selection));
             if !Arc::ptr_eq(&selection, &selected) {
-                selector.select(&mut self.ring, &selection);
+                selector.select(self.source.as_mut(), &selection);
                 selected = selection;
             }
         }
@@ -317,6 +319,7 @@ impl Intake for Desk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{Needs, threads::confined};
     use synwatch_core::engine::Settings;
     use synwatch_core::wire::Flags;
 
@@ -328,8 +331,10 @@ mod tests {
         let mut engine =
             Engine::sharded(Settings { flows: 1 << 12, ..Settings::default() }, shards);
         engine.reach(start);
-        // Without rings there are no threads either.
-        let team = Team::start(Vec::new(), &mut engine, &Host::default(), Clock::start());
+        // Without sources there are no threads either.
+        let team = confined(&Needs::default(), |confined| {
+            Team::start(confined, Vec::new(), &mut engine, &Host::default(), Clock::start())
+        });
         let team = team.expect("no thread is needed");
         let hasher = *engine.hasher();
         let mut desk =

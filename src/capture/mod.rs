@@ -33,7 +33,7 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use self::filter::Filter;
-use crate::sys::packet;
+use crate::sys::{Needs, packet};
 
 /// One frame as it was captured; it may have been cut to its headers.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +94,11 @@ pub trait Source: Send {
         timeout: Duration,
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error>;
+
+    /// What reading takes, now that the source is open.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
     /// Frames received and dropped since the source was opened.
     fn stats(&mut self) -> CaptureStats;

@@ -14,6 +14,8 @@ use synwatch_core::wire::LinkType;
 use crate::capture::filter::Filter;
 use crate::capture::socket::{FilteredSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
+use crate::sys::Needs;
+use crate::sys::privileges::Capability;
 
 /// Frames read from one interface before it is the next one's turn.
 const TURN: usize = 64;
@@ -95,6 +97,11 @@ impl Source for Pnet {
 
     fn interfaces(&self) -> Vec<String> {
         self.taps.iter().map(|tap| tap.name.clone()).collect()
+    }
+
+    /// It opens a socket for every interface that comes up.
+    fn needs(&self) -> Needs {
+        Needs { capabilities: vec![Capability::CAP_NET_RAW], ..Needs::default() }
     }
 
     /// Visits up to 64 frames of each interface.

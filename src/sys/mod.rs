@@ -5,8 +5,12 @@ pub mod bpf;
 #[cfg(test)]
 pub(crate) mod headers;
 pub mod memory;
+mod needs;
 pub mod netns;
 pub mod packet;
 pub mod privileges;
-pub mod sandbox;
+mod sandbox;
 pub mod service;
+pub mod threads;
+
+pub use needs::Needs;

@@ -31,9 +31,7 @@ use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::{self, Filter};
 use crate::capture::socket::{FilteredSocket, select, update, wait};
-use crate::capture::{
-    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
-};
+use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
 /// 1,600 packets, and a block still fits in a core's cache.
@@ -178,12 +176,22 @@ impl Source for Ring {
         self.names.clone()
     }
 
+    /// Visits the frames of one block.
     fn read_batch(
         &mut self,
         timeout: Duration,
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
-        self.visit(timeout, visit)
+        self.follow_interfaces();
+        let mut ready = self.ready();
+        if ready.is_none() {
+            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
+            ready = self.ready();
+        }
+        let Some(index) = ready else { return Ok(Batch::Idle) };
+        self.taps[index].read_block(visit);
+        self.turn = index + 1;
+        Ok(Batch::Frames)
     }
 
     fn stats(&mut self) -> CaptureStats {
@@ -199,22 +207,6 @@ impl Source for Ring {
     fn select(&mut self, selection: &Selection) -> Result<(), Error> {
         let sockets = self.taps.iter_mut().map(|tap| &mut tap.socket);
         select(&mut self.filter, selection, sockets)
-    }
-}
-
-impl Frames for Ring {
-    /// Visits the frames of one block.
-    fn visit(&mut self, timeout: Duration, visit: impl FnMut(Frame<'_>)) -> Result<Batch, Error> {
-        self.follow_interfaces();
-        let mut ready = self.ready();
-        if ready.is_none() {
-            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
-            ready = self.ready();
-        }
-        let Some(index) = ready else { return Ok(Batch::Idle) };
-        self.taps[index].read_block(visit);
-        self.turn = index + 1;
-        Ok(Batch::Frames)
     }
 }
 
@@ -269,7 +261,7 @@ impl Tap {
         self.map.block(self.block).is_some()
     }
 
-    fn read_block(&mut self, mut visit: impl FnMut(Frame<'_>)) {
+    fn read_block(&mut self, visit: &mut dyn FnMut(Frame<'_>)) {
         if let Some(block) = self.map.block(self.block) {
             for packet in block::packets(block) {
                 visit(frame(&packet));
