@@ -12,7 +12,7 @@ use synwatch_core::flow::FlowKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, Skip};
 
-use crate::app::feed::Intake;
+use crate::app::session::Intake;
 use crate::sys::threads::spawn_scoped;
 
 /// Segments of a batch.

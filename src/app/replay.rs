@@ -10,11 +10,11 @@ use synwatch_core::observe::{Limit, Report, ServiceReport, Status};
 use synwatch_core::wire::{Fragments, Skip};
 
 use crate::app::crew::Crew;
-use crate::app::feed::{Intake, feed};
 use crate::app::once::{Error, limits, print};
 use crate::app::progress::Progress;
 use crate::app::render;
-use crate::app::{Correction, Host, threads};
+use crate::app::session::{Correction, Host, Intake, feed};
+use crate::app::{networks, threads};
 use crate::capture::pcap::Pcap;
 use crate::capture::{self, Batch, Source};
 use crate::cli::Output;
@@ -43,7 +43,7 @@ pub fn replay<P: AsRef<Path>>(
 ) -> Result<(Report, Vec<String>), Error> {
     let mut source = Pcap::open(files)?;
     let settings = Settings {
-        networks: config.watch.networks.iter().map(|network| network.get()).collect(),
+        networks: networks(config),
         // Nobody who made a file can know what comes of it: a fixed key makes replays repeatable.
         key: HashKey(*b"synwatch replay."),
         ..crate::app::fixed_settings(config)

@@ -12,7 +12,7 @@
 //!    users' processes; drop all other privileges and enter the sandbox, both as the parts that are open
 //!    need it.
 //! 3. `Running`: start the threads for the state file and for alerts and the capture thread, which owns
-//!    the engine. Once it knows the listeners it starts those that work on shards. Last comes the asynchronous runtime with HTTP and signals on the first thread.
+//!    the [`Session`](app::Session). Once it knows the listeners it starts those that work on shards. Last comes the asynchronous runtime with HTTP and signals on the first thread.
 //!
 //! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
 //! through a bounded queue, baselines through a queue of one, kernel samples come in through one that it only looks into.

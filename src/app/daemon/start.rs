@@ -12,10 +12,10 @@ use synwatch_core::flow::Hasher;
 use synwatch_core::observe::{KernelSample, Report};
 use tokio::sync::{oneshot, watch};
 
-use super::capture::{Capture, Wire};
+use super::capture::Capture;
 use super::{Error, Shared, kernel};
 use crate::alert::{self, Alerts, Counters, Sink, Worker};
-use crate::app::{self, Clock, Host, Load, open_sources};
+use crate::app::{self, Clock, Host, Session, open_sources};
 use crate::capture::{self, Source};
 use crate::config::Config;
 use crate::http;
@@ -157,19 +157,15 @@ impl<'a> Ready<'a> {
             None => (None, None),
         };
         let (alerts, worker) = alert::start(&confined, sinks, Arc::clone(&counters))?;
-        let (reports, latest) = watch::channel(Arc::new(engine.snapshot(clock.now())));
+        let mut session = Session::new(engine, host, clock, config);
+        let (reports, latest) = watch::channel(Arc::new(session.snapshot()));
         let (ended, capture_end) = oneshot::channel();
         let capture = Capture {
-            engine,
-            wire: Wire::Nothing,
+            session,
             samples,
             reports,
             alerts: alerts.clone(),
             baselines,
-            clock,
-            load: Load::start(),
-            config: config.clone(),
-            host,
             shared: Arc::clone(&shared),
         };
         let capture = confined.spawn("capture", move |confined| {

@@ -18,8 +18,9 @@ use synwatch_core::stats::STEP;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Fragments, Segment, Skip};
 
-use crate::app::feed::{Intake, Selector, feed};
-use crate::app::{Clock, Host, live::thread_time};
+use super::feed::{Intake, Selector, feed};
+use super::load::{Load, thread_time};
+use super::{Clock, Host};
 use crate::capture::{self, Selection, Source};
 use crate::sys::threads::Confined;
 
@@ -28,6 +29,8 @@ pub struct Team {
     posts: Arc<Posts>,
     orders: Arc<Orders>,
     threads: Vec<JoinHandle<Result<(), capture::Error>>>,
+    /// One for each thread.
+    loads: Vec<Load>,
     name: &'static str,
 }
 
@@ -99,6 +102,7 @@ impl Team {
                 interfaces: Mutex::new(first.map_or_else(Vec::new, |source| source.interfaces())),
             }),
             threads: Vec::with_capacity(sources.len()),
+            loads: sources.iter().map(|_| Load::of_new_thread()).collect(),
             name: first.map_or("none", |source| source.name()),
         };
         let hasher = *engine.hasher();
@@ -134,9 +138,11 @@ impl Team {
         })
     }
 
-    /// Processor time that each thread has used so far.
-    pub fn used(&self) -> impl Iterator<Item = Duration> {
-        self.posts.list.iter().map(|post| Duration::from_nanos(post.used.load(Ordering::Relaxed)))
+    /// The part of a processor's time that the thread takes that has most to do, since the last call.
+    pub fn load(&mut self) -> f64 {
+        let used = |post: &Post| Duration::from_nanos(post.used.load(Ordering::Relaxed));
+        let loads = self.loads.iter_mut().zip(&self.posts.list);
+        loads.map(|(load, post)| load.share_of(used(post))).fold(0.0, f64::max)
     }
 
     /// The name of the sources.
