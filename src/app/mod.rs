@@ -4,7 +4,6 @@
 //! from, how long they run and what is done with the outcome.
 
 pub mod check_config;
-mod crew;
 pub mod daemon;
 pub mod logging;
 pub mod once;
@@ -12,6 +11,7 @@ mod progress;
 pub mod range;
 pub mod render;
 pub mod replay;
+mod replay_workers;
 pub mod session;
 mod setup;
 

@@ -9,10 +9,10 @@ use synwatch_core::flow::HashKey;
 use synwatch_core::observe::{Limit, Report, ServiceReport, Status};
 use synwatch_core::wire::{Fragments, Skip};
 
-use crate::app::crew::Crew;
 use crate::app::once::{Error, limits, print};
 use crate::app::progress::Progress;
 use crate::app::render;
+use crate::app::replay_workers::ReplayWorkers;
 use crate::app::session::{Correction, Host, Intake, feed};
 use crate::app::{networks, threads};
 use crate::capture::pcap::Pcap;
@@ -54,7 +54,7 @@ pub fn replay<P: AsRef<Path>>(
     if engine.shards() == NonZeroUsize::MIN {
         read(&mut engine, &mut source, fragments)?;
     } else {
-        Crew::with(&mut engine, |crew| read(crew, &mut source, fragments))?;
+        ReplayWorkers::with(&mut engine, |workers| read(workers, &mut source, fragments))?;
     }
     engine.handle_capture(source.stats());
     let mut report = engine.snapshot(engine.now());

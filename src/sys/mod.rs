@@ -10,7 +10,7 @@ pub mod netns;
 pub mod packet;
 pub mod privileges;
 mod sandbox;
-pub mod service;
+pub mod systemd;
 pub mod threads;
 
 pub use needs::Needs;

@@ -31,3 +31,19 @@ impl Sum for Needs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_has_what_each_part_needs() {
+        let one = Needs { capabilities: vec![Capability::CAP_NET_RAW], ..Needs::default() };
+        let two = Needs { readable: vec!["/a".into()], writable: vec!["/b".into()], ..one.clone() };
+        let three = Needs { replaceable: vec!["/c".into()], ..Needs::default() };
+        let sum: Needs = [one, Needs::default(), two, three].into_iter().sum();
+        assert_eq!(sum.capabilities, [Capability::CAP_NET_RAW; 2]);
+        let paths = [sum.readable, sum.writable, sum.replaceable].concat();
+        assert_eq!(paths, ["/a", "/b", "/c"].map(PathBuf::from));
+    }
+}

@@ -7,7 +7,7 @@
 //! its first thread: open what needs them (capture sockets, another network namespace, ports below
 //! 1024), then [`drop_except`], and only then start threads, a tokio runtime included. A thread
 //! that must keep more (the reader of other processes' descriptors, say) starts before that and drops
-//! the rest for itself.
+//! the rest for itself. [`threads`](crate::sys::threads) has a type for each of these states.
 
 use std::io;
 

@@ -14,8 +14,8 @@ use super::{Error, Shared};
 use crate::alert::{Alert, Alerts, Change};
 use crate::app::Session;
 use crate::app::session::Judged;
+use crate::baseline_file::Baselines;
 use crate::capture::{Batch, Source};
-use crate::state::Baselines;
 use crate::sys::threads::Confined;
 
 /// How often what was learned is written to the state file.

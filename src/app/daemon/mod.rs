@@ -32,7 +32,7 @@ use crate::app::{self, LiveError};
 use crate::config::Config;
 use crate::sys::memory::share_heap;
 use crate::sys::privileges;
-use crate::{alert, http, state};
+use crate::{alert, baseline_file, http};
 
 /// Why the daemon does not start or go on.
 #[derive(Debug, Error)]
@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// The state file has no thread.
     #[error(transparent)]
-    State(#[from] state::Error),
+    State(#[from] baseline_file::Error),
     /// Privileges remain that should not.
     #[error(transparent)]
     Privileges(#[from] privileges::Error),

@@ -17,7 +17,7 @@ use super::{Error, Shared};
 use crate::app::render;
 use crate::config::{Config, LogFormat};
 use crate::http;
-use crate::sys::service;
+use crate::sys::systemd;
 use crate::sys::threads::Confined;
 
 /// How long the end waits for each thing that is still to be written.
@@ -38,7 +38,7 @@ impl Running<'_> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let server = self.listener.take().map(|listener| Server::start(listener, self));
-        service::ready("watching");
+        systemd::ready("watching");
         let mut greets = greets(self.config);
         let greeting = greeting(self.latest.clone(), self.config.kernel.enabled);
         let mut greeting = std::pin::pin!(greeting);
@@ -68,12 +68,12 @@ impl Running<'_> {
 
     /// What SIGHUP asks for.
     fn reload(&self) {
-        service::reloading();
+        systemd::reloading();
         self.alerts.reopen();
         if self.config.events.path.is_some() {
             tracing::info!("event file opened anew");
         }
-        service::ready("watching");
+        systemd::ready("watching");
     }
 
     /// Prints on a thread of its own, since nobody may read; then nobody misses it either.
@@ -86,7 +86,7 @@ impl Running<'_> {
 
     /// Has the threads end, each within its time.
     fn stop(self, outcome: Result<(), Error>) -> Result<(), Error> {
-        service::stopping();
+        systemd::stopping();
         self.shared.stop.store(true, Ordering::Relaxed);
         if self.capture.join().is_err() {
             return Err(Error::Ended("panic".to_owned()));
@@ -152,7 +152,7 @@ impl Server {
 
 /// Whether somebody started it by hand who wants to see what it sees.
 fn greets(config: &Config) -> bool {
-    !service::stderr_is_journal() && matches!(config.log.format, LogFormat::Auto | LogFormat::Text)
+    !systemd::stderr_is_journal() && matches!(config.log.format, LogFormat::Auto | LogFormat::Text)
 }
 
 /// The first report that the kernel has a part in: what there is to see right now.
@@ -168,16 +168,16 @@ async fn greeting(mut latest: watch::Receiver<Arc<Report>>, asks_kernel: bool) -
 
 /// Tells the service manager that all is well as long as the capture thread turns.
 async fn watch_over(shared: Arc<Shared>, latest: watch::Receiver<Arc<Report>>) {
-    let interval = service::watchdog_interval().unwrap_or(Duration::from_secs(10));
+    let interval = systemd::watchdog_interval().unwrap_or(Duration::from_secs(10));
     let mut turns = shared.turns.load(Ordering::Relaxed);
     loop {
         tokio::time::sleep(interval).await;
         let now = shared.turns.load(Ordering::Relaxed);
         if now != turns {
             turns = now;
-            service::watchdog();
+            systemd::watchdog();
         }
-        service::status(&status_line(&latest.borrow()));
+        systemd::status(&status_line(&latest.borrow()));
     }
 }
 

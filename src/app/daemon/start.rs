@@ -16,13 +16,13 @@ use super::capture::Capture;
 use super::{Error, Shared, kernel};
 use crate::alert::{self, Alerts, Counters, Sink, Worker};
 use crate::app::{self, Clock, Host, Session, open_sources};
+use crate::baseline_file::{self, Baselines, Keeper, StateFile};
 use crate::capture::{self, Source};
 use crate::config::Config;
 use crate::http;
 use crate::kernel::Reader;
-use crate::state::{self, Baselines, Keeper, StateFile};
 use crate::sys::threads::{Confined, Unconfined};
-use crate::sys::{Needs, service};
+use crate::sys::{Needs, systemd};
 
 /// Everything is open that needs privileges, or may not be there.
 pub(super) struct Opened<'a> {
@@ -212,7 +212,7 @@ impl Learned {
             Ok(baselines) => Self { file, baselines, failing: false },
             Err(error) => {
                 tracing::warn!("{error}; starting without what was learned");
-                let failing = matches!(error, state::Error::Read { .. });
+                let failing = matches!(error, baseline_file::Error::Read { .. });
                 Self { file, baselines: Vec::new(), failing }
             }
         }
@@ -225,7 +225,7 @@ impl Learned {
         confined: &Confined,
     ) -> Result<(Baselines, Keeper), Error> {
         let path = self.file.path().display().to_string();
-        let kept = state::start(confined, self.file, self.failing)?;
+        let kept = baseline_file::start(confined, self.file, self.failing)?;
         let services = engine.restore(self.baselines);
         tracing::info!(services, path, "what was learned is kept in the state file");
         Ok(kept)
@@ -263,7 +263,7 @@ fn open_kernel(config: &Config) -> Result<Reader, String> {
 /// The state file asked for, or else that in the service manager's directory.
 fn state_file(config: &Config) -> Option<StateFile> {
     let asked = || config.state.path.as_ref().map(|path| path.as_path().to_owned());
-    let given = || service::state_directory().map(|directory| directory.join("baselines.json"));
+    let given = || systemd::state_directory().map(|directory| directory.join("baselines.json"));
     let path = config.state.enabled.then(|| asked().or_else(given)).flatten();
     path.map(StateFile::new)
 }

@@ -18,8 +18,8 @@ mod clock;
 mod feed;
 mod host;
 mod load;
-mod team;
 mod wire;
+mod workers;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -183,5 +183,72 @@ impl Session {
             engine.handle_capture(stats);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synwatch_core::engine::Settings;
+    use synwatch_core::observe::CaptureStats;
+    use synwatch_core::wire::LinkType;
+
+    use super::*;
+    use crate::capture::{Direction, Error, Frame};
+
+    /// A source in which frames wait that are no packets, one a batch.
+    struct Waiting {
+        at: Timestamp,
+        left: u32,
+    }
+
+    impl Source for Waiting {
+        fn name(&self) -> &'static str {
+            "waiting"
+        }
+
+        fn interfaces(&self) -> Vec<String> {
+            vec!["here".to_owned()]
+        }
+
+        fn read_batch(
+            &mut self,
+            _timeout: Duration,
+            visit: &mut dyn FnMut(Frame<'_>),
+        ) -> Result<Batch, Error> {
+            let Some(left) = self.left.checked_sub(1) else { return Ok(Batch::Idle) };
+            self.left = left;
+            visit(Frame {
+                at: self.at,
+                link: LinkType::Ethernet,
+                data: &[],
+                original_len: 0,
+                interface: 1,
+                direction: Direction::Unknown,
+            });
+            Ok(Batch::Frames)
+        }
+
+        fn stats(&mut self) -> CaptureStats {
+            CaptureStats { received: 5, dropped: 7 }
+        }
+    }
+
+    #[test]
+    fn what_waits_is_taken_in_before_a_verdict() {
+        let clock = Clock::start();
+        let engine = Engine::new(Settings::default(), clock.now());
+        let config = Config::default();
+        let mut session = Session::new(engine, Host::default(), clock, &config);
+        assert_eq!(session.feed(Duration::ZERO).unwrap(), Batch::Idle);
+        assert_eq!(session.snapshot().capture.source, "none");
+
+        session.listen(Box::new(Waiting { at: clock.now(), left: 5 }));
+        assert_eq!(session.feed(Duration::ZERO).unwrap(), Batch::Frames);
+        let skipped = |report: &Report| report.capture.skipped.values().sum::<u64>();
+        assert_eq!(skipped(&session.snapshot()), 1);
+        let report = session.finish().unwrap();
+        assert_eq!(skipped(&report), 5);
+        assert_eq!((report.capture.source, report.capture.dropped), ("waiting", 7));
+        assert_eq!(report.capture.interfaces, ["here"]);
     }
 }

@@ -10,7 +10,7 @@ use synwatch_core::wire::Fragments;
 
 use super::feed::{Selector, catch_up, feed};
 use super::load::Load;
-use super::team::Team;
+use super::workers::CaptureWorkers;
 use super::{Clock, Host};
 use crate::capture::{self, Batch, Selection, Source};
 use crate::sys::threads::Confined;
@@ -29,7 +29,7 @@ pub enum Wire {
         fragments: Fragments,
     },
     /// A thread for each shard.
-    Many(Team),
+    Many(CaptureWorkers),
 }
 
 impl Wire {
@@ -47,7 +47,7 @@ impl Wire {
         clock: Clock,
         confined: &Confined,
     ) -> io::Result<Self> {
-        Team::start(confined, sources, engine, host, clock).map(Self::Many)
+        CaptureWorkers::start(confined, sources, engine, host, clock).map(Self::Many)
     }
 
     /// Whether nobody looks.
@@ -58,7 +58,7 @@ impl Wire {
     /// Runs `work` while the engine has all of its shards.
     pub fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
         match self {
-            Self::Many(team) => team.assemble(engine, work),
+            Self::Many(workers) => workers.assemble(engine, work),
             Self::Nothing | Self::One { .. } => work(engine),
         }
     }
@@ -80,9 +80,9 @@ impl Wire {
                 thread::sleep(timeout);
                 Ok(Batch::Idle)
             }
-            Self::Many(team) => {
+            Self::Many(workers) => {
                 thread::sleep(timeout);
-                match team.ended() {
+                match workers.ended() {
                     Some(end) => end.map(|()| Batch::End),
                     None => Ok(Batch::Idle),
                 }
@@ -110,7 +110,7 @@ impl Wire {
         match self {
             Self::Nothing => None,
             Self::One { source, .. } => Some(source.stats()),
-            Self::Many(team) => Some(team.stats()),
+            Self::Many(workers) => Some(workers.stats()),
         }
     }
 
@@ -118,14 +118,14 @@ impl Wire {
     pub fn load(&mut self, own: &mut Load) -> f64 {
         match self {
             Self::Nothing | Self::One { .. } => own.share(),
-            Self::Many(team) => team.load(),
+            Self::Many(workers) => workers.load(),
         }
     }
 
     /// Tells those who look of a change of the host.
     pub fn learn(&self, host: &Host) {
-        if let Self::Many(team) = self {
-            team.learn(host);
+        if let Self::Many(workers) = self {
+            workers.learn(host);
         }
     }
 
@@ -134,7 +134,7 @@ impl Wire {
         let (name, interfaces) = match self {
             Self::Nothing => return,
             Self::One { source, .. } => (source.name(), source.interfaces()),
-            Self::Many(team) => (team.name(), team.interfaces()),
+            Self::Many(workers) => (workers.name(), workers.interfaces()),
         };
         report.capture.source = name;
         report.capture.interfaces = interfaces;
@@ -145,7 +145,7 @@ impl Wire {
         match self {
             Self::Nothing => {}
             Self::One { source, selector, .. } => selector.select(source.as_mut(), &selection),
-            Self::Many(team) => team.select(selection),
+            Self::Many(workers) => workers.select(selection),
         }
     }
 }

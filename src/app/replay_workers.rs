@@ -43,7 +43,7 @@ struct Worker {
 }
 
 /// An engine and the threads that work on its shards.
-pub struct Crew<'a> {
+pub struct ReplayWorkers<'a> {
     engine: &'a mut Engine,
     workers: Vec<Worker>,
     /// What is gathered for each shard.
@@ -54,12 +54,12 @@ pub struct Crew<'a> {
     last: Timestamp,
 }
 
-impl<'a> Crew<'a> {
+impl<'a> ReplayWorkers<'a> {
     /// Runs `work` with a thread for each shard of `engine`.
     pub fn with<T>(engine: &'a mut Engine, work: impl FnOnce(&mut Self) -> T) -> T {
         thread::scope(|scope| {
             let count = engine.shards().get();
-            let mut crew = Self {
+            let mut this = Self {
                 engine,
                 workers: (0..count).map(|_| Worker::start(scope)).collect(),
                 batches: (0..count).map(|_| Batch::with_capacity(BATCH)).collect(),
@@ -67,9 +67,9 @@ impl<'a> Crew<'a> {
                 lent: false,
                 last: Timestamp::EPOCH,
             };
-            let outcome = work(&mut crew);
-            crew.call_in();
-            crew.engine.reach(crew.last);
+            let outcome = work(&mut this);
+            this.call_in();
+            this.engine.reach(this.last);
             outcome
         })
     }
@@ -118,7 +118,7 @@ impl<'a> Crew<'a> {
     }
 }
 
-impl Intake for Crew<'_> {
+impl Intake for ReplayWorkers<'_> {
     #[inline]
     fn frame(
         &mut self,
