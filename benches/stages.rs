@@ -107,7 +107,7 @@ impl Pipeline {
         Self(Engine::idle(Settings { flows, prepare: use_huge_pages, ..Settings::default() }))
     }
 
-    /// As `app::feed` does for what a capture gives at once.
+    /// As `app::session::feed` does for what a capture gives at once.
     fn frames(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.0.queue_frame(frame.at, 1, |segment| frame.decode_into(segment));

@@ -8,9 +8,9 @@
 //! | [`kernel`] | SYN_RECV, listeners and their owners, counters, sysctls, conntrack |
 //! | [`alert`] | a bounded queue, and behind it the log and the events file |
 //! | [`http`] | metrics, health, status page, JSON |
-//! | [`state`] | the file that keeps what was learned over a restart |
+//! | [`baseline_file`] | the file that keeps what was learned over a restart |
 //! | [`config`] | the TOML file and the options that override it |
-//! | [`sys`] | privileges, sandbox, service manager, network namespaces |
+//! | [`sys`] | privileges, sandbox, threads, packet sockets, service manager, network namespaces |
 //! | [`app`] | the daemon, `--once`, `replay`, `check-config`: the only place where parts are wired together |
 //! | [`cli`] | the command line |
 //!
@@ -27,12 +27,14 @@
 //! The capture thread puts each [`synwatch_core::engine::Action`] into the queue of [`alert`] without waiting. HTTP,
 //! `--once` and `replay` show the [`synwatch_core::observe::Document`].
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod alert;
 pub mod app;
+pub mod baseline_file;
 pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod http;
 pub mod kernel;
-pub mod state;
 pub mod sys;

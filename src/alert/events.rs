@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,6 +20,7 @@ use synwatch_core::observe::Severity;
 use synwatch_core::time::Timestamp;
 
 use crate::alert::{Alert, Counters, Error, Sink};
+use crate::sys::Needs;
 
 /// Lines that may wait for a file that cannot be written; one is a few kilobytes at most.
 const PENDING_LINES: usize = 1024;
@@ -101,6 +102,12 @@ impl Sink for Events {
             self.counters.lost.fetch_add(1, Relaxed);
         }
         self.write_pending();
+    }
+
+    /// After log rotation the file is created anew.
+    fn needs(&self) -> Needs {
+        let directory = self.path.parent().map(Path::to_owned);
+        Needs { writable: directory.into_iter().collect(), ..Needs::default() }
     }
 
     fn reopen(&mut self) {

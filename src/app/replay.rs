@@ -9,12 +9,12 @@ use synwatch_core::observe::{Document, Limit, Snapshot, Status};
 use synwatch_core::sampling::HashKey;
 use synwatch_core::wire::{Fragments, Skip};
 
-use crate::app::crew::Crew;
-use crate::app::feed::{Intake, feed};
 use crate::app::once::{Error, limits, print};
 use crate::app::progress::Progress;
 use crate::app::render;
-use crate::app::{Correction, Host, threads};
+use crate::app::replay_workers::ReplayWorkers;
+use crate::app::session::{Correction, Host, Intake, feed};
+use crate::app::{networks, threads};
 use crate::capture::pcap::Pcap;
 use crate::capture::{self, Batch, Source};
 use crate::cli::Output;
@@ -43,7 +43,7 @@ pub fn replay<P: AsRef<Path>>(
 ) -> Result<(Snapshot, Vec<String>), Error> {
     let mut source = Pcap::open(files)?;
     let settings = Settings {
-        networks: config.watch.networks.iter().map(|network| network.get()).collect(),
+        networks: networks(config),
         // Nobody who made a file can know what comes of it: a fixed key makes replays repeatable.
         key: HashKey(*b"synwatch replay."),
         ..crate::app::fixed_settings(config)
@@ -54,7 +54,7 @@ pub fn replay<P: AsRef<Path>>(
     if engine.shards() == NonZeroUsize::MIN {
         read(&mut engine, &mut source, fragments)?;
     } else {
-        Crew::with(&mut engine, |crew| read(crew, &mut source, fragments))?;
+        ReplayWorkers::with(&mut engine, |workers| read(workers, &mut source, fragments))?;
     }
     engine.handle_capture(source.stats());
     let Snapshot { document: mut report, mut internals } = engine.snapshot(engine.now());

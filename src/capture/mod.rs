@@ -19,6 +19,7 @@ pub mod filter;
 pub mod pcap;
 pub mod pnet;
 pub mod ring;
+mod socket;
 #[cfg(feature = "ebpf")]
 pub mod xdp;
 
@@ -32,6 +33,7 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use self::filter::Filter;
+use crate::sys::{Needs, packet};
 
 /// One frame as it was captured; it may have been cut to its headers.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,11 @@ pub trait Source: Send {
         timeout: Duration,
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error>;
+
+    /// What reading takes, now that the source is open.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
     /// Frames received and dropped since the source was opened.
     fn stats(&mut self) -> CaptureStats;
@@ -321,6 +328,12 @@ pub enum Error {
         /// Minor version.
         minor: u16,
     },
+}
+
+impl From<packet::Error> for Error {
+    fn from(packet::Error { call, source }: packet::Error) -> Self {
+        Self::Socket { call, source }
+    }
 }
 
 #[cfg(test)]

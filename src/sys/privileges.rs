@@ -7,13 +7,17 @@
 //! its first thread: open what needs them (capture sockets, another network namespace, ports below
 //! 1024), then [`drop_except`], and only then start threads, a tokio runtime included. A thread
 //! that must keep more (the reader of other processes' descriptors, say) starts before that and drops
-//! the rest for itself.
+//! the rest for itself. [`threads`](crate::sys::threads) has a type for each of these states.
 
 use std::io;
 
 use caps::CapSet;
 pub use caps::Capability;
 use thiserror::Error;
+
+/// What it takes to name the owners of sockets: to read the links in `/proc/PID/fd` of other users' processes.
+pub const INSPECT_PROCESSES: [Capability; 2] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// Why privileges remain.
 #[derive(Debug, Error)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use libc::{tpacket_block_desc, tpacket_hdr_v1};
 
-use super::socket::PacketSocket;
 use crate::capture::Error;
+use crate::sys::packet::PacketSocket;
 
 pub(super) const STATUS: usize =
     offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);

@@ -17,7 +17,6 @@
 
 mod block;
 mod map;
-mod socket;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -25,17 +24,14 @@ use std::time::{Duration, Instant};
 
 use block::Packet;
 use map::Map;
-use socket::update;
-pub(super) use socket::{PacketSocket, select, wait};
 use synwatch_core::observe::CaptureStats;
 use synwatch_core::sampling::SamplingKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::{self, Filter};
-use crate::capture::{
-    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
-};
+use crate::capture::socket::{FilteredSocket, select, update, wait};
+use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
 /// 1,600 packets, and a block still fits in a core's cache.
@@ -180,12 +176,22 @@ impl Source for Ring {
         self.names.clone()
     }
 
+    /// Visits the frames of one block.
     fn read_batch(
         &mut self,
         timeout: Duration,
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
-        self.visit(timeout, visit)
+        self.follow_interfaces();
+        let mut ready = self.ready();
+        if ready.is_none() {
+            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
+            ready = self.ready();
+        }
+        let Some(index) = ready else { return Ok(Batch::Idle) };
+        self.taps[index].read_block(visit);
+        self.turn = index + 1;
+        Ok(Batch::Frames)
     }
 
     fn stats(&mut self) -> CaptureStats {
@@ -204,25 +210,9 @@ impl Source for Ring {
     }
 }
 
-impl Frames for Ring {
-    /// Visits the frames of one block.
-    fn visit(&mut self, timeout: Duration, visit: impl FnMut(Frame<'_>)) -> Result<Batch, Error> {
-        self.follow_interfaces();
-        let mut ready = self.ready();
-        if ready.is_none() {
-            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
-            ready = self.ready();
-        }
-        let Some(index) = ready else { return Ok(Batch::Idle) };
-        self.taps[index].read_block(visit);
-        self.turn = index + 1;
-        Ok(Batch::Frames)
-    }
-}
-
 /// One socket with its ring.
 struct Tap {
-    socket: PacketSocket,
+    socket: FilteredSocket,
     map: Map,
     /// The block to read next; the kernel goes around in the same order.
     block: usize,
@@ -233,7 +223,7 @@ struct Tap {
 
 impl Tap {
     fn open(filter: &Filter, bytes: usize, interface: Option<&String>) -> Result<Self, Error> {
-        let socket = PacketSocket::open(filter)?;
+        let socket = FilteredSocket::open(filter)?;
         let blocks = (bytes / BLOCK_SIZE).max(MIN_BLOCKS);
         let map = Map::new(&socket, BLOCK_SIZE, blocks, RETIRE_TIMEOUT)?;
         // Last of all: from here on frames arrive.
@@ -271,7 +261,7 @@ impl Tap {
         self.map.block(self.block).is_some()
     }
 
-    fn read_block(&mut self, mut visit: impl FnMut(Frame<'_>)) {
+    fn read_block(&mut self, visit: &mut dyn FnMut(Frame<'_>)) {
         if let Some(block) = self.map.block(self.block) {
             for packet in block::packets(block) {
                 visit(frame(&packet));

@@ -30,6 +30,7 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::{self, Batch, Direction, Frame, Interfaces, Selection, Settings, Source};
+use crate::sys::Needs;
 
 /// How long frames may gather before they are read: it adds to the delay of an alert, and bounds the
 /// wake-ups of a slow trickle. Without frames there are none.
@@ -173,6 +174,11 @@ impl Source for Xdp {
         }
         self.unread = count == BATCH;
         Ok(if count == 0 { Batch::Idle } else { Batch::Frames })
+    }
+
+    /// The counters are read for each processor that there may be.
+    fn needs(&self) -> Needs {
+        Needs { readable: vec!["/sys/devices/system/cpu".into()], ..Needs::default() }
     }
 
     fn stats(&mut self) -> CaptureStats {

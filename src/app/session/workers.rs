@@ -1,14 +1,14 @@
-//! Several capture threads in the daemon, each with a ring and a shard of its own.
+//! Several capture threads in the daemon, each with a source and a shard of its own.
 //!
-//! A thread holds its shard while it works on a block of the ring; four times a second the thread that owns the engine takes all
-//! shards, judges, and puts them back. So neither waits for the other longer than that takes: no thread holds two shards, and
+//! A thread holds its shard while it works on a block of frames; four times a second the thread that owns the engine takes
+//! all shards, judges, and puts them back. So neither waits for the other longer than that takes: no thread holds two shards, and
 //! none takes another while the owner waits.
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::STEP;
@@ -18,27 +18,31 @@ use synwatch_core::sampling::{FlowKey, Hasher};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Fragments, Segment, Skip};
 
-use crate::app::feed::{Intake, Selector, feed};
-use crate::app::{Clock, Host, live::thread_time};
-use crate::capture::{self, Selection, Source, ring::Ring};
+use super::feed::{Intake, Selector, feed};
+use super::load::{Load, thread_time};
+use super::{Clock, Host};
+use crate::capture::{self, Selection, Source};
+use crate::sys::threads::Confined;
 
 /// The capture threads.
-pub struct Team {
-    posts: Arc<Posts>,
-    orders: Arc<Orders>,
+pub struct CaptureWorkers {
+    slots: Arc<ShardSlots>,
+    control: Arc<Control>,
     threads: Vec<JoinHandle<Result<(), capture::Error>>>,
+    /// One for each thread.
+    loads: Vec<Load>,
     name: &'static str,
 }
 
-/// Where the threads and the owner of the engine meet.
-struct Posts {
+/// The shards, where the threads and the owner of the engine reach them.
+struct ShardSlots {
     /// Closed while the shards are assembled. A thread under load takes its shard again so soon after it has put it
     /// down that whoever waits for that alone has not woken up yet, time after time.
     gate: Mutex<()>,
-    list: Box<[Post]>,
+    list: Box<[ShardSlot]>,
 }
 
-impl Posts {
+impl ShardSlots {
     /// Takes a shard, as one of the threads does, which has none then.
     fn take(&self, shard: usize) -> MutexGuard<'_, Option<Shard>> {
         drop(lock(&self.gate));
@@ -52,9 +56,9 @@ impl Posts {
     }
 }
 
-/// What is shared with one thread.
+/// What is shared with one thread: its shard, and what it says of itself.
 #[derive(Default)]
-struct Post {
+struct ShardSlot {
     /// None only while the engine has it, which holds the lock then.
     shard: Mutex<Option<Shard>>,
     stats: Mutex<CaptureStats>,
@@ -62,8 +66,8 @@ struct Post {
     used: AtomicU64,
 }
 
-/// What all threads go by.
-struct Orders {
+/// What the owner of the engine tells all threads, and what the first of them tells it.
+struct Control {
     stop: AtomicBool,
     /// Another with every step.
     selection: Mutex<Arc<Selection>>,
@@ -71,49 +75,51 @@ struct Orders {
     interfaces: Mutex<Vec<String>>,
 }
 
-/// How long a thread waits for frames before it looks for orders.
+/// How long a thread waits for frames before it looks into [`Control`].
 const PATIENCE: Duration = Duration::from_millis(500);
 
-impl Team {
-    /// Starts a thread for each of `rings`, which are the shards of `engine` in their order.
+impl CaptureWorkers {
+    /// Starts a thread for each of `sources`, which are for the shards of `engine` in their order.
     ///
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        rings: Vec<Ring>,
+        confined: &Confined,
+        sources: Vec<Box<dyn Source>>,
         engine: &mut Engine,
         host: &Host,
         clock: Clock,
     ) -> io::Result<Self> {
         let list = engine.lend().into_iter();
-        let post = |shard| Post { shard: Mutex::new(Some(shard)), ..Post::default() };
-        let first = rings.first();
-        let mut team = Self {
-            posts: Arc::new(Posts { gate: Mutex::default(), list: list.map(post).collect() }),
-            orders: Arc::new(Orders {
+        let slot = |shard| ShardSlot { shard: Mutex::new(Some(shard)), ..ShardSlot::default() };
+        let first = sources.first();
+        let mut workers = Self {
+            slots: Arc::new(ShardSlots { gate: Mutex::default(), list: list.map(slot).collect() }),
+            control: Arc::new(Control {
                 stop: AtomicBool::new(false),
                 selection: Mutex::default(),
                 host: Mutex::new(Arc::new(host.clone())),
-                interfaces: Mutex::new(first.map_or_else(Vec::new, |ring| ring.interfaces())),
+                interfaces: Mutex::new(first.map_or_else(Vec::new, |source| source.interfaces())),
             }),
-            threads: Vec::with_capacity(rings.len()),
-            name: first.map_or("none", |ring| ring.name()),
+            threads: Vec::with_capacity(sources.len()),
+            loads: sources.iter().map(|_| Load::of_new_thread()).collect(),
+            name: first.map_or("none", |source| source.name()),
         };
         let hasher = *engine.hasher();
-        for (number, ring) in rings.into_iter().enumerate() {
-            let (posts, orders) = (Arc::clone(&team.posts), Arc::clone(&team.orders));
-            let member = Member { number, ring, hasher, clock, posts, orders };
-            let thread = thread::Builder::new().name(format!("capture-{number}"));
-            // Where there is no thread, those that there are end with the team.
-            team.threads.push(thread.spawn(move || member.watch())?);
+        for (number, source) in sources.into_iter().enumerate() {
+            let (slots, control) = (Arc::clone(&workers.slots), Arc::clone(&workers.control));
+            let worker = Worker { number, source, hasher, clock, slots, control };
+            // Where there is no thread, those that there are end with the workers.
+            let name = format!("capture-{number}");
+            workers.threads.push(confined.spawn(&name, move |_| worker.watch())?);
         }
-        Ok(team)
+        Ok(workers)
     }
 
     /// Runs `work` while the engine has all of its shards.
     pub fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
-        let _gate = lock(&self.posts.gate);
-        let mut places: Vec<_> = self.posts.list.iter().map(|post| lock(&post.shard)).collect();
+        let _gate = lock(&self.slots.gate);
+        let mut places: Vec<_> = self.slots.list.iter().map(|slot| lock(&slot.shard)).collect();
         engine.put_back(places.iter_mut().filter_map(|place| place.take()).collect());
         let outcome = work(engine);
         for (place, shard) in places.iter_mut().zip(engine.lend()) {
@@ -122,19 +128,21 @@ impl Team {
         outcome
     }
 
-    /// What all rings together have received and dropped.
+    /// What all sources together have received and dropped.
     pub fn stats(&self) -> CaptureStats {
-        self.posts.list.iter().fold(CaptureStats::default(), |mut sum, post| {
-            let stats = *lock(&post.stats);
+        self.slots.list.iter().fold(CaptureStats::default(), |mut sum, slot| {
+            let stats = *lock(&slot.stats);
             sum.received += stats.received;
             sum.dropped += stats.dropped;
             sum
         })
     }
 
-    /// Processor time that each thread has used so far.
-    pub fn used(&self) -> impl Iterator<Item = Duration> {
-        self.posts.list.iter().map(|post| Duration::from_nanos(post.used.load(Ordering::Relaxed)))
+    /// The part of a processor's time that the thread takes that has most to do, since the last call.
+    pub fn load(&mut self) -> f64 {
+        let used = |slot: &ShardSlot| Duration::from_nanos(slot.used.load(Ordering::Relaxed));
+        let loads = self.loads.iter_mut().zip(&self.slots.list);
+        loads.map(|(load, slot)| load.share_of(used(slot))).fold(0.0, f64::max)
     }
 
     /// The name of the sources.
@@ -144,17 +152,17 @@ impl Team {
 
     /// The interfaces listened on.
     pub fn interfaces(&self) -> Vec<String> {
-        lock(&self.orders.interfaces).clone()
+        lock(&self.control.interfaces).clone()
     }
 
-    /// Has all rings pass what is selected.
+    /// Has all sources pass what is selected.
     pub fn select(&self, selection: Selection) {
-        *lock(&self.orders.selection) = Arc::new(selection);
+        *lock(&self.control.selection) = Arc::new(selection);
     }
 
     /// Tells all threads of a change of the host.
     pub fn learn(&self, host: &Host) {
-        *lock(&self.orders.host) = Arc::new(host.clone());
+        *lock(&self.control.host) = Arc::new(host.clone());
     }
 
     /// How the first thread ended that has, where one has.
@@ -164,9 +172,9 @@ impl Team {
     }
 }
 
-impl Drop for Team {
+impl Drop for CaptureWorkers {
     fn drop(&mut self) {
-        self.orders.stop.store(true, Ordering::Relaxed);
+        self.control.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // Whatever the end of the daemon is, it is told already.
             let _ = thread.join();
@@ -185,50 +193,50 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One of the threads.
-struct Member {
+struct Worker {
     number: usize,
-    ring: Ring,
+    source: Box<dyn Source>,
     hasher: Hasher,
     clock: Clock,
-    posts: Arc<Posts>,
-    orders: Arc<Orders>,
+    slots: Arc<ShardSlots>,
+    control: Arc<Control>,
 }
 
-impl Member {
+impl Worker {
     fn watch(mut self) -> Result<(), capture::Error> {
         let mut selector = Selector::default();
         let mut selected = Arc::default();
-        // All fragments come to the first ring, so its store is the only one that is ever filled.
+        // All fragments come to the first source, so its store is the only one that is ever filled.
         let mut fragments = Fragments::new(self.hasher.state());
         let mut next_look = Instant::now();
-        while !self.orders.stop.load(Ordering::Relaxed) {
-            let host = Arc::clone(&lock(&self.orders.host));
-            let mut desk = Desk {
+        while !self.control.stop.load(Ordering::Relaxed) {
+            let host = Arc::clone(&lock(&self.control.host));
+            let mut intake = BlockIntake {
                 number: self.number,
                 hasher: &self.hasher,
-                posts: &self.posts,
+                slots: &self.slots,
                 own: None,
                 strays: Vec::new(),
             };
             let clock = self.clock;
             let correction = || clock.correction();
-            feed(&mut desk, &mut self.ring, PATIENCE, correction, &host, &mut fragments)?;
-            let post = &self.posts.list[self.number];
+            feed(&mut intake, self.source.as_mut(), PATIENCE, correction, &host, &mut fragments)?;
+            let slot = &self.slots.list[self.number];
             // With every block: of figures as old as a step the owner of the engine would see none in one and two in
             // the next.
             let used = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
-            post.used.store(used, Ordering::Relaxed);
+            slot.used.store(used, Ordering::Relaxed);
             let now = Instant::now();
             if now >= next_look {
                 next_look = now + STEP;
-                *lock(&post.stats) = self.ring.stats();
+                *lock(&slot.stats) = self.source.stats();
                 if self.number == 0 {
-                    *lock(&self.orders.interfaces) = self.ring.interfaces();
+                    *lock(&self.control.interfaces) = self.source.interfaces();
                 }
             }
-            let selection = Arc::clone(&lock(&self.orders.selection));
+            let selection = Arc::clone(&lock(&self.control.selection));
             if !Arc::ptr_eq(&selection, &selected) {
-                selector.select(&mut self.ring, &selection);
+                selector.select(self.source.as_mut(), &selection);
                 selected = selection;
             }
         }
@@ -236,14 +244,14 @@ impl Member {
     }
 }
 
-/// What a thread has before it while it works on a block.
-struct Desk<'a> {
+/// Takes in the frames of one block.
+struct BlockIntake<'a> {
     number: usize,
     hasher: &'a Hasher,
-    posts: &'a Posts,
+    slots: &'a ShardSlots,
     /// Its shard, from the first frame on.
     own: Option<MutexGuard<'a, Option<Shard>>>,
-    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first ring.
+    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first source.
     strays: Vec<Stray>,
 }
 
@@ -256,13 +264,13 @@ struct Stray {
     segment: Segment,
 }
 
-impl Desk<'_> {
+impl BlockIntake<'_> {
     fn own(&mut self) -> Option<&mut Shard> {
-        self.own.get_or_insert_with(|| self.posts.take(self.number)).as_mut()
+        self.own.get_or_insert_with(|| self.slots.take(self.number)).as_mut()
     }
 }
 
-impl Intake for Desk<'_> {
+impl Intake for BlockIntake<'_> {
     #[inline]
     fn frame(
         &mut self,
@@ -275,7 +283,7 @@ impl Intake for Desk<'_> {
             return self.skip(Some(at), skip);
         }
         let flow = self.hasher.flow(&segment);
-        let shard = self.posts.shard_of(&flow);
+        let shard = self.slots.shard_of(&flow);
         if shard != self.number {
             return self.strays.push(Stray { shard, at, interface, flow, segment });
         }
@@ -301,7 +309,7 @@ impl Intake for Desk<'_> {
         // One shard at a time, each flow in its order.
         self.strays.sort_by_key(|stray| stray.shard);
         for strays in self.strays.chunk_by(|one, next| one.shard == next.shard) {
-            if let Some(shard) = self.posts.take(strays[0].shard).as_mut() {
+            if let Some(shard) = self.slots.take(strays[0].shard).as_mut() {
                 for Stray { at, interface, flow, segment, .. } in strays {
                     if shard.queue_segment(*at, *interface, *flow, segment) {
                         shard.handle_queue();
@@ -317,6 +325,7 @@ impl Intake for Desk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{Needs, threads::confined};
     use synwatch_core::engine::Settings;
     use synwatch_core::wire::Flags;
 
@@ -328,23 +337,36 @@ mod tests {
         let mut engine =
             Engine::sharded(Settings { flows: 1 << 12, ..Settings::default() }, shards);
         engine.reach(start);
-        // Without rings there are no threads either.
-        let team = Team::start(Vec::new(), &mut engine, &Host::default(), Clock::start());
-        let team = team.expect("no thread is needed");
+        // Without sources there are no threads either.
+        let workers = confined(&Needs::default(), |confined| {
+            CaptureWorkers::start(
+                confined,
+                Vec::new(),
+                &mut engine,
+                &Host::default(),
+                Clock::start(),
+            )
+        });
+        let workers = workers.expect("no thread is needed");
         let hasher = *engine.hasher();
-        let mut desk =
-            Desk { number: 1, hasher: &hasher, posts: &team.posts, own: None, strays: Vec::new() };
+        let mut intake = BlockIntake {
+            number: 1,
+            hasher: &hasher,
+            slots: &workers.slots,
+            own: None,
+            strays: Vec::new(),
+        };
         for port in 0..SYNS {
             let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
-            desk.frame(start, 1, |segment| {
+            intake.frame(start, 1, |segment| {
                 *segment = syn;
                 Ok(())
             });
         }
-        assert!(desk.own.is_some() && desk.strays.len() > usize::from(SYNS) / 2);
-        desk.flush();
-        assert!(desk.own.is_none() && desk.strays.is_empty());
-        let totals = team.assemble(&mut engine, |engine| {
+        assert!(intake.own.is_some() && intake.strays.len() > usize::from(SYNS) / 2);
+        intake.flush();
+        assert!(intake.own.is_none() && intake.strays.is_empty());
+        let totals = workers.assemble(&mut engine, |engine| {
             engine.tick(start + STEP);
             engine.snapshot(start + STEP).document.totals
         });
@@ -353,13 +375,13 @@ mod tests {
         for port in 0..SYNS {
             let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
             let (flow, at) = (hasher.flow(&syn), start + STEP * 4);
-            let mut place = team.posts.take(team.posts.shard_of(&flow));
+            let mut place = workers.slots.take(workers.slots.shard_of(&flow));
             let shard = place.as_mut().expect("it is back");
             shard.queue_segment(at, 1, flow, &syn);
             shard.handle_queue();
         }
-        let totals =
-            team.assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).document.totals);
+        let totals = workers
+            .assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).document.totals);
         assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
     }
 }

@@ -8,51 +8,72 @@ use std::time::Duration;
 
 use libc::c_int;
 use rustix::net::netdevice::name_to_index;
+use thiserror::Error;
 
-use crate::capture::filter::Filter;
-use crate::capture::{Error, Selection};
+/// A system call that failed.
+#[derive(Debug, Error)]
+#[error("{call}: {source}")]
+pub struct Error {
+    /// The system call or socket option.
+    pub call: &'static str,
+    /// What the kernel answered.
+    pub source: io::Error,
+}
+
+impl Error {
+    /// Names the call of an error.
+    fn of(call: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self { call, source }
+    }
+}
 
 /// A packet socket that hears nothing until it is bound, and then only what its filter passes.
-pub(in crate::capture) struct PacketSocket {
+pub struct PacketSocket {
     descriptor: OwnedFd,
-    /// What it passes.
-    filter: Filter,
 }
 
 impl PacketSocket {
-    /// Opens a socket in the network namespace of the calling thread. Protocol 0: no frame gets in
-    /// before there is a filter.
-    pub(in crate::capture) fn open(filter: &Filter) -> Result<Self, Error> {
+    /// Opens a socket in the network namespace of the calling thread, with the filter `program`.
+    /// Protocol 0: no frame gets in before there is a filter.
+    ///
+    /// # Errors
+    /// The process may not open one (of kind [`io::ErrorKind::PermissionDenied`]), or the kernel does not take the
+    /// program.
+    pub fn open(program: Vec<libc::sock_filter>) -> Result<Self, Error> {
         const KIND: c_int = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, KIND, 0) };
-        if fd < 0 {
-            let source = io::Error::last_os_error();
-            return Err(match source.kind() {
-                io::ErrorKind::PermissionDenied => Error::Permission,
-                _ => Error::Socket { call: "socket(AF_PACKET)", source },
-            });
-        }
+        check(fd).map_err(Error::of("socket(AF_PACKET)"))?;
         // SAFETY: a descriptor that was just opened and that nothing else owns.
         let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut socket = Self { descriptor, filter: Filter::default() };
-        socket.attach(filter)?;
+        let socket = Self { descriptor };
+        socket.attach(program)?;
         Ok(socket)
     }
 
     /// A second descriptor of the same socket, to be given away.
-    pub(in crate::capture) fn duplicate(&self) -> Result<RawFd, Error> {
-        let descriptor =
-            self.descriptor.try_clone().map_err(|source| Error::Socket { call: "dup", source })?;
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn duplicate(&self) -> Result<RawFd, Error> {
+        let descriptor = self.descriptor.try_clone().map_err(Error::of("dup"))?;
         Ok(descriptor.into_raw_fd())
     }
 
     /// Replaces the filter: between two frames, none is judged by neither or both.
-    fn attach(&mut self, filter: &Filter) -> Result<(), Error> {
-        self.set_program(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter.program())
-            .map_err(|source| Error::Socket { call: "SO_ATTACH_FILTER", source })?;
-        self.filter = filter.clone();
-        Ok(())
+    ///
+    /// # Errors
+    /// The kernel does not take the program; the filter stays as it was.
+    pub fn attach(&self, program: Vec<libc::sock_filter>) -> Result<(), Error> {
+        self.set_program(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+            .map_err(Error::of("SO_ATTACH_FILTER"))
+    }
+
+    /// Has the socket take no other filter from now on.
+    #[cfg(test)]
+    pub(crate) fn lock_filter(&self) -> io::Result<()> {
+        let on: c_int = 1;
+        self.set(libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &on)
     }
 
     /// Joins the fan-out group of this number, or a new one where there is none, and returns its number. The
@@ -62,15 +83,18 @@ impl PacketSocket {
     /// The kernel must not put fragments together (`PACKET_FANOUT_FLAG_DEFRAG`): they would arrive late and as
     /// packets that never crossed the wire, and whoever sends fragments could have it keep them. All of
     /// them come to the first member.
-    pub(super) fn join_fanout(&self, group: Option<u16>) -> Result<u16, Error> {
-        let failed = |source| Error::Socket { call: "PACKET_FANOUT", source };
+    ///
+    /// # Errors
+    /// The socket is not bound, or the group is full.
+    pub fn join_fanout(&self, group: Option<u16>) -> Result<u16, Error> {
+        let failed = Error::of("PACKET_FANOUT");
         let kind = match group {
             None => libc::PACKET_FANOUT_CBPF | libc::PACKET_FANOUT_FLAG_UNIQUEID,
             Some(_) => libc::PACKET_FANOUT_CBPF,
         };
         let mut request = u32::from(group.unwrap_or(0)) | kind << 16;
-        self.set(libc::SOL_PACKET, libc::PACKET_FANOUT, &request).map_err(failed)?;
-        self.get(libc::SOL_PACKET, libc::PACKET_FANOUT, &mut request).map_err(failed)?;
+        self.set(libc::SOL_PACKET, libc::PACKET_FANOUT, &request).map_err(&failed)?;
+        self.get(libc::SOL_PACKET, libc::PACKET_FANOUT, &mut request).map_err(&failed)?;
         // The upper half repeats the type and flags.
         #[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
         Ok(request as u16)
@@ -82,9 +106,12 @@ impl PacketSocket {
     ///
     /// Where it replaces a program, it returns when every frame has gone that was on its way to the members of
     /// before (`__fanout_set_data_bpf` waits in `synchronize_net`).
-    pub(super) fn divide(&self, program: Vec<libc::sock_filter>) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// The kernel does not take the program, or the socket is in no group.
+    pub fn divide(&self, program: Vec<libc::sock_filter>) -> Result<(), Error> {
         self.set_program(libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, program)
-            .map_err(|source| Error::Socket { call: "PACKET_FANOUT_DATA", source })
+            .map_err(Error::of("PACKET_FANOUT_DATA"))
     }
 
     fn set_program(
@@ -101,7 +128,10 @@ impl PacketSocket {
     }
 
     /// Makes a receive ring of `blocks` blocks of `block_size` octets each.
-    pub(super) fn create_ring(
+    ///
+    /// # Errors
+    /// The kernel has no such rings, or no memory for one.
+    pub fn create_ring(
         &self,
         block_size: usize,
         blocks: usize,
@@ -121,13 +151,16 @@ impl PacketSocket {
         };
         let version = libc::tpacket_versions::TPACKET_V3 as c_int;
         self.set(libc::SOL_PACKET, libc::PACKET_VERSION, &version)
-            .map_err(|source| Error::Socket { call: "PACKET_VERSION", source })?;
+            .map_err(Error::of("PACKET_VERSION"))?;
         self.set(libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
-            .map_err(|source| Error::Socket { call: "PACKET_RX_RING", source })
+            .map_err(Error::of("PACKET_RX_RING"))
     }
 
     /// Maps the ring's `length` octets.
-    pub(super) fn map(&self, length: usize) -> Result<NonNull<u8>, Error> {
+    ///
+    /// # Errors
+    /// There is no ring of that length, or no room for it.
+    pub fn map(&self, length: usize) -> Result<NonNull<u8>, Error> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe {
             libc::mmap(
@@ -139,7 +172,7 @@ impl PacketSocket {
                 0,
             )
         };
-        let failed = || Error::Socket { call: "mmap", source: io::Error::last_os_error() };
+        let failed = || Error { call: "mmap", source: io::Error::last_os_error() };
         if start == libc::MAP_FAILED {
             return Err(failed());
         }
@@ -147,7 +180,10 @@ impl PacketSocket {
     }
 
     /// Starts to hear the frames of all protocols on an interface, or on all for index 0.
-    pub(super) fn bind(&self, index: u32) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// There is no such interface, or the socket is in a fan-out group.
+    pub fn bind(&self, index: u32) -> io::Result<()> {
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::sa_family_t,
             sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
@@ -168,12 +204,18 @@ impl PacketSocket {
     }
 
     /// The index of the interface it is bound to: 0 for all, `u32::MAX` where that is gone.
-    pub(super) fn bound_index(&self) -> io::Result<u32> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bound_index(&self) -> io::Result<u32> {
         self.address().map(|address| address.sll_ifindex.cast_unsigned())
     }
 
     /// The `ARPHRD_` type of the interface it is bound to.
-    pub(in crate::capture) fn hardware_type(&self) -> io::Result<u16> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn hardware_type(&self) -> io::Result<u16> {
         self.address().map(|address| address.sll_hatype)
     }
 
@@ -193,12 +235,18 @@ impl PacketSocket {
     }
 
     /// The index of an interface by its name, in the network namespace of the socket.
-    pub(super) fn interface_index(&self, name: &str) -> io::Result<u32> {
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn interface_index(&self, name: &str) -> io::Result<u32> {
         Ok(name_to_index(&self.descriptor, name)?)
     }
 
     /// Packets that passed the filter, and those of them that were dropped, since the last call.
-    pub(in crate::capture) fn take_statistics(&self) -> io::Result<(u32, u32)> {
+    ///
+    /// # Errors
+    /// The kernel's; none is known.
+    pub fn take_statistics(&self) -> io::Result<(u32, u32)> {
         // A socket without a ring fills in the first two members only, which is all we read.
         let mut stats = libc::tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
         self.get(libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut stats)?;
@@ -243,7 +291,10 @@ impl PacketSocket {
 
 /// Waits until a socket has something to read, the timeout has passed or a signal has arrived, and
 /// says of each socket whether it has.
-pub(in crate::capture) fn wait<'a>(
+///
+/// # Errors
+/// The kernel's; a signal is none.
+pub fn wait<'a>(
     sockets: impl Iterator<Item = &'a PacketSocket> + Clone,
     timeout: Duration,
 ) -> Result<Vec<bool>, Error> {
@@ -264,33 +315,14 @@ pub(in crate::capture) fn wait<'a>(
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             return Ok(vec![false; polled.len()]);
         }
-        result => result.map_err(|source| Error::Socket { call: "poll", source })?,
+        result => result.map_err(Error::of("poll"))?,
     }
     for (socket, polled) in sockets.zip(&polled) {
         if polled.revents & libc::POLLERR != 0 {
-            socket.clear_error().map_err(|source| Error::Socket { call: "SO_ERROR", source })?;
+            socket.clear_error().map_err(Error::of("SO_ERROR"))?;
         }
     }
     Ok(polled.iter().map(|polled| polled.revents & libc::POLLIN != 0).collect())
-}
-
-/// Has all `sockets` pass another selection, those where it is another. One that fails keeps the one it had,
-/// and is tried again at the next call.
-pub(in crate::capture) fn select<'a>(
-    filter: &mut Filter,
-    selection: &Selection,
-    sockets: impl Iterator<Item = &'a mut PacketSocket>,
-) -> Result<(), Error> {
-    filter.selection.clone_from(selection);
-    update(filter, sockets)
-}
-
-/// Has all `sockets` judge frames by `filter`, those that do not yet.
-pub(super) fn update<'a>(
-    filter: &Filter,
-    sockets: impl Iterator<Item = &'a mut PacketSocket>,
-) -> Result<(), Error> {
-    sockets.filter(|socket| socket.filter != *filter).try_for_each(|socket| socket.attach(filter))
 }
 
 /// The result of a system call that returns -1 on failure.
@@ -301,34 +333,4 @@ fn check(result: c_int) -> io::Result<()> {
 /// The size of a value as the socket calls want it.
 fn size_of_val_u32<T>(value: &T) -> libc::socklen_t {
     libc::socklen_t::try_from(mem::size_of_val(value)).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_that_takes_no_other_filter_keeps_none_of_the_rest_from_its_own() {
-        let mut filter = Filter::default();
-        let open = |filter: &Filter| PacketSocket::open(filter).ok();
-        let (Some(mut free), Some(mut locked)) = (open(&filter), open(&filter)) else {
-            eprintln!("skipped: needs CAP_NET_RAW");
-            return;
-        };
-        let on: c_int = 1;
-        locked.set(libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &on).unwrap();
-        let before = filter.selection.clone();
-        let data = Selection { data: true, flows: None };
-
-        let mut ask = |selection: &Selection, free: &mut PacketSocket| {
-            select(&mut filter, selection, [free, &mut locked].into_iter())
-        };
-        assert!(ask(&data, &mut free).is_err());
-        assert_eq!(free.filter.selection, data);
-        assert!(ask(&data, &mut free).is_err(), "it is tried again");
-        // Back to what the locked one still has: the other must be told.
-        ask(&before, &mut free).unwrap();
-        assert_eq!(free.filter.selection, before);
-        assert_eq!(locked.filter.selection, before);
-    }
 }

@@ -12,7 +12,8 @@ use synwatch_core::sampling::FlowKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, Skip};
 
-use crate::app::feed::Intake;
+use crate::app::session::Intake;
+use crate::sys::threads::spawn_scoped;
 
 /// Segments of a batch.
 const BATCH: usize = 1_024;
@@ -42,7 +43,7 @@ struct Worker {
 }
 
 /// An engine and the threads that work on its shards.
-pub struct Crew<'a> {
+pub struct ReplayWorkers<'a> {
     engine: &'a mut Engine,
     workers: Vec<Worker>,
     /// What is gathered for each shard.
@@ -53,12 +54,12 @@ pub struct Crew<'a> {
     last: Timestamp,
 }
 
-impl<'a> Crew<'a> {
+impl<'a> ReplayWorkers<'a> {
     /// Runs `work` with a thread for each shard of `engine`.
     pub fn with<T>(engine: &'a mut Engine, work: impl FnOnce(&mut Self) -> T) -> T {
         thread::scope(|scope| {
             let count = engine.shards().get();
-            let mut crew = Self {
+            let mut this = Self {
                 engine,
                 workers: (0..count).map(|_| Worker::start(scope)).collect(),
                 batches: (0..count).map(|_| Batch::with_capacity(BATCH)).collect(),
@@ -66,9 +67,9 @@ impl<'a> Crew<'a> {
                 lent: false,
                 last: Timestamp::EPOCH,
             };
-            let outcome = work(&mut crew);
-            crew.call_in();
-            crew.engine.reach(crew.last);
+            let outcome = work(&mut this);
+            this.call_in();
+            this.engine.reach(this.last);
             outcome
         })
     }
@@ -117,7 +118,7 @@ impl<'a> Crew<'a> {
     }
 }
 
-impl Intake for Crew<'_> {
+impl Intake for ReplayWorkers<'_> {
     #[inline]
     fn frame(
         &mut self,
@@ -159,7 +160,7 @@ impl Worker {
         let (jobs, for_worker) = sync_channel(AHEAD);
         let (give_back, done) = channel();
         let (return_batch, spare) = channel();
-        scope.spawn(move || run(&for_worker, &give_back, &return_batch));
+        spawn_scoped(scope, move || run(&for_worker, &give_back, &return_batch));
         Self { jobs, done, spare }
     }
 

@@ -12,12 +12,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use synwatch_core::engine::SavedBaseline;
 use thiserror::Error;
+
+use crate::sys::Needs;
+use crate::sys::threads::Confined;
 
 /// What the file says it is.
 const FORMAT: &str = "synwatch-baselines";
@@ -96,9 +98,14 @@ impl StateFile {
     }
 
     /// The directory that it is in.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
+    fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// What writing it takes: a file beside it takes its place.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        Needs { replaceable: vec![self.directory().to_owned()], ..Needs::default() }
     }
 
     /// Reads the baselines; none where there is no file yet.
@@ -193,12 +200,15 @@ fn parse(bytes: &[u8]) -> Result<Vec<SavedBaseline>, String> {
 ///
 /// # Errors
 /// The system has no thread left.
-pub fn start(file: StateFile, told: bool) -> Result<(Baselines, Keeper), Error> {
+pub fn start(
+    confined: &Confined,
+    file: StateFile,
+    told: bool,
+) -> Result<(Baselines, Keeper), Error> {
     let (sender, receiver) = sync_channel(1);
     let (ended_sender, ended) = sync_channel(0);
-    thread::Builder::new()
-        .name("synwatch-state".to_owned())
-        .spawn(move || {
+    confined
+        .spawn("synwatch-state", move |_| {
             keep(&file, &receiver, told);
             drop(ended_sender);
         })
@@ -259,6 +269,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::threads::confined;
     use synwatch_core::engine::SavedSeries;
     use synwatch_core::time::Timestamp;
 
@@ -344,10 +355,13 @@ mod tests {
     fn the_last_baselines_are_written_before_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let file = StateFile::new(directory.path().join("baselines.json"));
-        let (outbox, keeper) = start(file.clone(), false).unwrap();
-        outbox.keep(baselines(5));
-        drop(outbox);
-        assert!(keeper.stop(Duration::from_secs(10)));
+        // In a sandbox that is made for it.
+        confined(&file.needs(), |confined| {
+            let (outbox, keeper) = start(confined, file.clone(), false).unwrap();
+            outbox.keep(baselines(5));
+            drop(outbox);
+            assert!(keeper.stop(Duration::from_secs(10)));
+        });
         assert_eq!(file.load().unwrap(), baselines(5));
     }
 }

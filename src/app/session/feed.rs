@@ -7,7 +7,7 @@ use synwatch_core::observe::Document;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{self, Fragments, Segment, Skip};
 
-use crate::app::{Clock, Correction, Host};
+use super::{Clock, Correction, Host};
 use crate::capture::{Batch, Error, Frames, Selection, Source};
 
 /// Who takes in what a source gives.
