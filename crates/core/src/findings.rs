@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::observe::{Evidence, Severity, Target, Variant};
+use crate::model::{Evidence, Severity, Target, Variant};
 use crate::time::Timestamp;
 
 pub use accept_queue_overflow::AcceptQueueOverflow;

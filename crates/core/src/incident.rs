@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::document::{Detection, SeverityChange};
 use crate::findings::{Class, Onset};
-use crate::observe::{Detection, Evidence, Severity, SeverityChange, Variant};
+use crate::model::{Evidence, Severity, Variant};
 use crate::time::Timestamp;
 use crate::wire::Address;
 

@@ -93,28 +93,17 @@
 //! - Memory is fixed by [`engine::Settings`]: nothing grows with an attack.
 
 mod detect;
+mod document;
 pub mod engine;
 mod findings;
 mod flow;
 mod incident;
 pub mod metrics;
+mod model;
 pub mod observe;
+pub mod sampling;
 mod stats;
+#[doc(hidden)]
+pub mod testing;
 pub mod time;
 pub mod wire;
-
-/// Which flows are looked at under load. Filters in the kernel choose by the same keyed hash as the engine, so that a
-/// flow comes up whole or not at all.
-pub mod sampling {
-    pub use crate::flow::{
-        End, FlowKey, HashKey, Hasher, Sampling, SamplingHash, SamplingKey, SamplingLevel,
-    };
-}
-
-/// What tests and benchmarks look at from outside. Not part of the interface: it changes at any time.
-#[doc(hidden)]
-pub mod testing {
-    pub use crate::detect::{Detector, Observation};
-    pub use crate::findings::{Configured, Filter, Grounds, Onset, Sources, SynFlood};
-    pub use crate::stats::{SeenSyn, Step, SynFingerprint};
-}

@@ -12,8 +12,9 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
+use crate::document::{Durations, Internals, ServiceInternals, ServiceReport, Snapshot};
 use crate::findings::Class;
-use crate::observe::{Durations, Internals, ServiceInternals, ServiceReport, Severity, Snapshot};
+use crate::model::Severity;
 
 /// `Content-Type` of the text format that [`render`] writes.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;

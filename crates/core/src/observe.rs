@@ -2,22 +2,13 @@
 //! the capture say ([`KernelSample`], [`CaptureStats`]), and what synwatch has found ([`Snapshot`],
 //! and in it the JSON document, [`Document`]).
 
-mod document;
-mod evidence;
-mod internals;
-mod sample;
-mod stderr;
-
+pub use crate::document::{
+    CaptureReport, Detection, Document, Durations, Handshakes, Internals, KernelReport, Limit,
+    Observed, SCHEMA_VERSION, ServiceInternals, ServiceReport, SeverityChange, Snapshot, Totals,
+};
 pub use crate::findings::Class;
-pub use document::{
-    CaptureReport, Detection, Document, FlowCounts, KernelReport, Limit, Observed, SCHEMA_VERSION,
-    ServiceReport, SeverityChange, Totals,
-};
-pub use evidence::{Evidence, Fingerprint, PrefixShare, Severity, Status, Target, Variant};
-pub use internals::{Durations, Handshakes, Internals, ServiceInternals, Snapshot};
-pub use sample::{
-    CaptureStats, Conntrack, KernelHalfOpen, KernelSample, Listener, Process, Sysctls,
-};
-pub use stderr::{
-    EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr, rounded_up, stderr,
+pub use crate::model::{
+    CaptureStats, Conntrack, Evidence, EvidenceStderr, Fingerprint, FlowCounts, FlowCountsStderr,
+    KernelHalfOpen, KernelSample, Listener, PrefixShare, Process, ServiceStderr, Severity, Status,
+    Sysctls, Target, TotalsStderr, Variant,
 };

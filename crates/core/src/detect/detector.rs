@@ -14,7 +14,7 @@ use crate::detect::limits::{Limit, Origin, RateLimits, Reason};
 use crate::detect::observation::Observation;
 use crate::detect::queue::{OCCUPIED, OCCUPIED_PART, Queue};
 use crate::detect::saved::SavedBaseline;
-use crate::observe::Severity;
+use crate::model::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::detect::change::Learning;
 use crate::detect::limits::Reason;
-use crate::observe::Severity;
+use crate::model::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;
 

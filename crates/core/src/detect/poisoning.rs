@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::detect::baseline::D;
 use crate::detect::{Detector, Observation};
-use crate::observe::Severity;
+use crate::model::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;
 

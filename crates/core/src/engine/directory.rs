@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::engine::settings::Settings;
 use crate::flow::{End, Hasher, Patience, ServiceId};
-use crate::observe::Listener;
+use crate::model::Listener;
 use crate::stats::Keyed;
 use crate::wire::Address;
 

@@ -25,6 +25,7 @@ pub use crate::stats::STEP;
 pub use settings::{Mute, ServiceSettings, Settings};
 pub use shard::Shard;
 
+use crate::document::{Handshakes, Snapshot};
 use crate::engine::directory::Shared;
 use crate::engine::judge::{Judge, Moment};
 use crate::engine::report::{View, totals};
@@ -34,7 +35,7 @@ use crate::engine::shard::Completed;
 use crate::engine::shards::Shards;
 use crate::engine::witnesses::{CaptureView, KernelView};
 use crate::flow::{Hasher, Sampling, SamplingKey, SamplingLevel, ServiceId};
-use crate::observe::{CaptureStats, Handshakes, KernelSample, Snapshot};
+use crate::model::{CaptureStats, KernelSample};
 use crate::stats::Step;
 use crate::time::Timestamp;
 use crate::wire::{Segment, Skip};

@@ -3,6 +3,10 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
+use crate::document::{
+    CaptureReport, Document, Handshakes, Internals, KernelReport, Limit, Observed, SCHEMA_VERSION,
+    ServiceInternals, ServiceReport, Snapshot, Totals,
+};
 use crate::engine::judge::{Moment, completion_ratio, completion_stderr};
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Sums;
@@ -11,10 +15,9 @@ use crate::engine::tally::Counts;
 use crate::findings::Class;
 use crate::flow::{HalfOpen, SamplingLevel, ServiceId};
 use crate::incident::Incidents;
-use crate::observe::{
-    CaptureReport, Document, FlowCounts, FlowCountsStderr, Handshakes, Internals, KernelReport,
-    Limit, Observed, SCHEMA_VERSION, ServiceInternals, ServiceReport, ServiceStderr, Severity,
-    Snapshot, Status, Totals, TotalsStderr, Variant, rounded_up, stderr,
+use crate::model::{
+    FlowCounts, FlowCountsStderr, ServiceStderr, Severity, Status, TotalsStderr, Variant,
+    rounded_up, stderr,
 };
 use crate::stats::{STEP, Step, Window, rounded, scaled_up};
 use crate::time::Timestamp;
@@ -94,7 +97,7 @@ impl View<'_> {
         self.incidents
             .all_active()
             .filter_map(|detection| detection.current_severity())
-            .map(crate::observe::Severity::status)
+            .map(crate::model::Severity::status)
             .max()
             .unwrap_or_default()
     }

@@ -11,7 +11,7 @@ use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::incident::Subject;
-use crate::observe::Listener;
+use crate::model::Listener;
 use crate::stats::{Failures, Keyed, Samples, Step, Windows};
 use crate::time::Timestamp;
 use crate::wire::Address;

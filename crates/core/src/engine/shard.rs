@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
 
+use crate::document::{Durations, Totals};
 use crate::engine::STEP_NANOS;
 use crate::engine::directory::Shared;
 use crate::engine::sampling::Levels;
@@ -18,7 +19,6 @@ use crate::flow::{
     Arrival, BIN, Event, FlowKey, Hasher, Micros, Role, SamplingLevel, Seen, ServiceId, Standing,
     Tracker,
 };
-use crate::observe::{Durations, Totals};
 use crate::stats::{Attempt, BINS, Hosts, Priority, Recent, Step, network_of, sketch, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Address, Flags, Segment, Skip};

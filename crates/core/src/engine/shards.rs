@@ -7,7 +7,7 @@ use crate::engine::settings::Settings;
 use crate::engine::shard::{ALL_SOURCES_LG_K, Completed, Queued, Shard, Sums};
 use crate::engine::tally::SOURCES_LG_K;
 use crate::flow::{Fate, Fill, FlowHash, HalfOpen, ServiceId};
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::stats::distinct;
 use crate::time::Timestamp;
 use crate::wire::SeqNumber;

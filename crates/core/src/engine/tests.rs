@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::document::{Detection, Document};
+use crate::findings::Class;
 use crate::flow::{HashKey, state_test_segment};
-use crate::observe::{
-    Class, Detection, Document, FlowCounts, KernelHalfOpen, Listener, Severity, Status, Variant,
-};
+use crate::model::{FlowCounts, KernelHalfOpen, Listener, Severity, Status, Variant};
 use crate::wire::{Address, Flags, OptionLayout, SeqNumber};
 
 const SYN: Flags = Flags::SYN;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::shard::Sums;
-use crate::observe::{CaptureStats, KernelSample};
+use crate::model::{CaptureStats, KernelSample};
 use crate::time::Timestamp;
 
 /// Capture losses are judged over so long.

@@ -1,7 +1,7 @@
 //! Answers to what was never asked: somebody forges this host's address.
 
 use crate::findings::{Finding, Grounds, Onset, Room};
-use crate::observe::{Evidence, Severity, Target};
+use crate::model::{Evidence, Severity, Target};
 use crate::stats::{STEP, StrayAnswers};
 use crate::time::Timestamp;
 

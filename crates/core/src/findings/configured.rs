@@ -1,6 +1,6 @@
 //! What the configuration says of a service, where it has a part in the verdict.
 
-use crate::observe::{Evidence, Severity};
+use crate::model::{Evidence, Severity};
 
 /// The settings that acted on one verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

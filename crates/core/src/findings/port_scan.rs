@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::findings::{Configured, Finding, Grounds, Onset, Room};
 use crate::flow::Hasher;
-use crate::observe::{Evidence, Severity, Target, Variant};
+use crate::model::{Evidence, Severity, Target, Variant};
 use crate::stats::{Keyed, common_prefix, source_of};
 use crate::time::Timestamp;
 use crate::wire::Address;

@@ -62,7 +62,7 @@ impl Room for SynAckReflection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::PrefixShare;
+    use crate::model::PrefixShare;
 
     #[test]
     fn the_answers_to_one_network_are_reset() {

@@ -9,7 +9,7 @@ mod kind;
 
 use crate::detect::Reason;
 use crate::findings::{Configured, Finding, Grounds, Onset, Room};
-use crate::observe::{Evidence, PrefixShare, Severity, Sysctls, Target, Variant};
+use crate::model::{Evidence, PrefixShare, Severity, Sysctls, Target, Variant};
 use crate::stats::{STEP, SingleSourceFlood};
 use crate::time::Timestamp;
 

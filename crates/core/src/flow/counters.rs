@@ -10,7 +10,7 @@ use crate::flow::calendar::{Bin, Bins, Calendar};
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::flow::table::{Entry, ServiceId};
 use crate::flow::tracker::IDLE;
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 
 /// Half-open connections of one service.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

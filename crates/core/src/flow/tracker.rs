@@ -14,7 +14,7 @@ use crate::flow::sampling_hash::SamplingLevel;
 use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// What a segment meant.

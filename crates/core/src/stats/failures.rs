@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::observe::{Fingerprint, PrefixShare};
+use crate::model::{Fingerprint, PrefixShare};
 use crate::stats::fingerprint::{Completions, SeenSyn};
 use crate::stats::sample::Attempt;
 use crate::time::Timestamp;

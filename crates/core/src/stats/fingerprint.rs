@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::observe::Fingerprint;
+use crate::model::Fingerprint;
 use crate::stats::Attempt;
 use crate::time::Timestamp;
 use crate::wire::{Address, OptionLayout, Segment};

@@ -9,7 +9,7 @@ use crate::findings::{
     Sources, SynFlood, are_real, variant,
 };
 use crate::flow::{HalfOpen, ServiceId};
-use crate::observe::{Evidence, Severity, Target, Variant};
+use crate::model::{Evidence, Severity, Target, Variant};
 use crate::stats::{Failure, SourceProfile, Step};
 use crate::time::Timestamp;
 

@@ -17,7 +17,7 @@ use crate::findings::{
 };
 use crate::flow::Hasher;
 use crate::incident::Subject;
-use crate::observe::{Evidence, Severity, Target, Variant};
+use crate::model::{Evidence, Severity, Target, Variant};
 use crate::stats::{
     Attempt, Failure, Failures, Keyed, Step, TargetProfile, Window, Windows, subnet_of,
 };

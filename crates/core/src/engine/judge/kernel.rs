@@ -6,7 +6,7 @@ use crate::engine::services::Service;
 use crate::findings::{
     Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynFlood, variant,
 };
-use crate::observe::{Evidence, KernelHalfOpen, Target};
+use crate::model::{Evidence, KernelHalfOpen, Target};
 use crate::stats::{Attempt, Failures};
 
 impl Moment<'_> {

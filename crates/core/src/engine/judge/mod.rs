@@ -25,7 +25,7 @@ use crate::engine::shard::Completed;
 use crate::findings::{Backscatter, Class, Configured, Filter, Onset, Scanners, SynFlood, variant};
 use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
-use crate::observe::{KernelHalfOpen, Severity, Target, Variant};
+use crate::model::{KernelHalfOpen, Severity, Target, Variant};
 use crate::stats::{
     Attempt, Failure, Failures, LastSteps, Recent, STEP, SourceProfile, Step, Window, source_of,
 };

@@ -9,7 +9,7 @@ use crate::engine::settings::Settings;
 use crate::engine::shards::Shards;
 use crate::engine::witnesses::{CaptureView, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
-use crate::observe::{Evidence, EvidenceStderr, Sysctls, rounded_up, stderr};
+use crate::model::{Evidence, EvidenceStderr, Sysctls, rounded_up, stderr};
 use crate::stats::{STEP, SourceProfile, Step, Window};
 use crate::time::Timestamp;
 

@@ -1,7 +1,7 @@
 //! More traffic than the budget: the same verdicts, and estimates as good as they say they are.
 
 use super::*;
-use crate::observe::{Limit, ServiceReport};
+use crate::document::{Limit, ServiceReport};
 
 /// The victim and a service beside it.
 const VICTIM: (Address, u16) = (Address::v4([192, 0, 2, 10]), 443);

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::findings::Onset;
 use crate::findings::syn_flood::{Filter, SOON, SynFlood};
-use crate::observe::Variant;
+use crate::model::Variant;
 
 /// Share of the queue from which on its size and the time that requests stay matter.
 const PRESSED: f64 = 0.25;
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use crate::findings::syn_flood::{QueueState, Sources};
     use crate::findings::{Configured, Grounds};
-    use crate::observe::{Evidence, Severity, Sysctls, Target};
+    use crate::model::{Evidence, Severity, Sysctls, Target};
     use crate::stats::{SeenSyn, SynFingerprint};
     use crate::time::Timestamp;
     use crate::wire::Address;

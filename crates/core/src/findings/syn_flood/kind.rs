@@ -1,6 +1,6 @@
 //! What kind of flood it is, from the sources of the attempts that fail.
 
-use crate::observe::Variant;
+use crate::model::Variant;
 use crate::stats::SourceProfile;
 
 /// Failures that are needed before anything is said.

@@ -11,7 +11,7 @@ use crate::flow::calendar::BIN;
 use crate::flow::counters::StateName;
 use crate::flow::patience::{FirstRepeats, Learner};
 use crate::flow::state::tests::segment;
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::time::Timestamp;
 
 const SYN: Flags = Flags::SYN;

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::document::{Document, ServiceReport, Totals};
 use crate::findings::Class;
-use crate::observe::document::{Document, ServiceReport, Totals};
-use crate::observe::evidence::{Severity, Variant};
-use crate::observe::sample::Conntrack;
+use crate::model::{Conntrack, Severity, Variant};
 
 /// The engine's state at one time.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Standard errors of [`super::Totals`], in the units of the totals, rounded up.
+/// Standard errors of [`crate::document::Totals`], in the units of the totals, rounded up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the total of its name")]
 pub struct TotalsStderr {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::observe::stderr::EvidenceStderr;
+use crate::model::EvidenceStderr;
 use crate::wire::OptionLayout;
 
 /// The overall verdict; its order is its gravity, and the number of a variant is the exit code.
