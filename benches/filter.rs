@@ -1,10 +1,11 @@
-//! What the kernel's filter costs per packet, compiled as it is: `cargo bench --bench filter`, as root.
+//! What the kernel's filter costs per packet, compiled as it is: `cargo bench --bench filter`, as
+//! root.
 //!
-//! Each program, made to drop everything, is attached to many packet sockets; what a packet to all of them
-//! takes longer than with a program that only returns, divided by their number, is its cost. Everything
-//! is in the caches, and every branch foretold: as under a flood. The least of many short measurements
-//! counts, as whatever else the machine does only adds to them. It happens in a network namespace that ends
-//! with the process.
+//! Each program, made to drop everything, is attached to many packet sockets; what a packet to all
+//! of them takes longer than with a program that only returns, divided by their number, is its
+//! cost. Everything is in the caches, and every branch foretold: as under a flood. The least of
+//! many short measurements counts, as whatever else the machine does only adds to them. It happens
+//! in a network namespace that ends with the process.
 
 use std::process::Command;
 use std::time::Instant;

@@ -123,8 +123,8 @@ impl Pipeline {
     }
 }
 
-/// Measures `work` on batches of what `source` gives, made while the clock stands. The clock is CPU time:
-/// others may be at work on the same core.
+/// Measures `work` on batches of what `source` gives, made while the clock stands. The clock is CPU
+/// time: others may be at work on the same core.
 fn measure<T>(
     criterion: &mut Criterion,
     (group, name): (&str, &str),

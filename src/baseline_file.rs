@@ -1,9 +1,9 @@
 //! The state file: what was learned of each service, kept over a restart.
 //!
-//! A small JSON document that is only ever replaced as a whole (written beside, synced, renamed, its
-//! directory synced), so that a crash leaves the old one or the new one. It is an aid: a file that is
-//! broken, foreign or from a newer version is set aside, one that cannot be written costs a warning,
-//! and the detector starts from its priors as it does without any.
+//! A small JSON document that is only ever replaced as a whole (written beside, synced, renamed,
+//! its directory synced), so that a crash leaves the old one or the new one. It is an aid: a file
+//! that is broken, foreign or from a newer version is set aside, one that cannot be written costs a
+//! warning, and the detector starts from its priors as it does without any.
 //!
 //! Writing waits for the disk, so it has a thread of its own, behind a queue of one.
 
@@ -111,8 +111,8 @@ impl StateFile {
     /// Reads the baselines; none where there is no file yet.
     ///
     /// # Errors
-    /// The file cannot be read; or it cannot be used, and was renamed to `<name>.bad`, in the place of an
-    /// earlier one.
+    /// The file cannot be read; or it cannot be used, and was renamed to `<name>.bad`, in the place
+    /// of an earlier one.
     pub fn load(&self) -> Result<Vec<SavedBaseline>, Error> {
         let bytes = match self.read() {
             Ok(bytes) => bytes,
@@ -195,8 +195,8 @@ fn parse(bytes: &[u8]) -> Result<Vec<SavedBaseline>, String> {
     }
 }
 
-/// Starts the thread that writes `file`. Where it is known to fail already (`told`), its first failure is not
-/// told again.
+/// Starts the thread that writes `file`. Where it is known to fail already (`told`), its first
+/// failure is not told again.
 ///
 /// # Errors
 /// The system has no thread left.
@@ -245,8 +245,8 @@ fn keep(file: &StateFile, queue: &Receiver<Vec<SavedBaseline>>, told: bool) {
 pub struct Baselines(SyncSender<Vec<SavedBaseline>>);
 
 impl Baselines {
-    /// Has the file replaced; never waits. Where the disk has not taken the last but one yet, these are
-    /// dropped: later ones will come.
+    /// Has the file replaced; never waits. Where the disk has not taken the last but one yet, these
+    /// are dropped: later ones will come.
     pub fn keep(&self, baselines: Vec<SavedBaseline>) {
         let _ = self.0.try_send(baselines);
     }
@@ -257,8 +257,8 @@ impl Baselines {
 pub struct Keeper(Receiver<()>);
 
 impl Keeper {
-    /// Waits until all is written, once [`Baselines`] is dropped; says whether that took no longer than
-    /// `patience`.
+    /// Waits until all is written, once [`Baselines`] is dropped; says whether that took no longer
+    /// than `patience`.
     #[must_use]
     pub fn stop(self, patience: Duration) -> bool {
         // Nothing is ever sent: the channel closes when the thread ends.

@@ -28,15 +28,15 @@ const PENDING_LINES: usize = 1024;
 /// Generator of our signatures: 1 is the general rule generator.
 const GENERATOR_ID: u32 = 1;
 
-/// What the [number of a class](synwatch_core::observe::Class::event) is added to: the range for local use is 1000000 to
-/// 1999999.
+/// What the [number of a class](synwatch_core::observe::Class::event) is added to: the range for
+/// local use is 1000000 to 1999999.
 const SIGNATURE_BASE: u32 = 1_019_700;
 
 /// Revision of the signatures.
 const REVISION: u32 = 1;
 
-/// Writes alerts to a file. It outlives log rotation ([`Sink::reopen`]) and a full disk: lines wait in
-/// memory, up to a limit, and are written once the file takes them again.
+/// Writes alerts to a file. It outlives log rotation ([`Sink::reopen`]) and a full disk: lines wait
+/// in memory, up to a limit, and are written once the file takes them again.
 #[derive(Debug)]
 pub struct Events {
     path: PathBuf,

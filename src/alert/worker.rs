@@ -94,7 +94,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Delivers what is queued and ends the worker; says whether that took no longer than `patience`.
+    /// Delivers what is queued and ends the worker; says whether that took no longer than
+    /// `patience`.
     #[must_use]
     pub fn stop(self, patience: Duration) -> bool {
         self.alerts.wishes.stop.store(true, Relaxed);

@@ -1,7 +1,7 @@
 //! The faces of the program: the only place where the parts are wired together.
 //!
-//! The daemon, `--once` and `replay` run the same [`synwatch_core::engine::Engine`]; they differ in where frames come
-//! from, how long they run and what is done with the outcome.
+//! The daemon, `--once` and `replay` run the same [`synwatch_core::engine::Engine`]; they differ in
+//! where frames come from, how long they run and what is done with the outcome.
 
 pub mod check_config;
 pub mod daemon;

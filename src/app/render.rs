@@ -1,5 +1,5 @@
-//! A report as text, for `--once` and `replay`: the first line for Nagios and people alike, the rest
-//! for people.
+//! A report as text, for `--once` and `replay`: the first line for Nagios and people alike, the
+//! rest for people.
 
 use std::net::SocketAddr;
 

@@ -31,9 +31,9 @@ pub fn run(config: &Config, files: &[PathBuf], output: &Output) -> Result<Status
     Ok(render::status(&snapshot.document, &limits))
 }
 
-/// The report on `files`: totals over all of them, flows as of the last packet, and the verdict once
-/// all attempts have had their time. Its status is the worst that was reached. With it comes what could not be
-/// seen, in one sentence for each cause.
+/// The report on `files`: totals over all of them, flows as of the last packet, and the verdict
+/// once all attempts have had their time. Its status is the worst that was reached. With it comes
+/// what could not be seen, in one sentence for each cause.
 ///
 /// # Errors
 /// A file that cannot be read.

@@ -1,7 +1,7 @@
 //! Several threads at one replay: this one reads and decodes, each of the others works on a shard.
 //!
-//! The shards are handed out when there is a batch for them, and called in before a step ends, so what comes out does not
-//! depend on the threads. Steps with few segments are done on the spot.
+//! The shards are handed out when there is a batch for them, and called in before a step ends, so
+//! what comes out does not depend on the threads. Steps with few segments are done on the spot.
 
 use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -130,7 +130,8 @@ impl Intake for ReplayWorkers<'_> {
         if let Err(skip) = decode(&mut segment) {
             return self.skip(Some(at), skip);
         }
-        // Time runs backwards in no shard: what came late in the file counts as of the latest of all, not of its shard.
+        // Time runs backwards in no shard: what came late in the file counts as of the latest of
+        // all, not of its shard.
         let at = at.min(LATEST).max(self.last);
         self.reach(at);
         let flow = self.engine.hasher().flow(&segment);

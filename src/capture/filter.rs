@@ -1,18 +1,20 @@
 //! The classic BPF program that keeps the kernel from passing up what nobody wants to look at.
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
-//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
-//! only a sample of the flows, each of them whole: then it computes the [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the
-//! flow just as user space does.
+//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under
+//! load only a sample of the flows, each of them whole: then it computes the
+//! [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the flow just as user space does.
 //!
-//! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
-//! space joins, authentication headers, and more than two IPv6 extension headers. Of any other packet it knows where
-//! the TCP header ends, and keeps that. One program serves all interfaces: it asks for the device's type. It does the usual frames,
-//! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
-//! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
-//! a function for each load.
+//! User space has the last word. Where the program cannot tell it passes the packet, whole:
+//! fragments, which user space joins, authentication headers, and more than two IPv6 extension
+//! headers. Of any other packet it knows where the TCP header ends, and keeps that. One program
+//! serves all interfaces: it asks for the device's type. It does the usual frames, Ethernet without
+//! a tag in the data and IP without options, by fixed offsets, which the kernel compiles to plain
+//! loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a
+//! call of a function for each load.
 //!
-//! Where several sockets share the traffic, a [second program](fanout()) tells the kernel which of them gets a flow.
+//! Where several sockets share the traffic, a [second program](fanout()) tells the kernel which of
+//! them gets a flow.
 
 mod assembler;
 mod fanout;
@@ -34,14 +36,15 @@ pub use self::fanout::fanout;
 /// take 142. Where the TCP header is found behind other headers, so many from there on.
 pub const SNAP_LENGTH: u32 = 160;
 
-/// Octets kept of a packet in which the program does not find the TCP header: all that any has. The ring takes
-/// frames up to the size of a block.
+/// Octets kept of a packet in which the program does not find the TCP header: all that any has. The
+/// ring takes frames up to the size of a block.
 pub const WHOLE: u32 = 128 << 10;
 
 /// What the kernel passes up.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// Only on these interfaces, by index; all where there is no list, and nothing where it is empty.
+    /// Only on these interfaces, by index; all where there is no list, and nothing where it is
+    /// empty.
     pub interfaces: Option<Vec<u32>>,
     /// Also loopback devices, each packet once: as it is received.
     pub loopback: bool,
@@ -96,7 +99,8 @@ impl Filter {
         self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
     }
 
-    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked for.
+    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked
+    /// for.
     fn segment(&self, asm: &mut Assembler, headers: Headers) {
         use Label::{Candidate, Drop, Next, Wanted};
 
@@ -104,8 +108,8 @@ impl Filter {
         headers.load_tcp(asm, BYTE, 13);
         if !self.selection.data {
             asm.jump_if_set(SYN_FIN_RST, Candidate(headers), Next);
-            // Without payload the segment is as long as its header. The total length of 0 that the kernel
-            // writes into what it will segment later (BIG TCP) is never that: it is data.
+            // Without payload the segment is as long as its header. The total length of 0 that the
+            // kernel writes into what it will segment later (BIG TCP) is never that: it is data.
             headers.load_tcp(asm, BYTE, 12);
             asm.op(AND, 0xf0);
             asm.op(RSH, 2);
@@ -176,8 +180,8 @@ fn link(asm: &mut Assembler, loopback: bool) {
     network(asm, ETHERNET);
 }
 
-/// From the EtherType in A, which is that of what begins at offset `at`, to the IP header; its offset is in X
-/// where that is not `at`.
+/// From the EtherType in A, which is that of what begins at offset `at`, to the IP header; its
+/// offset is in X where that is not `at`.
 fn network(asm: &mut Assembler, at: u32) {
     use Label::{Drop, FixedIpv4, FixedIpv6, Ipv4, Ipv6, Next, Tag};
 
@@ -253,7 +257,8 @@ fn ipv4(asm: &mut Assembler) {
     asm.jump_if_equal(AUTHENTICATION, Whole, Drop);
 }
 
-/// From an IPv6 header at X to the TCP header, behind up to [`EXTENSION_HEADERS`] of variable length.
+/// From an IPv6 header at X to the TCP header, behind up to [`EXTENSION_HEADERS`] of variable
+/// length.
 fn ipv6(asm: &mut Assembler) {
     use Label::{Drop, Extension, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6, Whole};
 
@@ -520,20 +525,20 @@ const ETHERTYPES_VLAN: [u32; 2] = [0x8100, 0x88a8];
 /// Version 4, and a header of five words.
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 const TCP: u32 = 6;
-/// Hop-by-hop options, destination options, routing (RFC 8200, section 4.1): all begin with the next header's type and
-/// their length in units of 8 octets, without the first.
+/// Hop-by-hop options, destination options, routing (RFC 8200, section 4.1): all begin with the
+/// next header's type and their length in units of 8 octets, without the first.
 const OPTIONS_AND_ROUTING: [u32; 3] = [0, 60, 43];
 const FRAGMENT: u32 = 44;
 const AUTHENTICATION: u32 = 51;
-/// How many of them are followed: with a third, two of the largest programs would not fit into a socket's memory. Linux
-/// sets no limit; who has more is passed whole.
+/// How many of them are followed: with a third, two of the largest programs would not fit into a
+/// socket's memory. Linux sets no limit; who has more is passed whole.
 const EXTENSION_HEADERS: u32 = 2;
 /// More fragments, or an offset that is not 0.
 const IPV4_FRAGMENT: u32 = 0x3fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
 
-// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the headers
-// are, if that is anywhere.
+// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the
+// headers are, if that is anywhere.
 const IP_HEADER: u32 = 0;
 const TCP_HEADER: u32 = 1;
 /// Octets of the TCP segment.

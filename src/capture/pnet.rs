@@ -33,7 +33,8 @@ pub struct Pnet {
 }
 
 impl Pnet {
-    /// Listens in the network namespace of the calling thread, which must then also be the one that reads.
+    /// Listens in the network namespace of the calling thread, which must then also be the one that
+    /// reads.
     ///
     /// # Errors
     /// An unknown interface, or no CAP_NET_RAW.

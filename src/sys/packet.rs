@@ -37,8 +37,8 @@ impl PacketSocket {
     /// Protocol 0: no frame gets in before there is a filter.
     ///
     /// # Errors
-    /// The process may not open one (of kind [`io::ErrorKind::PermissionDenied`]), or the kernel does not take the
-    /// program.
+    /// The process may not open one (of kind [`io::ErrorKind::PermissionDenied`]), or the kernel
+    /// does not take the program.
     pub fn open(program: Vec<libc::sock_filter>) -> Result<Self, Error> {
         const KIND: c_int = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers.
@@ -76,13 +76,13 @@ impl PacketSocket {
         self.set(libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &on)
     }
 
-    /// Joins the fan-out group of this number, or a new one where there is none, and returns its number. The
-    /// socket must be bound, can then not be bound again, and is a member until it is closed (`fanout_add`,
-    /// `packet_do_bind`; net/packet/af_packet.c). Needs Linux 4.12.
+    /// Joins the fan-out group of this number, or a new one where there is none, and returns its
+    /// number. The socket must be bound, can then not be bound again, and is a member until it is
+    /// closed (`fanout_add`, `packet_do_bind`; net/packet/af_packet.c). Needs Linux 4.12.
     ///
-    /// The kernel must not put fragments together (`PACKET_FANOUT_FLAG_DEFRAG`): they would arrive late and as
-    /// packets that never crossed the wire, and whoever sends fragments could have it keep them. All of
-    /// them come to the first member.
+    /// The kernel must not put fragments together (`PACKET_FANOUT_FLAG_DEFRAG`): they would arrive
+    /// late and as packets that never crossed the wire, and whoever sends fragments could have it
+    /// keep them. All of them come to the first member.
     ///
     /// # Errors
     /// The socket is not bound, or the group is full.
@@ -100,12 +100,12 @@ impl PacketSocket {
         Ok(request as u16)
     }
 
-    /// Gives the socket's fan-out group the program that names the member that gets a frame, as the remainder of
-    /// what it returns by the number of members, in the order in which they joined (`fanout_demux_bpf`,
-    /// `__fanout_link`).
+    /// Gives the socket's fan-out group the program that names the member that gets a frame, as the
+    /// remainder of what it returns by the number of members, in the order in which they joined
+    /// (`fanout_demux_bpf`, `__fanout_link`).
     ///
-    /// Where it replaces a program, it returns when every frame has gone that was on its way to the members of
-    /// before (`__fanout_set_data_bpf` waits in `synchronize_net`).
+    /// Where it replaces a program, it returns when every frame has gone that was on its way to the
+    /// members of before (`__fanout_set_data_bpf` waits in `synchronize_net`).
     ///
     /// # Errors
     /// The kernel does not take the program, or the socket is in no group.
@@ -261,7 +261,8 @@ impl PacketSocket {
     }
 
     fn set<T>(&self, level: c_int, option: c_int, value: &T) -> io::Result<()> {
-        // SAFETY: a valid value and its length; the kernel copies it (and, for a filter, the program).
+        // SAFETY: a valid value and its length; the kernel copies it (and, for a filter, the
+        // program).
         check(unsafe {
             libc::setsockopt(
                 self.descriptor.as_raw_fd(),

@@ -1,14 +1,14 @@
 //! Confines the process to the files that it needs, by Landlock.
 //!
-//! Landlock is an addition for where systemd's own sandbox is not: it needs no privilege, and no kernel
-//! that lacks it stops synwatch. Filtering of system calls is left to the unit file.
+//! Landlock is an addition for where systemd's own sandbox is not: it needs no privilege, and no
+//! kernel that lacks it stops synwatch. Filtering of system calls is left to the unit file.
 //!
-//! Like privileges it holds for the calling thread and the threads that it starts from then on, so it
-//! is applied before the tokio runtime starts, after everything is open that lies elsewhere.
+//! Like privileges it holds for the calling thread and the threads that it starts from then on, so
+//! it is applied before the tokio runtime starts, after everything is open that lies elsewhere.
 //!
-//! A confined thread may not look into processes outside of its sandbox as a debugger would, which is
-//! what reading the links in `/proc/PID/fd` counts as; `/proc/PID/comm`, `/proc/PID/cgroup` and the
-//! like stay readable. Who needs those links runs on a thread that was started earlier.
+//! A confined thread may not look into processes outside of its sandbox as a debugger would, which
+//! is what reading the links in `/proc/PID/fd` counts as; `/proc/PID/comm`, `/proc/PID/cgroup` and
+//! the like stay readable. Who needs those links runs on a thread that was started earlier.
 
 use std::fmt;
 
@@ -48,11 +48,11 @@ impl fmt::Display for Sandbox {
 }
 
 /// Confines the calling thread and those it starts. Of the file system it may read `/proc`,
-/// `/sys/fs/cgroup` and what `needs` names, and write where `needs` says so. It may run no program and
-/// connect to nobody by TCP. What is already open stays usable.
+/// `/sys/fs/cgroup` and what `needs` names, and write where `needs` says so. It may run no program
+/// and connect to nobody by TCP. What is already open stays usable.
 ///
-/// Files can be replaced (as editors and log rotation do) only where their directory is given, not the
-/// file itself. Paths that do not exist are passed over.
+/// Files can be replaced (as editors and log rotation do) only where their directory is given, not
+/// the file itself. Paths that do not exist are passed over.
 #[must_use]
 pub(super) fn confine(needs: &Needs) -> Sandbox {
     match apply(needs) {

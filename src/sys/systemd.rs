@@ -1,7 +1,7 @@
 //! Talks to the service manager (systemd's `sd_notify` protocol) and finds the journal.
 //!
-//! Outside of a service manager every message is a no-op. A message that cannot be sent is no reason
-//! to stop watching: it is logged at debug level, and the manager's own time limits decide.
+//! Outside of a service manager every message is a no-op. A message that cannot be sent is no
+//! reason to stop watching: it is logged at debug level, and the manager's own time limits decide.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -43,8 +43,8 @@ pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// How often the service manager is to hear [`watchdog`]: half of the time after which it would kill
-/// the process, as sd_watchdog_enabled(3) advises. `None` where it does not watch.
+/// How often the service manager is to hear [`watchdog`]: half of the time after which it would
+/// kill the process, as sd_watchdog_enabled(3) advises. `None` where it does not watch.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|interval| !interval.is_zero())

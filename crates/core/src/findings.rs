@@ -1,5 +1,5 @@
-//! What can be found: a room for each class, with its rule, its evidence, its sentence, its advice, the number
-//! of its event and its tests.
+//! What can be found: a room for each class, with its rule, its evidence, its sentence, its advice,
+//! the number of its event and its tests.
 //!
 //! A class is added by a file here, a line in the list below, and a call where the engine judges.
 
@@ -34,7 +34,8 @@ pub(crate) use syn_flood::{are_real, variant};
 trait Room {
     /// What it is, for a headline.
     const TITLE: &'static str;
-    /// Its number among the signatures of EVE events, promised to users: no number is ever given to another class.
+    /// Its number among the signatures of EVE events, promised to users: no number is ever given to
+    /// another class.
     const EVENT: u32;
     /// One of the descriptions in Suricata's `classification.config`.
     const CATEGORY: &'static str;
@@ -42,7 +43,8 @@ trait Room {
     /// One sentence: what was measured, over which time, against which limit.
     fn sentence(&self, onset: &Onset) -> String;
 
-    /// What an operator can do: one sentence each, with the figures and the command. Nothing is applied.
+    /// What an operator can do: one sentence each, with the figures and the command. Nothing is
+    /// applied.
     fn advice(&self, onset: &Onset) -> Vec<String>;
 }
 
@@ -166,8 +168,8 @@ pub struct Grounds {
     pub failures: usize,
     /// Whether the kernel's word supports it: SYN_RECV counts, drops or cookies.
     pub kernel_agrees: bool,
-    /// Half-open connections as the wire shows them and as the kernel counts them, where these cannot be
-    /// the same.
+    /// Half-open connections as the wire shows them and as the kernel counts them, where these
+    /// cannot be the same.
     pub disagreement: Option<(u64, u64)>,
     /// Only one direction is seen.
     pub one_way: bool,

@@ -13,8 +13,9 @@ use crate::wire::Address;
 const REOPEN: Duration = Duration::from_secs(600);
 /// Cleared incidents that are kept for the API.
 const HISTORY: usize = 100;
-/// An incident must look like another kind for this part of its age before it is called that, and at most for
-/// so long: first impressions are revised at once, but near a limit it must not go to and fro.
+/// An incident must look like another kind for this part of its age before it is called that, and
+/// at most for so long: first impressions are revised at once, but near a limit it must not go to
+/// and fro.
 const REVISION: u32 = 4;
 const REVISION_MAX: Duration = Duration::from_secs(5);
 
@@ -138,8 +139,8 @@ impl Incidents {
         Action::Raised(detection)
     }
 
-    /// Clears those incidents of `class` whose subject is `concerned` and whose cause has not been there
-    /// for `calm`.
+    /// Clears those incidents of `class` whose subject is `concerned` and whose cause has not been
+    /// there for `calm`.
     pub fn lapse(
         &mut self,
         now: Timestamp,
@@ -219,8 +220,8 @@ impl Active {
             detection.variant = onset.variant;
         }
         detection.confidence = detection.confidence.max(onset.confidence());
-        // The evidence is what the attack looked like at its height. Of estimates that differ by no more than
-        // their errors the latest counts: the highest would be the luckiest.
+        // The evidence is what the attack looked like at its height. Of estimates that differ by no
+        // more than their errors the latest counts: the highest would be the luckiest.
         let doubt = onset.evidence.stderr.map_or(0.0, |stderr| 3.0 * stderr.syn_rate_stderr);
         let high = onset.evidence.syn_rate + doubt >= 0.95 * detection.evidence.syn_rate;
         if high || graver || revised {
@@ -232,8 +233,8 @@ impl Active {
         (graver || revised).then(|| Action::Updated(detection.clone()))
     }
 
-    /// Whether it has looked like another kind for long enough to be called that; at once where it had
-    /// none.
+    /// Whether it has looked like another kind for long enough to be called that; at once where it
+    /// had none.
     fn is_revised(&mut self, now: Timestamp, variant: Option<Variant>) -> bool {
         let Some(variant) = variant.filter(|_| variant != self.detection.variant) else {
             self.revision = None;
@@ -260,8 +261,8 @@ fn tell(detection: &mut Detection, onset: Onset) {
     detection.evidence = Evidence { half_open_peak: peak, ..onset.evidence };
 }
 
-/// An id that no other incident of this or another host is likely to have (FNV-1a over what it is about
-/// and when it began).
+/// An id that no other incident of this or another host is likely to have (FNV-1a over what it is
+/// about and when it began).
 fn identify((class, subject): (Class, Subject), at: Timestamp) -> u64 {
     let (kind, address, port) = match subject {
         Subject::Service(address, port) => (0, address, port),

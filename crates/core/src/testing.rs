@@ -1,4 +1,5 @@
-//! What tests and benchmarks look at from outside. Not part of the interface: it changes at any time.
+//! What tests and benchmarks look at from outside. Not part of the interface: it changes at any
+//! time.
 
 pub use crate::detect::{Detector, Observation};
 pub use crate::findings::{Configured, Filter, Grounds, Onset, Sources, SynFlood};

@@ -12,8 +12,8 @@ use crate::capture::{Batch, Error, Frames, Selection, Source};
 
 /// Who takes in what a source gives.
 pub trait Intake {
-    /// Takes in the segment that `decode` writes, no later than at the next [`Self::flush`], or the reason why there is
-    /// none.
+    /// Takes in the segment that `decode` writes, no later than at the next [`Self::flush`], or the
+    /// reason why there is none.
     fn frame(
         &mut self,
         at: Timestamp,
@@ -48,9 +48,9 @@ impl Intake for Engine {
     }
 }
 
-/// Hands the source's next frames to `intake`; waits for them up to `timeout`. Their times are those
-/// of another clock, which `correction` reckons with, `host` is who captures, and `fragments` joins what came in
-/// several frames.
+/// Hands the source's next frames to `intake`; waits for them up to `timeout`. Their times are
+/// those of another clock, which `correction` reckons with, `host` is who captures, and `fragments`
+/// joins what came in several frames.
 ///
 /// # Errors
 /// The source is of no use any more.
@@ -125,9 +125,9 @@ pub struct Selector {
 impl Selector {
     /// Has `source` pass what is selected.
     ///
-    /// The kernel may be short of memory for another filter. That is no reason to end: it is told once, and tried
-    /// again each time. Of what comes up too much the engine leaves out by itself; of what does not come up
-    /// its counts are too low until then.
+    /// The kernel may be short of memory for another filter. That is no reason to end: it is told
+    /// once, and tried again each time. Of what comes up too much the engine leaves out by itself;
+    /// of what does not come up its counts are too low until then.
     pub fn select(&mut self, source: &mut dyn Source, selection: &Selection) {
         let selected = source.select(selection);
         let was_failing = std::mem::replace(&mut self.failing, selected.is_err());

@@ -1,8 +1,9 @@
 //! Several capture threads in the daemon, each with a source and a shard of its own.
 //!
-//! A thread holds its shard while it works on a block of frames; four times a second the thread that owns the engine takes
-//! all shards, judges, and puts them back. So neither waits for the other longer than that takes: no thread holds two shards, and
-//! none takes another while the owner waits.
+//! A thread holds its shard while it works on a block of frames; four times a second the thread
+//! that owns the engine takes all shards, judges, and puts them back. So neither waits for the
+//! other longer than that takes: no thread holds two shards, and none takes another while the owner
+//! waits.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -36,8 +37,9 @@ pub struct CaptureWorkers {
 
 /// The shards, where the threads and the owner of the engine reach them.
 struct ShardSlots {
-    /// Closed while the shards are assembled. A thread under load takes its shard again so soon after it has put it
-    /// down that whoever waits for that alone has not woken up yet, time after time.
+    /// Closed while the shards are assembled. A thread under load takes its shard again so soon
+    /// after it has put it down that whoever waits for that alone has not woken up yet, time after
+    /// time.
     gate: Mutex<()>,
     list: Box<[ShardSlot]>,
 }
@@ -138,7 +140,8 @@ impl CaptureWorkers {
         })
     }
 
-    /// The part of a processor's time that the thread takes that has most to do, since the last call.
+    /// The part of a processor's time that the thread takes that has most to do, since the last
+    /// call.
     pub fn load(&mut self) -> f64 {
         let used = |slot: &ShardSlot| Duration::from_nanos(slot.used.load(Ordering::Relaxed));
         let loads = self.loads.iter_mut().zip(&self.slots.list);
@@ -222,8 +225,8 @@ impl Worker {
             let correction = || clock.correction();
             feed(&mut intake, self.source.as_mut(), PATIENCE, correction, &host, &mut fragments)?;
             let slot = &self.slots.list[self.number];
-            // With every block: of figures as old as a step the owner of the engine would see none in one and two in
-            // the next.
+            // With every block: of figures as old as a step the owner of the engine would see none
+            // in one and two in the next.
             let used = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
             slot.used.store(used, Ordering::Relaxed);
             let now = Instant::now();
@@ -251,7 +254,8 @@ struct BlockIntake<'a> {
     slots: &'a ShardSlots,
     /// Its shard, from the first frame on.
     own: Option<MutexGuard<'a, Option<Shard>>>,
-    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first source.
+    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the
+    /// first source.
     strays: Vec<Stray>,
 }
 

@@ -8,14 +8,18 @@ use super::{
     ETHERNET, Headers, fixed_ipv4, fixed_ipv6, hash_ends, ipv4, ipv6, link, network, rank,
 };
 
-/// The program, for `PACKET_FANOUT_DATA`. It returns the [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the flow, of which the
-/// kernel takes the remainder by the number of sockets: [`SamplingHash::shard`](synwatch_core::sampling::SamplingHash::shard).
+/// The program, for `PACKET_FANOUT_DATA`. It returns the
+/// [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the flow, of which the kernel takes
+/// the remainder by the number of sockets:
+/// [`SamplingHash::shard`](synwatch_core::sampling::SamplingHash::shard).
 ///
-/// It returns 0 for what [`Filter`](super::Filter) drops anyway, and where it cannot tell: so all fragments of a datagram
-/// come to the same socket. Segments with data are divided as well, since they may be wanted at any time.
+/// It returns 0 for what [`Filter`](super::Filter) drops anyway, and where it cannot tell: so all
+/// fragments of a datagram come to the same socket. Segments with data are divided as well, since
+/// they may be wanted at any time.
 ///
-/// It sees frames earlier than the filter does: those that come in while their link header is not part of the
-/// data (`packet_rcv_fanout` runs before `tpacket_rcv` puts it back), those that go out with it.
+/// It sees frames earlier than the filter does: those that come in while their link header is not
+/// part of the data (`packet_rcv_fanout` runs before `tpacket_rcv` puts it back), those that go out
+/// with it.
 #[must_use]
 pub fn fanout(ranks: &SamplingKey) -> Vec<sock_filter> {
     use Label::{Drop, FixedFragment, Next, Outgoing, Wanted, Whole};

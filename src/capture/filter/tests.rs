@@ -127,7 +127,8 @@ fn tagged_with(last: u16, tags: &[u16], rest: &[u8]) -> Packet {
     ethernet(tags[0], &inner)
 }
 
-/// A device without a link header; `prefix` octets that only the kernel understands lie before the packet.
+/// A device without a link header; `prefix` octets that only the kernel understands lie before the
+/// packet.
 fn raw(protocol: u16, prefix: usize, rest: &[u8]) -> Packet {
     let mut data = vec![0xee; prefix];
     data.extend(rest);
@@ -312,7 +313,8 @@ fn data_behind_extension_headers_is_dropped() {
     }
 }
 
-/// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by decoding what is.
+/// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by
+/// decoding what is.
 #[test]
 fn no_chain_of_headers_is_cut() {
     use synwatch_core::wire::{LinkType, decode};

@@ -5,15 +5,17 @@
 //! when it is full, or when its first frame has waited for 64 ms. Needs CAP_NET_RAW to open,
 //! nothing to read, and leaves nothing behind.
 //!
-//! By default one socket listens on every interface, so that those which come up later are heard too;
-//! interfaces asked for by name get a socket and a share of the memory each, so that traffic on others costs nothing.
+//! By default one socket listens on every interface, so that those which come up later are heard
+//! too; interfaces asked for by name get a socket and a share of the memory each, so that traffic
+//! on others costs nothing.
 //!
 //! # More than one core
-//! A group of rings shares the traffic ([`Ring::open_group`]): their sockets are members of a fan-out group, to
-//! which the kernel delivers each frame once, to the member that a [program](filter::fanout()) chooses by the flow.
-//! A member can never be bound again, and opening another socket takes a capability that the process may
-//! have given up. So each ring of a group has one socket on every interface, also where interfaces are asked for by
-//! name; then its filter keeps to those, which it can be told anew when one is created again.
+//! A group of rings shares the traffic ([`Ring::open_group`]): their sockets are members of a
+//! fan-out group, to which the kernel delivers each frame once, to the member that a
+//! [program](filter::fanout()) chooses by the flow. A member can never be bound again, and opening
+//! another socket takes a capability that the process may have given up. So each ring of a group
+//! has one socket on every interface, also where interfaces are asked for by name; then its filter
+//! keeps to those, which it can be told anew when one is created again.
 
 mod block;
 mod map;
@@ -80,14 +82,17 @@ impl Ring {
         Ok(Self::new(&settings.interfaces, filter, taps))
     }
 
-    /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
-    /// [shard](synwatch_core::sampling::SamplingHash::shard), whole and in both directions. What only the decoder finds in a packet
-    /// (fragments, long chains of IPv6 extension headers) comes to the first ring, whatever its flow.
+    /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the
+    /// ring at its [shard](synwatch_core::sampling::SamplingHash::shard), whole and in both
+    /// directions. What only the decoder finds in a packet (fragments, long chains of IPv6
+    /// extension headers) comes to the first ring, whatever its flow.
     ///
-    /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.
+    /// They belong together: when one is dropped the kernel divides the flows among the rest in
+    /// another way.
     ///
     /// # Errors
-    /// Those of [`Ring::open`], which it is for one ring; a kernel before Linux 4.12, or more than 256 rings.
+    /// Those of [`Ring::open`], which it is for one ring; a kernel before Linux 4.12, or more than
+    /// 256 rings.
     pub fn open_group(
         settings: &Settings,
         count: NonZeroUsize,
@@ -98,8 +103,8 @@ impl Ring {
         }
         settings.interfaces.check()?;
         let mut filter = settings.filter();
-        // Only a bound socket can join, so frames arrive before the group is complete. Nobody hears them:
-        // there is no interface to hear them on.
+        // Only a bound socket can join, so frames arrive before the group is complete. Nobody hears
+        // them: there is no interface to hear them on.
         filter.interfaces = Some(Vec::new());
         let mut rings = (0..count.get())
             .map(|_| {

@@ -1,5 +1,5 @@
-//! The program in the kernel: loading, attaching, its rules and its counters. The layouts are those of
-//! `ebpf/handshakes.bpf.c`.
+//! The program in the kernel: loading, attaching, its rules and its counters. The layouts are those
+//! of `ebpf/handshakes.bpf.c`.
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::xdp::XdpMode;
@@ -16,8 +16,8 @@ compile_error!("the object in ebpf/ is for little-endian machines");
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/handshakes.bpf.o");
 
-/// The program, attached as long as this lives: links end with their descriptors, however the process
-/// ends. What was opened keeps working without privileges (Linux 5.19; before, only where
+/// The program, attached as long as this lives: links end with their descriptors, however the
+/// process ends. What was opened keeps working without privileges (Linux 5.19; before, only where
 /// `kernel.unprivileged_bpf_disabled` is 0).
 pub(super) struct Program {
     ebpf: Ebpf,
@@ -26,8 +26,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads the program; `ring_bytes`, a power of two, is the size of the ring, which is returned too. Only
-    /// flows with one of `ports` at an end come up; all where there is none.
+    /// Loads the program; `ring_bytes`, a power of two, is the size of the ring, which is returned
+    /// too. Only flows with one of `ports` at an end come up; all where there is none.
     pub(super) fn load(ring_bytes: u32, ports: &[u16]) -> Result<(Self, RingBuf<MapData>), Error> {
         let mut ebpf = EbpfLoader::new().map_max_entries("frames", ring_bytes).load(OBJECT)?;
         let mut take =
@@ -48,8 +48,8 @@ impl Program {
         Ok(program.try_into().map_err(EbpfError::from)?)
     }
 
-    /// Has every packet that comes in by the interface pass through the program; by the driver, or by the
-    /// network stack where the driver cannot.
+    /// Has every packet that comes in by the interface pass through the program; by the driver, or
+    /// by the network stack where the driver cannot.
     pub(super) fn attach(&mut self, interface: &str) -> Result<(), Error> {
         let xdp = self.xdp()?;
         let failed = |source| Error::attach(interface, &source);
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(words.iter().filter(|word| **word != 0).count(), 1);
     }
 
-    /// What the program costs by itself, warm: `cargo test --features ebpf --lib cost_of_the_program --
-    /// --ignored --nocapture`, as root.
+    /// What the program costs by itself, warm: `cargo test --features ebpf --lib
+    /// cost_of_the_program -- --ignored --nocapture`, as root.
     #[test]
     #[ignore = "a measurement"]
     fn cost_of_the_program() {

@@ -47,7 +47,8 @@ impl Change {
         }
     }
 
-    /// Takes in the failures of a step. `backlog` is the length of the queue that they are held against.
+    /// Takes in the failures of a step. `backlog` is the length of the queue that they are held
+    /// against.
     pub(crate) fn step(&mut self, seen: &Observation, backlog: f64, learning: Learning) {
         for (baseline, failures) in [
             (&mut self.failing, seen.failed),
@@ -61,7 +62,8 @@ impl Change {
     }
 
     /// Decides whether the discounts are ignored, where requests stay in the queue for long. Honest
-    /// clients too may leave many behind: what is discounted has to reach the rate that fills the queue.
+    /// clients too may leave many behind: what is discounted has to reach the rate that fills the
+    /// queue.
     pub(crate) fn distrust(&mut self, stale: bool, filling_rate: f64) {
         self.distrustful = stale && self.undiscounted.excess_rate() >= filling_rate;
     }

@@ -26,8 +26,8 @@ impl Crowd {
         self.rate.add(completed / D);
     }
 
-    /// Judges at the end of a step, where each completion counted stands for `weight`. `cold`: the usual is not known
-    /// yet. `learns`: no incident is going on.
+    /// Judges at the end of a step, where each completion counted stands for `weight`. `cold`: the
+    /// usual is not known yet. `learns`: no incident is going on.
     pub(crate) fn judge(&mut self, weight: u32, cold: bool, learns: bool) {
         let (now, usual) = (self.rate.mean(), self.usual_rate.mean());
         let noise = NOISE * f64::from(weight.max(1));

@@ -1,8 +1,9 @@
 //! When a service is under attack, and how badly.
 //!
-//! A [`Detector`] is three parts that each follow one idea, and an episode: whether more attempts fail than
-//! usual ([`Change`]), what the queue holds ([`Queue`]), whether many clients come who complete ([`Crowd`]).
-//! The severity of a step is drawn from these; the [`Episode`] raises, keeps and clears.
+//! A [`Detector`] is three parts that each follow one idea, and an episode: whether more attempts
+//! fail than usual ([`Change`]), what the queue holds ([`Queue`]), whether many clients come who
+//! complete ([`Crowd`]). The severity of a step is drawn from these; the [`Episode`] raises, keeps
+//! and clears.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -42,11 +43,13 @@ struct Young {
     limit: Limit,
 }
 
-/// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half (`reqsk_timer_handler`).
+/// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half
+/// (`reqsk_timer_handler`).
 const SLOWLY_FILLED: f64 = 0.75;
 /// Occupancy of a queue that is as good as full.
 const FULL: f64 = 0.95;
-/// Excess failures per second that page however long the queue is, if they are this part of the completions.
+/// Excess failures per second that page however long the queue is, if they are this part of the
+/// completions.
 const MUCH: f64 = 40.0;
 const MUCH_PART: f64 = 0.25;
 /// Incomplete young attempts per second that are asked for at least, and their share.
@@ -215,7 +218,8 @@ impl Detector {
         self.episode.is_slow()
     }
 
-    /// Whether the queue itself is in trouble, by the witness of its own occupancy or of the kernel.
+    /// Whether the queue itself is in trouble, by the witness of its own occupancy or of the
+    /// kernel.
     #[must_use]
     pub const fn is_queue_full(&self) -> bool {
         matches!(self.reason(), Reason::Occupancy { .. } | Reason::QueueFull)
@@ -276,7 +280,8 @@ impl Detector {
         self.steps < self.settled_after
     }
 
-    /// What was learned of the service at `address` and `port`, where it was seen for 10 s or longer.
+    /// What was learned of the service at `address` and `port`, where it was seen for 10 s or
+    /// longer.
     #[must_use]
     pub fn saved(&self, address: IpAddr, port: u16) -> Option<SavedBaseline> {
         let [failing, undiscounted, unanswered] = self.change.saved();

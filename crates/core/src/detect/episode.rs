@@ -47,14 +47,15 @@ impl Episode {
         }
     }
 
-    /// Takes note of where it began: at `step` if that `shows` anything or an incident is going on already.
+    /// Takes note of where it began: at `step` if that `shows` anything or an incident is going on
+    /// already.
     pub(crate) fn note_onset(&mut self, step: Step, shows: bool) {
         self.onset =
             if shows || self.severity.is_some() { self.onset.or(Some(step)) } else { None };
     }
 
-    /// Takes in the severity that a step alone would give. `slow` says whether the queue fills at a rate that is low
-    /// for it, should this be the first page for that reason.
+    /// Takes in the severity that a step alone would give. `slow` says whether the queue fills at a
+    /// rate that is low for it, should this be the first page for that reason.
     pub(crate) fn judge(
         &mut self,
         judged: Option<(Severity, Reason)>,
@@ -72,8 +73,8 @@ impl Episode {
         }
     }
 
-    /// Ends the step at `at`: raises, keeps or clears. `calm`: nothing speaks for an attack. `occupied`: the
-    /// queue is. Whether it is over with this step.
+    /// Ends the step at `at`: raises, keeps or clears. `calm`: nothing speaks for an attack.
+    /// `occupied`: the queue is. Whether it is over with this step.
     pub(crate) fn end_step(
         &mut self,
         at: Timestamp,

@@ -1,4 +1,5 @@
-//! What a severity is judged by: limits that are derived from the queue, or set in the configuration.
+//! What a severity is judged by: limits that are derived from the queue, or set in the
+//! configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,8 +15,8 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
-    /// The limits of warning and critical for a queue that a rate of `filling` fills in the end: as set, or
-    /// else one half of it and all of it; critical is never below warning.
+    /// The limits of warning and critical for a queue that a rate of `filling` fills in the end: as
+    /// set, or else one half of it and all of it; critical is never below warning.
     #[must_use]
     pub fn rates(self, filling: f64) -> (f64, f64) {
         let least = self.critical.unwrap_or(f64::INFINITY);

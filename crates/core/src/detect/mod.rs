@@ -1,5 +1,5 @@
-//! Whether a service is under attack, step by step: change detection, the queue, crowds, and the severity
-//! that comes of them.
+//! Whether a service is under attack, step by step: change detection, the queue, crowds, and the
+//! severity that comes of them.
 
 mod baseline;
 mod change;

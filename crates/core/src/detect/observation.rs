@@ -35,8 +35,8 @@ pub struct Observation {
     pub backlog: u32,
     /// Limits that are set instead of derived from the backlog.
     pub limits: RateLimits,
-    /// The kernel keeps every request to the end of its life (cookies are off, and the limit is not above
-    /// half of the listen backlog, from where on it prunes).
+    /// The kernel keeps every request to the end of its life (cookies are off, and the limit is not
+    /// above half of the listen backlog, from where on it prunes).
     pub unpruned: bool,
     /// The kernel has dropped requests or answered them with cookies because the queue was full.
     pub queue_full: bool,

@@ -37,7 +37,8 @@ impl Queue {
         }
     }
 
-    /// Takes in a step. `first`: what is there did not come within it. `cold`: the usual is not known yet.
+    /// Takes in a step. `first`: what is there did not come within it. `cold`: the usual is not
+    /// known yet.
     pub(crate) fn step(&mut self, seen: &Observation, first: bool, cold: bool, learns: bool) {
         let before = if first { seen.half_open } else { self.half_open };
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]

@@ -1,5 +1,6 @@
-//! What synwatch has found, as it is shown to others: [`Document`], the JSON document of `--once`, `replay` and
-//! `/api/v1/status`. Its field names are a promise to users and change only with [`SCHEMA_VERSION`].
+//! What synwatch has found, as it is shown to others: [`Document`], the JSON document of `--once`,
+//! `replay` and `/api/v1/status`. Its field names are a promise to users and change only with
+//! [`SCHEMA_VERSION`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -71,7 +72,8 @@ pub struct CaptureReport {
     pub tcp_segments: u64,
     /// Frames that the kernel dropped before they came up.
     pub dropped: u64,
-    /// Share of the flows that is tracked, 1.0 for all; where services are sampled each by itself, the lowest.
+    /// Share of the flows that is tracked, 1.0 for all; where services are sampled each by itself,
+    /// the lowest.
     pub sampling_ratio: f64,
     /// What limits the view, of [`Limit`].
     pub limits: Vec<Limit>,
@@ -104,7 +106,8 @@ pub enum Limit {
     Truncated,
     /// Fragments came that could not be put together.
     Fragments,
-    /// More than 1 % of the frames, or 100 of them, could not be decoded and may have been handshakes.
+    /// More than 1 % of the frames, or 100 of them, could not be decoded and may have been
+    /// handshakes.
     Undecoded,
     /// The kernel could not be asked.
     NoKernel,
@@ -127,16 +130,17 @@ pub struct KernelReport {
 
 /// Counts over all services since the start, repeats included where a field does not say otherwise.
 ///
-/// Every attempt has one outcome: `syn - syn_retransmitted = handshakes_completed + handshakes_presumed +
-/// handshakes_reset + syn_unanswered + handshakes_timed_out + half_open + SYN_SENT` of the flows. A late word replaces
-/// the earlier one, so a number may fall. Two things part the sides: sampling whose level changes, and services of which
-/// only answers are seen, where each first answer counts as an attempt without a SYN.
+/// Every attempt has one outcome: `syn - syn_retransmitted = handshakes_completed +
+/// handshakes_presumed + handshakes_reset + syn_unanswered + handshakes_timed_out + half_open +
+/// SYN_SENT` of the flows. A late word replaces the earlier one, so a number may fall. Two things
+/// part the sides: sampling whose level changes, and services of which only answers are seen, where
+/// each first answer counts as an attempt without a SYN.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Totals {
     /// Segments with SYN and without ACK, FIN, RST.
     pub syn: u64,
-    /// Those of them that begin no attempt: repeats (same 4-tuple and sequence number), and the second SYN of two that
-    /// crossed.
+    /// Those of them that begin no attempt: repeats (same 4-tuple and sequence number), and the
+    /// second SYN of two that crossed.
     pub syn_retransmitted: u64,
     /// Segments with SYN and ACK, without FIN, RST.
     pub syn_ack: u64,
@@ -146,12 +150,13 @@ pub struct Totals {
     pub handshakes_reset: u64,
     /// Answered attempts that the server gave up.
     pub handshakes_timed_out: u64,
-    /// Attempts that completed as far as what was seen shows: the answer or its acknowledgement was not.
+    /// Attempts that completed as far as what was seen shows: the answer or its acknowledgement was
+    /// not.
     pub handshakes_presumed: u64,
     /// Attempts that nobody answered.
     pub syn_unanswered: u64,
-    /// Connections in SYN_RECV as of now, as the handshakes show them. (Those of a service are also held
-    /// to what its queue has room for.)
+    /// Connections in SYN_RECV as of now, as the handshakes show them. (Those of a service are also
+    /// held to what its queue has room for.)
     pub half_open: u64,
     /// The highest value that `half_open` had.
     pub half_open_peak: u64,
@@ -208,7 +213,8 @@ pub struct ServiceReport {
     pub completion_ratio: f64,
     /// Distinct source addresses since the start (estimate).
     pub sources: u64,
-    /// Entropy of the source addresses of failing attempts over the highest that their number allows.
+    /// Entropy of the source addresses of failing attempts over the highest that their number
+    /// allows.
     pub source_entropy_ratio: f64,
     /// Errors, where flows of the service are sampled.
     #[serde(flatten)]

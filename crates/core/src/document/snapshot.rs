@@ -1,4 +1,5 @@
-//! What the engine hands out: the document, and the figures that only metrics, tables and pages show.
+//! What the engine hands out: the document, and the figures that only metrics, tables and pages
+//! show.
 
 use std::collections::BTreeMap;
 

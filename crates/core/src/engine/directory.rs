@@ -1,7 +1,8 @@
-//! Where the services are: the way from an address and port to a place in the bounded list of services.
+//! Where the services are: the way from an address and port to a place in the bounded list of
+//! services.
 //!
-//! One directory serves all shards. It is asked when a shard meets a service that it does not remember, not with every
-//! segment.
+//! One directory serves all shards. It is asked when a shard meets a service that it does not
+//! remember, not with every segment.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -134,7 +135,8 @@ impl Directory {
         self.version = self.version.wrapping_add(1);
     }
 
-    /// The ends of flows that belong to a service: of one on a wildcard address as many as were seen.
+    /// The ends of flows that belong to a service: of one on a wildcard address as many as were
+    /// seen.
     pub fn ends(&self, id: ServiceId, hasher: &Hasher) -> impl Iterator<Item = End> {
         let slot = self.slot(id);
         let own = (slot.address, slot.port);
@@ -145,7 +147,8 @@ impl Directory {
             .map(|(address, port)| hasher.sampling_key().end(address, port))
     }
 
-    /// Takes in the listening sockets of the host, and gives each its place before its first SYN comes.
+    /// Takes in the listening sockets of the host, and gives each its place before its first SYN
+    /// comes.
     pub fn listen(&mut self, listeners: &[Listener]) -> Vec<ServiceId> {
         let same = |a: &Listener, b: &Listener| (a.address, a.port) == (b.address, b.port);
         let moved = listeners.len() != self.listeners.len()

@@ -1,7 +1,8 @@
 //! The engine: segments, kernel samples and time go in, detections and a report come out.
 //!
-//! One engine serves the daemon, `--once` and `replay` alike. It holds all state, performs no I/O and reads no
-//! clock: whoever owns it hands in what was seen and when, and carries out the [`Action`]s.
+//! One engine serves the daemon, `--once` and `replay` alike. It holds all state, performs no I/O
+//! and reads no clock: whoever owns it hands in what was seen and when, and carries out the
+//! [`Action`]s.
 
 mod directory;
 mod judge;
@@ -68,8 +69,8 @@ pub struct Engine {
 
 /// Time that may pass without a segment before everything is known to have expired.
 const LONG_SILENCE: Duration = Duration::from_secs(1_200);
-/// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
-/// to go on.
+/// The latest time that counts, in the year 2554: only a damaged file says so, and time must be
+/// able to go on.
 pub const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
 const STEP_NANOS: u64 = STEP.as_nanos() as u64;
 impl Engine {
@@ -149,8 +150,8 @@ impl Engine {
         &self.hasher
     }
 
-    /// Lends out the shards, in their order, for others to work on. Until all are [put back](Self::put_back) the engine can
-    /// neither take segments nor let time pass.
+    /// Lends out the shards, in their order, for others to work on. Until all are [put
+    /// back](Self::put_back) the engine can neither take segments nor let time pass.
     #[must_use]
     pub fn lend(&mut self) -> Vec<Shard> {
         std::mem::take(self.shards.all())
@@ -161,15 +162,16 @@ impl Engine {
         *self.shards.all() = shards;
     }
 
-    /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
-    /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
+    /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies
+    /// on several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the
+    /// latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
         self.queue_segment(now, segment, interface);
         self.handle_queue();
     }
 
-    /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor has fetched
-    /// what is known of the flow.
+    /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor
+    /// has fetched what is known of the flow.
     pub fn queue_segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
         self.queue_frame(at, interface, |queued| {
             *queued = *segment;
@@ -177,7 +179,8 @@ impl Engine {
         });
     }
 
-    /// The same of a frame whose segment `decode` writes to where it will wait, or says why there is none.
+    /// The same of a frame whose segment `decode` writes to where it will wait, or says why there
+    /// is none.
     #[inline]
     pub fn queue_frame(
         &mut self,
@@ -305,17 +308,17 @@ impl Engine {
     /// What was learned of every service, those included that have not been seen since
     /// [`restore`](Self::restore).
     ///
-    /// An incident is no reason not to ask: nothing is learned from one that pages, so what is given out is what
-    /// was known before it.
+    /// An incident is no reason not to ask: nothing is learned from one that pages, so what is
+    /// given out is what was known before it.
     #[must_use]
     pub fn baselines(&self) -> Vec<SavedBaseline> {
         self.services.baselines()
     }
 
-    /// Takes in what was learned before, as much of it as there may be services, newest first; returns how
-    /// many baselines will be used. A service that has no place yet takes its baseline when it gets
-    /// one. Not used are those that are older than 30 days or hold what is no number, and those of
-    /// services that have begun to learn.
+    /// Takes in what was learned before, as much of it as there may be services, newest first;
+    /// returns how many baselines will be used. A service that has no place yet takes its baseline
+    /// when it gets one. Not used are those that are older than 30 days or hold what is no number,
+    /// and those of services that have begun to learn.
     pub fn restore(&mut self, saved: Vec<SavedBaseline>) -> usize {
         self.services.restore(saved, self.now)
     }
@@ -334,8 +337,8 @@ impl Engine {
         self.judge.take_actions()
     }
 
-    /// Lets the attempts that are underway mature, at the end of a file: their time would have come.
-    /// What comes of it is dated to the last packet.
+    /// Lets the attempts that are underway mature, at the end of a file: their time would have
+    /// come. What comes of it is dated to the last packet.
     pub fn finish(&mut self) -> Vec<Action> {
         self.collect();
         self.last_packet = Some(self.now);

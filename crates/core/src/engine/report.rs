@@ -326,7 +326,8 @@ impl Moment<'_> {
     }
 }
 
-/// Counts of segments, and attempts by their outcome. Only while flows are sampled can a number come out below zero.
+/// Counts of segments, and attempts by their outcome. Only while flows are sampled can a number
+/// come out below zero.
 pub(super) fn totals(shards: &Shards, sums: &Sums) -> Totals {
     let count = |number: i64| number.max(0).cast_unsigned();
     let outcomes = sums.outcomes();

@@ -1,8 +1,9 @@
 //! How many of the flows are looked at: as many as the budget allows.
 //!
-//! Below the budget every flow is tracked. Above it the services that take most of it are looked at by sample,
-//! each at a level of its own, so that the others stay exact; only where no single service stands out
-//! are the flows of all sampled alike. Levels rise at once and fall after two seconds of calm.
+//! Below the budget every flow is tracked. Above it the services that take most of it are looked at
+//! by sample, each at a level of its own, so that the others stay exact; only where no single
+//! service stands out are the flows of all sampled alike. Levels rise at once and fall after two
+//! seconds of calm.
 
 use std::sync::Arc;
 
@@ -16,11 +17,11 @@ const CALM: u32 = 8;
 const COMFORT: f64 = 0.7;
 /// A service that takes less of the budget than this is not worth a level of its own.
 const WORTH: f64 = 0.125;
-/// A change of levels is over when every flow that began before it has ended its handshake: as long as a half-open
-/// connection lives (`tcp_synack_retries` = 5: 63 s), in steps.
+/// A change of levels is over when every flow that began before it has ended its handshake: as long
+/// as a half-open connection lives (`tcp_synack_retries` = 5: 63 s), in steps.
 const SETTLED: u32 = 65 * 4;
-/// Share of the places of the flow table that handshakes may take. Above it more and more of them find the
-/// places of their set taken.
+/// Share of the places of the flow table that handshakes may take. Above it more and more of them
+/// find the places of their set taken.
 const HANDSHAKES: f64 = 0.5;
 /// The same of all flows whose loss would be one.
 const FLOWS: f64 = 0.9;
@@ -32,7 +33,8 @@ const PATIENCE: u32 = 8;
 struct Heavy {
     service: ServiceId,
     level: SamplingLevel,
-    /// The highest level that flows which are still underway began at, and how long that is to be remembered.
+    /// The highest level that flows which are still underway began at, and how long that is to be
+    /// remembered.
     settled: SamplingLevel,
     steps: u32,
     /// The highest level that was asked for while it was calm, and for how long.
@@ -205,7 +207,8 @@ impl Sampler {
         self.heavy.iter().map(|heavy| heavy.level).max().unwrap_or_default().max(self.general.level)
     }
 
-    /// Takes in what part of a processor's time the last step took, of which no more than `limit` may be taken.
+    /// Takes in what part of a processor's time the last step took, of which no more than `limit`
+    /// may be taken.
     pub fn afford(&mut self, share: f64, limit: f64) {
         self.affordable = if share > limit {
             (self.packets * limit / share).max(1.0)
@@ -250,8 +253,8 @@ impl Sampler {
         rose
     }
 
-    /// What each service takes, that of the rest of the world last. More services than can have levels of their
-    /// own are part of it.
+    /// What each service takes, that of the rest of the world last. More services than can have
+    /// levels of their own are part of it.
     fn loads(&self, services: &Services, hasher: &Hasher) -> Vec<Load> {
         let load = |service: ServiceId, packets: u32| Load {
             service,
@@ -327,8 +330,8 @@ impl Sampler {
     }
 }
 
-/// Services with levels of their own: half of the ends that can have one, since one on a wildcard address has
-/// several.
+/// Services with levels of their own: half of the ends that can have one, since one on a wildcard
+/// address has several.
 const MOST: usize = Sampling::HEAVY / 2;
 
 impl Load {
@@ -338,8 +341,8 @@ impl Load {
     }
 }
 
-/// The lowest levels that keep all loads together within a budget. Who takes most gives first; the rest of the
-/// world, the last of the loads, only where no service takes much.
+/// The lowest levels that keep all loads together within a budget. Who takes most gives first; the
+/// rest of the world, the last of the loads, only where no service takes much.
 fn assign(loads: &[Load], budget: f64) -> Vec<SamplingLevel> {
     let mut levels = vec![SamplingLevel::ALL; loads.len()];
     let Some(general) = loads.len().checked_sub(1) else { return levels };

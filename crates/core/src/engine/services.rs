@@ -16,11 +16,11 @@ use crate::stats::{Failures, Keyed, Samples, Step, Windows};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// A service without any traffic for so long gives its place to another: no flow refers to it any more (a
-/// client gives up after 127 s).
+/// A service without any traffic for so long gives its place to another: no flow refers to it any
+/// more (a client gives up after 127 s).
 const IDLE: Duration = Duration::from_secs(135);
-/// The same for one that had hardly any: what a scanner leaves behind. At most three flows may still
-/// refer to it.
+/// The same for one that had hardly any: what a scanner leaves behind. At most three flows may
+/// still refer to it.
 const IDLE_FEW: Duration = Duration::from_secs(10);
 /// A baseline that is older says nothing of today.
 const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -99,17 +99,17 @@ impl Service {
         self.counts.syn_ack == 0
     }
 
-    /// Whether only segments from the service are seen. Both directions of a listener of this host are;
-    /// answers without a SYN are then repeats for requests older than the capture. One answer shows
-    /// nothing: it may be thrown at a host that has not asked.
+    /// Whether only segments from the service are seen. Both directions of a listener of this host
+    /// are; answers without a SYN are then repeats for requests older than the capture. One answer
+    /// shows nothing: it may be thrown at a host that has not asked.
     #[must_use]
     pub const fn sees_answers_only(&self) -> bool {
         const ENOUGH: u64 = 8;
         self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
     }
 
-    /// Attempts are judged so many steps after their own. Where only answers are seen, a handshake shows
-    /// as complete with the server's first data, a round trip after the answer.
+    /// Attempts are judged so many steps after their own. Where only answers are seen, a handshake
+    /// shows as complete with the server's first data, a round trip after the answer.
     #[must_use]
     pub const fn maturity(&self) -> u32 {
         if self.sees_answers_only() { Step::MATURE_BY_DATA } else { Step::MATURE }
@@ -209,8 +209,8 @@ impl Services {
         self.sample
     }
 
-    /// Takes in those that took a place since the last call, with what is set for them and what is known of them
-    /// from before.
+    /// Takes in those that took a place since the last call, with what is set for them and what is
+    /// known of them from before.
     pub fn admit(&mut self) {
         let mut directory = self.directory.look();
         let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.slot(id)));
@@ -232,7 +232,8 @@ impl Services {
                 None => self.list.push(service),
             }
         }
-        // By their names: which of several shards met its service first, and so their numbers, is left to chance.
+        // By their names: which of several shards met its service first, and so their numbers, is
+        // left to chance.
         newcomers.sort_unstable_by_key(|(_, slot)| (slot.address, slot.port));
         for (id, _) in newcomers {
             self.admitted = self.admitted.wrapping_add(1);
@@ -240,7 +241,8 @@ impl Services {
         }
     }
 
-    /// The service that takes what is sent to an address and port; a place for it where it has none yet.
+    /// The service that takes what is sent to an address and port; a place for it where it has none
+    /// yet.
     pub fn service(&mut self, address: Address, port: u16) -> ServiceId {
         let id = self.directory().service(address, port);
         self.admit();
@@ -289,7 +291,8 @@ impl Services {
         self.directory().is_watched(address)
     }
 
-    /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no use.
+    /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no
+    /// use.
     fn keep(&mut self, baseline: SavedBaseline) -> bool {
         let key = (Address::from(baseline.address), baseline.port);
         let place = self.directory().find(key.0, key.1);

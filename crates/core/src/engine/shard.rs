@@ -1,7 +1,9 @@
-//! A shard: the packet path. It keeps the flows that fall to it and counts what they do; it judges nothing.
+//! A shard: the packet path. It keeps the flows that fall to it and counts what they do; it judges
+//! nothing.
 //!
-//! Shards share nothing that a packet needs, so each can be worked on by a thread of its own. At the end of a step the engine
-//! collects what they have counted: sums, samples and sketches, which come out the same however the flows are divided.
+//! Shards share nothing that a packet needs, so each can be worked on by a thread of its own. At
+//! the end of a step the engine collects what they have counted: sums, samples and sketches, which
+//! come out the same however the flows are divided.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -185,7 +187,8 @@ pub struct Shard {
     step: Step,
     /// When the present step began, in microseconds since the start.
     step_began: u64,
-    /// Where its time stands still until the engine's has come: the end of the step after the engine's.
+    /// Where its time stands still until the engine's has come: the end of the step after the
+    /// engine's.
     pub(super) limit: Timestamp,
 }
 
@@ -261,7 +264,8 @@ impl Shard {
         self.tracker.hasher()
     }
 
-    /// Lets time pass up to `now`, though not beyond the step after the engine's: bins close, and steps end.
+    /// Lets time pass up to `now`, though not beyond the step after the engine's: bins close, and
+    /// steps end.
     pub fn advance(&mut self, now: Timestamp) {
         let now = now.min(self.limit);
         while self.next_bin <= now {
@@ -286,8 +290,9 @@ impl Shard {
         }
     }
 
-    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether the queue is full then, and
-    /// [`Self::handle_queue`] to be called before the next. Meanwhile the processor fetches what is known of the flow.
+    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether
+    /// the queue is full then, and [`Self::handle_queue`] to be called before the next. Meanwhile
+    /// the processor fetches what is known of the flow.
     pub fn queue_segment(
         &mut self,
         at: Timestamp,
@@ -326,7 +331,8 @@ impl Shard {
         self.handle_first(self.queued);
     }
 
-    /// Takes in those that are queued, up to the first that arrived at `end` or later; when that did.
+    /// Takes in those that are queued, up to the first that arrived at `end` or later; when that
+    /// did.
     pub(super) fn handle_queue_until(&mut self, end: Timestamp) -> Option<Timestamp> {
         let next = self.queue[..self.queued].iter().position(|queued| queued.at >= end);
         self.handle_first(next.unwrap_or(self.queued));
@@ -355,7 +361,8 @@ impl Shard {
         at.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000
     }
 
-    /// The step that lies so far back. Ages are whole microseconds since the start, so the step is told by those too.
+    /// The step that lies so far back. Ages are whole microseconds since the start, so the step is
+    /// told by those too.
     #[inline]
     fn step_of(&self, age: Micros) -> Step {
         let into_step = self.micros(self.now).saturating_sub(self.step_began);

@@ -55,8 +55,8 @@ impl Shards {
         &mut self.list[0]
     }
 
-    /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard that keeps its flow;
-    /// whether the queues are to be taken in.
+    /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard
+    /// that keeps its flow; whether the queues are to be taken in.
     // Always: see `wire::fast_path`.
     #[inline(always)]
     pub fn queue_next(&mut self) -> bool {
@@ -72,12 +72,14 @@ impl Shards {
         &self.list[flow.sampling_hash().shard(self.count)]
     }
 
-    /// Has all take in what they have queued, up to what arrived at `end` or later; when the first of that did.
+    /// Has all take in what they have queued, up to what arrived at `end` or later; when the first
+    /// of that did.
     pub fn handle_queues_until(&mut self, end: Timestamp) -> Option<Timestamp> {
         self.iter_mut().filter_map(|shard| shard.handle_queue_until(end)).min()
     }
 
-    /// The time that all have come to: to others than the farthest, segments of before that may still come.
+    /// The time that all have come to: to others than the farthest, segments of before that may
+    /// still come.
     pub fn now(&self) -> Timestamp {
         self.iter().map(Shard::now).min().unwrap_or_default()
     }
@@ -102,7 +104,8 @@ impl Shards {
         self.iter().map(|shard| shard.tracker.half_open_total()).sum()
     }
 
-    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after
+    /// all.
     pub fn unanswered(&self) -> i64 {
         self.iter().map(|shard| shard.tracker.unanswered()).sum()
     }

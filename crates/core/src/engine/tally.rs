@@ -47,7 +47,8 @@ impl Counts {
     }
 }
 
-/// What was counted of one service since it was last collected. What every packet needs stands in its first cache line.
+/// What was counted of one service since it was last collected. What every packet needs stands in
+/// its first cache line.
 #[repr(C, align(64))]
 pub struct Tally {
     /// Since it was collected.
@@ -303,8 +304,8 @@ impl Lookup for Tallies {
     }
 }
 
-/// The services that were asked for last, by the hash of their end: a cache in front of the directory, which costs
-/// more than all else that a segment of a known service needs.
+/// The services that were asked for last, by the hash of their end: a cache in front of the
+/// directory, which costs more than all else that a segment of a known service needs.
 struct Asked([Option<(Address, u16, ServiceId)>; Self::PLACES]);
 
 impl Asked {

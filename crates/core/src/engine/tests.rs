@@ -61,7 +61,8 @@ impl Random {
 struct World {
     engine: Engine,
     random: Random,
-    /// Nanoseconds since [`START`], a number that keeps the order, and the segment with its interface.
+    /// Nanoseconds since [`START`], a number that keeps the order, and the segment with its
+    /// interface.
     traffic: BinaryHeap<Reverse<(u64, usize)>>,
     segments: Vec<Segment>,
     /// Every segment is seen on these interfaces.
@@ -251,7 +252,8 @@ impl World {
         detections[0].clone()
     }
 
-    /// Requires that the flood that began at `onset` was told of as a warning within so many seconds.
+    /// Requires that the flood that began at `onset` was told of as a warning within so many
+    /// seconds.
     #[track_caller]
     fn warned(&self, onset: f64, within: f64) {
         let told = self.told(Severity::Warning).expect("a warning");

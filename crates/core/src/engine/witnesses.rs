@@ -10,7 +10,8 @@ use crate::time::Timestamp;
 const LOSS_WINDOW: Duration = Duration::from_secs(10);
 /// More than this share lost, and counts are too low.
 const LOSS_LIMIT: f64 = 0.05;
-/// A handshake is seen whole only if its three segments are, so a loss of 5 % leaves gaps in 14 % of them.
+/// A handshake is seen whole only if its three segments are, so a loss of 5 % leaves gaps in 14 %
+/// of them.
 const GAPS_LIMIT: f64 = 0.14;
 /// Handshakes that are needed to say so.
 const GAPS_ENOUGH: i64 = 30;
@@ -37,7 +38,8 @@ impl KernelView {
         };
         Self {
             drop_rate: rate("TCPReqQFullDrop").unwrap_or(0.0),
-            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
+            // With cookies at 2 every request is answered by one, and counted as if the queue were
+            // full.
             cookie_rate: rate("TCPReqQFullDoCookies")
                 .filter(|_| sample.sysctls.syncookies != Some(2))
                 .unwrap_or(0.0),
@@ -62,8 +64,8 @@ pub(super) struct CaptureView {
     since: Timestamp,
     /// Its own counter says so.
     dropping: bool,
-    /// Handshakes (completed, presumed) as of the last look, when that was, and whether of those since the
-    /// one before too many had a part that was not shown.
+    /// Handshakes (completed, presumed) as of the last look, when that was, and whether of those
+    /// since the one before too many had a part that was not shown.
     handshakes: (i64, i64),
     looked_at: Timestamp,
     gaps: bool,
@@ -91,8 +93,9 @@ impl CaptureView {
         }
     }
 
-    /// Looks for losses that the capture does not count: connections that go on though a part of their
-    /// handshake was never shown. Where that is true of nearly all, one direction is not captured.
+    /// Looks for losses that the capture does not count: connections that go on though a part of
+    /// their handshake was never shown. Where that is true of nearly all, one direction is not
+    /// captured.
     pub fn look_for_gaps(&mut self, at: Timestamp, sums: impl FnOnce() -> Sums) {
         if at - self.looked_at < LOSS_WINDOW {
             return;

@@ -2,8 +2,8 @@
 
 use crate::findings::{Onset, Room};
 
-/// So many answers that came again in spite of the client's ACK, and this share of the handshakes, show an
-/// accept queue that is full.
+/// So many answers that came again in spite of the client's ACK, and this share of the handshakes,
+/// show an accept queue that is full.
 const RESENT: u32 = 10;
 const RESENT_SHARE: f64 = 0.05;
 
@@ -19,7 +19,8 @@ pub struct AcceptQueueOverflow {
 /// What it is judged by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signs {
-    /// Where the kernel was asked: connections that wait, how many may, and whether it turns others away.
+    /// Where the kernel was asked: connections that wait, how many may, and whether it turns others
+    /// away.
     pub kernel: Option<(u32, u32, bool)>,
     /// SYN-ACKs that were sent again after the client's ACK, in the last seconds.
     pub resent: u32,
@@ -33,9 +34,9 @@ pub(crate) struct Signs {
 
 impl AcceptQueueOverflow {
     /// Whether an accept queue is full now: the kernel holds as many connections as fit
-    /// (`sk_acceptq_is_full`) and turns others away. Where it cannot be asked: answers are repeated that
-    /// were acknowledged, since their ACK had to be ignored (`tcp_check_req`), and further SYNs are not
-    /// answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like.)
+    /// (`sk_acceptq_is_full`) and turns others away. Where it cannot be asked: answers are repeated
+    /// that were acknowledged, since their ACK had to be ignored (`tcp_check_req`), and further
+    /// SYNs are not answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like.)
     pub(crate) fn judge(signs: Signs) -> Option<Self> {
         let Signs { kernel, resent, completed, unanswered, weight } = signs;
         let full = match kernel {

@@ -7,9 +7,11 @@ use crate::time::Timestamp;
 
 /// Segments that answer nothing, per second.
 const LIMIT: u32 = 100;
-/// Where any host may be ours, answers of fewer servers may be those to requests that are not captured.
+/// Where any host may be ours, answers of fewer servers may be those to requests that are not
+/// captured.
 const SENDERS: u32 = 8;
-/// The senders that [`StrayAnswers`] can tell apart are 64; with so many of them there are many more.
+/// The senders that [`StrayAnswers`] can tell apart are 64; with so many of them there are many
+/// more.
 const MANY_SENDERS: u32 = 40;
 
 /// Segments that answer nothing, and the limit that they are above.
@@ -27,7 +29,8 @@ impl Backscatter {
     /// The limit of a step.
     pub(crate) const PER_STEP: u32 = LIMIT / 4;
 
-    /// Judges what is above the limit at a host. `selective`: only hosts are watched that are known to be ours.
+    /// Judges what is above the limit at a host. `selective`: only hosts are watched that are known
+    /// to be ours.
     pub(crate) fn judge(stray: &StrayAnswers, selective: bool) -> Option<Self> {
         let StrayAnswers { rate, senders, .. } = *stray;
         (senders >= SENDERS || selective).then_some(Self { rate, limit: LIMIT, senders })

@@ -1,9 +1,10 @@
-//! Who tries service after service: sequential hypothesis testing per source (threshold random walk; Jung,
-//! Paxson, Berger and Balakrishnan, "Fast Portscan Detection Using Sequential Hypothesis Testing", 2004).
+//! Who tries service after service: sequential hypothesis testing per source (threshold random
+//! walk; Jung, Paxson, Berger and Balakrishnan, "Fast Portscan Detection Using Sequential
+//! Hypothesis Testing", 2004).
 //!
-//! Only the first contact of a source with a service counts. An honest client knows its services, so most
-//! of its first contacts succeed; one that guesses mostly fails. Each outcome moves the ratio of the
-//! likelihoods of both, until it is a million times as likely that the source guesses.
+//! Only the first contact of a source with a service counts. An honest client knows its services,
+//! so most of its first contacts succeed; one that guesses mostly fails. Each outcome moves the
+//! ratio of the likelihoods of both, until it is a million times as likely that the source guesses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,9 +19,9 @@ use crate::stats::{Keyed, common_prefix, source_of};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// log4 of the ratio that decides: with a chance of success of 0.8 for the honest and 0.2 for guessers each
-/// failure multiplies it by 4 and each success divides it by 4, and 4^10 = 10^6: with so many sources
-/// to judge, a wrong word on one must be that rare.
+/// log4 of the ratio that decides: with a chance of success of 0.8 for the honest and 0.2 for
+/// guessers each failure multiplies it by 4 and each success divides it by 4, and 4^10 = 10^6: with
+/// so many sources to judge, a wrong word on one must be that rare.
 const DECIDED: u32 = 10;
 /// The most sources that are followed at once.
 const LIMIT: usize = 4_096;
@@ -28,15 +29,16 @@ const LIMIT: usize = 4_096;
 const MEMORY: Duration = Duration::from_secs(600);
 /// The same where there are many.
 const MEMORY_CROWDED: Duration = Duration::from_secs(30);
-/// A source that comes back to what it knows is no scanner, however many of its contacts fail: so many
-/// of its attempts must be first contacts (less than half: a scanner asks again where nobody answers).
+/// A source that comes back to what it knows is no scanner, however many of its contacts fail: so
+/// many of its attempts must be first contacts (less than half: a scanner asks again where nobody
+/// answers).
 const FRESH: f64 = 0.3;
-/// Who scans tries several hosts of a network. One host each of many networks is what a client with a list of
-/// peers tries, most of which are gone.
+/// Who scans tries several hosts of a network. One host each of many networks is what a client with
+/// a list of peers tries, most of which are gone.
 const PER_NETWORK: f64 = 2.0;
 
-/// A set of hashes of which only the size can be told: linear counting (Whang, Vander-Zanden and Taylor 1990)
-/// in 64 N bits.
+/// A set of hashes of which only the size can be told: linear counting (Whang, Vander-Zanden and
+/// Taylor 1990) in 64 N bits.
 #[derive(Clone, Debug)]
 struct Bits<const N: usize>([u64; N]);
 

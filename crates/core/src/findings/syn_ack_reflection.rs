@@ -19,8 +19,8 @@ pub struct SynAckReflection {
 }
 
 impl SynAckReflection {
-    /// Judges failing attempts to so many services of a host: they come from one network, and its hosts reset the
-    /// answers.
+    /// Judges failing attempts to so many services of a host: they come from one network, and its
+    /// hosts reset the answers.
     pub(crate) fn judge(profile: &SourceProfile, services: usize) -> Option<Self> {
         let longest = profile
             .top_prefixes

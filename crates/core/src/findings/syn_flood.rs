@@ -1,5 +1,5 @@
-//! Attempts that nobody completes fill a SYN queue, or would. The rule on a service is that of [`Detector`];
-//! here are those on one source, and on what the kernel holds.
+//! Attempts that nobody completes fill a SYN queue, or would. The rule on a service is that of
+//! [`Detector`]; here are those on one source, and on what the kernel holds.
 //!
 //! [`Detector`]: crate::detect::Detector
 
@@ -66,7 +66,8 @@ pub struct QueueState {
     pub seconds_to_full: Option<f64>,
     /// Kernel settings, where known.
     pub sysctls: Sysctls,
-    /// What a listening socket has as its backlog, where the kernel was asked (`sk_max_ack_backlog`).
+    /// What a listening socket has as its backlog, where the kernel was asked
+    /// (`sk_max_ack_backlog`).
     pub listen_backlog: Option<u32>,
 }
 
@@ -128,13 +129,13 @@ impl SynFlood {
         }
     }
 
-    /// How grave it is that of `count` requests in a queue of `backlog` so many are `old`: their answer was sent
-    /// again in vain.
+    /// How grave it is that of `count` requests in a queue of `backlog` so many are `old`: their
+    /// answer was sent again in vain.
     pub(crate) fn judge_rows(count: u32, old: u32, backlog: u32) -> Option<Severity> {
         let occupancy = f64::from(count) / f64::from(backlog);
         let stale = f64::from(old) / f64::from(count.max(1));
-        // A quarter of the queue held by requests whose answer was in vain; and of a full queue a tenth
-        // is enough, since pruning spares the young.
+        // A quarter of the queue held by requests whose answer was in vain; and of a full queue a
+        // tenth is enough, since pruning spares the young.
         if old >= 16 && occupancy >= 0.75 && stale >= 0.1 {
             Some(Severity::Critical)
         } else if old >= 16 && f64::from(old) >= 0.25 * f64::from(backlog) {

@@ -1,8 +1,8 @@
 //! What is counted of the flows in the table.
 //!
-//! Every live flow is counted exactly once: as half-open with its service, or by its state; and as often as
-//! there are flows that it stands for. It leaves its count when it changes state, when it leaves the table, or
-//! when its deadline passes.
+//! Every live flow is counted exactly once: as half-open with its service, or by its state; and as
+//! often as there are flows that it stands for. It leaves its count when it changes state, when it
+//! leaves the table, or when its deadline passes.
 
 use std::iter::Sum;
 
@@ -55,8 +55,8 @@ pub(super) enum StateName {
 }
 
 impl Count {
-    /// The count that a flow belongs to. States are those of the end that answered the SYN; where that
-    /// one is closed, of the other.
+    /// The count that a flow belongs to. States are those of the end that answered the SYN; where
+    /// that one is closed, of the other.
     pub(super) const fn of(connection: &Connection, service: ServiceId) -> Self {
         let name = match connection.state {
             // An answer that answers nothing that was seen makes no half-open connection.
@@ -124,7 +124,8 @@ impl Counters {
         self.bin
     }
 
-    /// Keeps an open connection that stands for `weight` flows and has a segment now; returns until when.
+    /// Keeps an open connection that stands for `weight` flows and has a segment now; returns until
+    /// when.
     #[inline]
     pub(super) fn keep_open(&mut self, deadline: Bin, weight: u32) -> Bin {
         if deadline == self.idle {
@@ -188,8 +189,8 @@ impl Counters {
         self.idle = Bin(0);
     }
 
-    /// Counts a flow that stands for `weight` flows and is counted nowhere, for so long. Returns when that
-    /// ends.
+    /// Counts a flow that stands for `weight` flows and is counted nowhere, for so long. Returns
+    /// when that ends.
     #[inline]
     pub(super) fn enter(&mut self, count: Count, weight: u32, lifetime: Bins) -> Bin {
         let due = self.bin.after(lifetime);
@@ -208,8 +209,8 @@ impl Counters {
         }
     }
 
-    /// Moves a flow from one count and weight, where it stands until `deadline`, to another for so long. Returns when
-    /// that ends.
+    /// Moves a flow from one count and weight, where it stands until `deadline`, to another for so
+    /// long. Returns when that ends.
     #[inline]
     pub(super) fn shift(
         &mut self,
@@ -255,8 +256,8 @@ impl Counters {
         self.remove(Count::of(&entry.connection, entry.service), entry.weight(), entry.deadline);
     }
 
-    /// A flow that is leaving the table: if it is still in its handshake, the attempt's outcome is what it
-    /// has come to.
+    /// A flow that is leaving the table: if it is still in its handshake, the attempt's outcome is
+    /// what it has come to.
     pub(super) fn give_up(&mut self, entry: &Entry) {
         self.close(entry);
         if entry.deadline >= self.bin {
@@ -264,13 +265,14 @@ impl Counters {
         }
     }
 
-    /// A flow that had expired in this count shows that it is still there, or that it ended well after all.
+    /// A flow that had expired in this count shows that it is still there, or that it ended well
+    /// after all.
     pub(super) fn revive(&mut self, count: Count, weight: u32) {
         self.decide(count, -i64::from(weight));
     }
 
-    /// An attempt whose SYN came while the server keeps an earlier one of the same ports. Nothing is
-    /// kept of it: it is unanswered, until the server forgets the earlier one and answers.
+    /// An attempt whose SYN came while the server keeps an earlier one of the same ports. Nothing
+    /// is kept of it: it is unanswered, until the server forgets the earlier one and answers.
     pub(super) fn put_off(&mut self, weight: u32) {
         self.decide(Count::State(StateName::SynSent), weight.into());
     }

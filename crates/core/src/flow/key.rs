@@ -9,8 +9,8 @@ use crate::wire::{Address, Segment};
 #[derive(Clone, Copy)]
 pub struct HashKey(pub [u8; 16]);
 
-/// A keyed hash of the two ends of a connection, the same for both directions: its [`SamplingHash`], and below that 32
-/// bits of another hash.
+/// A keyed hash of the two ends of a connection, the same for both directions: its
+/// [`SamplingHash`], and below that 32 bits of another hash.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct FlowHash(pub u64);
 
@@ -58,9 +58,9 @@ impl FlowHash {
 
 /// Hashes what the attacker picks, under secret keys.
 ///
-/// On the packet path by folded multiplications with secret numbers (as wyhash does): an attacker who sees no
-/// hash, nor anything that depends on one, cannot aim at collisions, and they cost a tenth of SipHash. Where keys of
-/// maps are his choice it is SipHash-1-3.
+/// On the packet path by folded multiplications with secret numbers (as wyhash does): an attacker
+/// who sees no hash, nor anything that depends on one, cannot aim at collisions, and they cost a
+/// tenth of SipHash. Where keys of maps are his choice it is SipHash-1-3.
 #[derive(Clone, Copy)]
 pub struct Hasher {
     sip: SipHasher13,
@@ -146,7 +146,8 @@ impl Hasher {
     }
 }
 
-/// A multiplication of which nothing is lost: the lower half of the product mixed with the upper one.
+/// A multiplication of which nothing is lost: the lower half of the product mixed with the upper
+/// one.
 #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;

@@ -1,8 +1,9 @@
 //! A second hash of a flow, made of what a classic BPF program can compute, and the sampling by it.
 //!
-//! Under load only flows of a low [`SamplingHash`] are looked at: the kernel's filter and the tracker compute the same
-//! hash and compare it with the same limit, so a flow comes up whole or not at all, in both directions. The
-//! limits are powers of two, so the flows of a higher [`SamplingLevel`] are a part of those of a lower one.
+//! Under load only flows of a low [`SamplingHash`] are looked at: the kernel's filter and the
+//! tracker compute the same hash and compare it with the same limit, so a flow comes up whole or
+//! not at all, in both directions. The limits are powers of two, so the flows of a higher
+//! [`SamplingLevel`] are a part of those of a lower one.
 
 use std::num::NonZeroUsize;
 
@@ -17,9 +18,9 @@ pub struct SamplingHash(pub u32);
 impl SamplingHash {
     /// Which of `shards` shards, counted from 0, the flow belongs to.
     ///
-    /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only ranks whose
-    /// high bits are zero; and it is what the kernel makes of the result of a fan-out program
-    /// (`fanout_demux_bpf`, net/packet/af_packet.c).
+    /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only
+    /// ranks whose high bits are zero; and it is what the kernel makes of the result of a fan-out
+    /// program (`fanout_demux_bpf`, net/packet/af_packet.c).
     #[inline]
     #[must_use]
     pub const fn shard(self, shards: NonZeroUsize) -> usize {
@@ -70,9 +71,10 @@ impl SamplingLevel {
 
 /// The secret numbers of the rank.
 ///
-/// Each end of a flow is hashed for itself, and the sum of both, which is the same in either direction, once
-/// more: multiplications by secret odd numbers, and shifts that bring high bits to where the next one
-/// spreads them. Who does not know the numbers cannot choose addresses that are, or are not, looked at.
+/// Each end of a flow is hashed for itself, and the sum of both, which is the same in either
+/// direction, once more: multiplications by secret odd numbers, and shifts that bring high bits to
+/// where the next one spreads them. Who does not know the numbers cannot choose addresses that are,
+/// or are not, looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SamplingKey {
     /// What the hash of an end begins with.
@@ -145,7 +147,8 @@ impl SamplingKey {
 pub struct Sampling {
     /// The level of all other flows.
     pub general: SamplingLevel,
-    /// The ends with a level of their own, at most [`Self::HEAVY`]. The first that a flow has decides.
+    /// The ends with a level of their own, at most [`Self::HEAVY`]. The first that a flow has
+    /// decides.
     pub heavy: Vec<(End, SamplingLevel)>,
 }
 
@@ -221,8 +224,8 @@ mod tests {
         assert_ne!(hashes.end(Address::v4([192, 0, 2, 1]), 444), here);
     }
 
-    /// Forged sources are not random: counted up, from one network, of one port, with one bit set. Whatever
-    /// they are, as many are looked at as should be.
+    /// Forged sources are not random: counted up, from one network, of one port, with one bit set.
+    /// Whatever they are, as many are looked at as should be.
     #[test]
     fn any_pattern_of_sources_is_sampled_evenly() {
         type Pattern = fn(u32) -> (Address, u16);

@@ -1,9 +1,9 @@
 //! A hash table of fixed size for flows: 4-way set-associative, two entries a cache line.
 //!
 //! A flow can only be in the four places of one set, so look-up, insertion and eviction touch two
-//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the flow's
-//! rank and not the addresses; with the set's number that tells flows apart but for one chance in 2^32 a
-//! comparison.
+//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the
+//! flow's rank and not the addresses; with the set's number that tells flows apart but for one
+//! chance in 2^32 a comparison.
 
 use std::ops::Range;
 
@@ -130,7 +130,8 @@ impl Table {
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
         let set = self.set(hash);
-        // Both of its cache lines: the second is fetched along with the first, or is the neighbour's.
+        // Both of its cache lines: the second is fetched along with the first, or is the
+        // neighbour's.
         prefetch_index(&self.sets, set);
         prefetch_index(self.sets[set].0.as_slice(), WAYS / 2);
     }
@@ -218,7 +219,8 @@ impl Table {
         (fate, connection.marks.has(Marks::SYN_RTO) && !followed)
     }
 
-    /// A place for a flow that is not in the table: free, or that of the flow that is to leave for it.
+    /// A place for a flow that is not in the table: free, or that of the flow that is to leave for
+    /// it.
     ///
     /// Free and expired places come first. Then a connection whose fate is decided goes (closing or
     /// open: it is counted, and is picked up again by its next segment), then a request nobody

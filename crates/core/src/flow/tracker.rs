@@ -1,7 +1,7 @@
 //! The flow table together with what is counted of it.
 //!
-//! A flow is taken off its count when its deadline passes, and can still come back: the entry stays in the table
-//! until its place is needed.
+//! A flow is taken off its count when its deadline passes, and can still come back: the entry stays
+//! in the table until its place is needed.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -70,7 +70,8 @@ pub struct Seen {
     pub was: Standing,
     /// Where it stands now.
     pub is: Standing,
-    /// Whether the attempt counts from now on as made now: the SYN that was answered is a later one.
+    /// Whether the attempt counts from now on as made now: the SYN that was answered is a later
+    /// one.
     pub redated: bool,
     /// The flow.
     pub flow: FlowHash,
@@ -91,8 +92,8 @@ pub struct Arrival {
     pub interface: u32,
     /// The level that the flow is looked at when it begins now.
     pub level: SamplingLevel,
-    /// The highest level since any flow that is underway began: a flow that was not seen to begin is looked at
-    /// at this one.
+    /// The highest level since any flow that is underway began: a flow that was not seen to begin
+    /// is looked at at this one.
     pub settled: SamplingLevel,
 }
 
@@ -181,7 +182,8 @@ impl Tracker {
         self.counters.half_open(service)
     }
 
-    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after
+    /// all.
     pub const fn unanswered(&self) -> i64 {
         self.counters.unanswered()
     }
@@ -218,8 +220,9 @@ impl Tracker {
         self.counters.close_bin(services);
     }
 
-    /// Takes flows out of the table that are not looked at any more, and has those that are stand for them: a
-    /// sixteenth of the table with each call, `part` of it. `level` is that of the flows of a service.
+    /// Takes flows out of the table that are not looked at any more, and has those that are stand
+    /// for them: a sixteenth of the table with each call, `part` of it. `level` is that of the
+    /// flows of a service.
     pub fn thin_out(&mut self, part: usize, level: impl Fn(ServiceId) -> SamplingLevel) {
         let bin = self.counters.bin();
         for place in self.table.part(part) {
@@ -256,7 +259,8 @@ impl Tracker {
         }
     }
 
-    /// What fills the table: nothing as long as that is little, else by a sample that changes with time.
+    /// What fills the table: nothing as long as that is little, else by a sample that changes with
+    /// time.
     pub fn fill(&self) -> Fill {
         let live: u64 = self.counters.flows().by_state().iter().map(|(_, count)| count).sum();
         if live < self.capacity() as u64 / 4 {
@@ -265,15 +269,16 @@ impl Tracker {
         self.table.fill(self.counters.bin())
     }
 
-    /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead of
-    /// [`Self::handle`] or [`Self::fate`].
+    /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead
+    /// of [`Self::handle`] or [`Self::fate`].
     #[inline]
     pub fn prefetch(&self, flow: FlowHash) {
         self.table.prefetch(flow);
     }
 
-    /// Takes in a segment that only carries on an open connection, by far the most of them: the service that it is
-    /// for, and who sent it. Any other is left to [`Self::handle`], and changes nothing here.
+    /// Takes in a segment that only carries on an open connection, by far the most of them: the
+    /// service that it is for, and who sent it. Any other is left to [`Self::handle`], and changes
+    /// nothing here.
     #[inline]
     pub fn carry_on(
         &mut self,
@@ -668,8 +673,9 @@ fn note_repeat(
     true
 }
 
-/// The level of a flow from its next segment on. Flows may have left the sample since it began: it stands for them too.
-/// Once all have ended that began out of the sample, it stands for them no more.
+/// The level of a flow from its next segment on. Flows may have left the sample since it began: it
+/// stands for them too. Once all have ended that began out of the sample, it stands for them no
+/// more.
 fn level_now(level: SamplingLevel, arrival: &Arrival) -> SamplingLevel {
     level.max(arrival.level).min(arrival.settled)
 }

@@ -143,13 +143,13 @@ pub struct Evidence {
     pub backlog: Option<u32>,
     /// Half-open connections in proportion to the limit.
     pub occupancy_ratio: Option<f64>,
-    /// Requests a second that the kernel dropped because a SYN queue was full, of all listeners; null
-    /// where it was not asked.
+    /// Requests a second that the kernel dropped because a SYN queue was full, of all listeners;
+    /// null where it was not asked.
     pub kernel_drop_rate: Option<f64>,
     /// Requests a second that it answered by a SYN cookie instead.
     pub kernel_cookie_rate: Option<f64>,
-    /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of the
-    /// SYN_RECV rows that it gave.
+    /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of
+    /// the SYN_RECV rows that it gave.
     pub sources: u64,
     /// Their entropy over the highest that their number allows.
     pub source_entropy_ratio: f64,
@@ -176,8 +176,8 @@ pub struct PrefixShare {
 pub struct Fingerprint {
     /// Share of the failing attempts that look like this.
     pub share: f64,
-    /// Share of the handshakes that complete, now and in the minutes before, that look like this; null
-    /// where none was seen.
+    /// Share of the handshakes that complete, now and in the minutes before, that look like this;
+    /// null where none was seen.
     pub completed_share: Option<f64>,
     /// Time to live or hop limit on arrival.
     pub ttl: u8,

@@ -1,4 +1,5 @@
-//! Plain values that others share: what the witnesses say, what findings are told by, counts with their errors.
+//! Plain values that others share: what the witnesses say, what findings are told by, counts with
+//! their errors.
 
 mod counts;
 mod evidence;

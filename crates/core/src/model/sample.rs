@@ -55,7 +55,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The one of `listeners` that takes connections to an address and port: on that address, or else on any.
+    /// The one of `listeners` that takes connections to an address and port: on that address, or
+    /// else on any.
     #[must_use]
     pub fn taking(listeners: &[Self], address: IpAddr, port: u16) -> Option<&Self> {
         let on_port = || listeners.iter().filter(|listener| listener.port == port);
@@ -87,9 +88,11 @@ pub struct KernelHalfOpen {
     pub address: IpAddr,
     /// The local port.
     pub port: u16,
-    /// How many there are. Of a long queue of a wildcard listener an estimate, but the sum over its addresses.
+    /// How many there are. Of a long queue of a wildcard listener an estimate, but the sum over its
+    /// addresses.
     pub count: u32,
-    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1); of a long queue an estimate.
+    /// How many of them have had their SYN-ACK re-sent (`idiag_retrans` >= 1); of a long queue an
+    /// estimate.
     pub retransmitted: u32,
     /// Remote addresses of re-sent ones, a bounded part of them.
     pub sources: Vec<IpAddr>,

@@ -1,8 +1,8 @@
-//! Standard errors of counts that were made on a sample of the flows: they stand beside the counts as
-//! `<name>_stderr`, and only there where something was sampled.
+//! Standard errors of counts that were made on a sample of the flows: they stand beside the counts
+//! as `<name>_stderr`, and only there where something was sampled.
 //!
-//! A flow of which one in w is looked at counts for w (Horvitz and Thompson 1952): the count is right on
-//! average, and each flow adds w (w - 1) to its variance.
+//! A flow of which one in w is looked at counts for w (Horvitz and Thompson 1952): the count is
+//! right on average, and each flow adds w (w - 1) to its variance.
 
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +86,8 @@ pub struct EvidenceStderr {
     pub half_open_peak_stderr: u64,
 }
 
-/// The standard error of a count that was made at one weight throughout. One flow more is reckoned with, since
-/// none seen need not be none.
+/// The standard error of a count that was made at one weight throughout. One flow more is reckoned
+/// with, since none seen need not be none.
 #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
 #[must_use]
 pub fn stderr(count: u64, weight: u32) -> f64 {

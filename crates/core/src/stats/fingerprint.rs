@@ -12,8 +12,8 @@ use crate::wire::{Address, OptionLayout, Segment};
 const KEPT: usize = 256;
 /// So many are taken of a step until there are enough.
 const PER_STEP: usize = 4;
-/// From then on one so often, for a memory of at least four minutes that no burst displaces: an attack is
-/// held against the clients from before it.
+/// From then on one so often, for a memory of at least four minutes that no burst displaces: an
+/// attack is held against the clients from before it.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The part of a SYN that tells its sender's TCP stack or tool apart.
@@ -27,8 +27,8 @@ pub struct SynFingerprint {
     pub mss: Option<u16>,
     /// Option kinds in order.
     pub options: OptionLayout,
-    /// Whether the low half of the initial sequence number is zero: some tools make it so, one honest SYN
-    /// in 65,536 has it.
+    /// Whether the low half of the initial sequence number is zero: some tools make it so, one
+    /// honest SYN in 65,536 has it.
     pub round_isn: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What each watched host gets, over all of its ports: the view in which one source that tries port after port at
-//! a flood's rate stands out.
+//! What each watched host gets, over all of its ports: the view in which one source that tries port
+//! after port at a flood's rate stands out.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ const KEPT: usize = JUDGED + 2;
 struct Tally {
     attempts: u32,
     completed: u32,
-    /// The source that may hold the majority (Boyer and Moore 1981), its votes, and how many attempts it made
-    /// since it was chosen.
+    /// The source that may hold the majority (Boyer and Moore 1981), its votes, and how many
+    /// attempts it made since it was chosen.
     candidate: Option<Address>,
     votes: u32,
     made: u32,
@@ -37,8 +37,8 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds what was counted elsewhere of the same step and host. A source with the majority has it wherever its
-    /// segments are counted, as they are divided by a hash of their ports too.
+    /// Adds what was counted elsewhere of the same step and host. A source with the majority has it
+    /// wherever its segments are counted, as they are divided by a hash of their ports too.
     fn add(&mut self, other: &Self) {
         self.attempts += other.attempts;
         self.completed += other.completed;
@@ -202,7 +202,8 @@ impl LastSteps {
         Self(all)
     }
 
-    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last steps.
+    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last
+    /// steps.
     pub fn stray_answers(&self, per_step: u32) -> impl Iterator<Item = StrayAnswers> {
         self.0.iter().filter_map(move |(host, last)| {
             let strays: u32 = last.iter().map(|tally| tally.strays).sum();
@@ -218,8 +219,8 @@ impl LastSteps {
         })
     }
 
-    /// Hosts at which one source sent at least `per_step` attempts in each of the last two steps, most of
-    /// which did not complete.
+    /// Hosts at which one source sent at least `per_step` attempts in each of the last two steps,
+    /// most of which did not complete.
     pub fn single_source_floods(&self, per_step: u32) -> impl Iterator<Item = SingleSourceFlood> {
         self.0.iter().filter_map(move |(host, [last, first, _])| {
             let pair = [first, last];

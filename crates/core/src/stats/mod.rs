@@ -1,7 +1,7 @@
 //! Handshakes fill windows: what is counted per service, and who the failing attempts come from.
 //!
-//! Counts are kept in steps of 250 ms by the step in which the attempt began, so a step can be judged once
-//! all of its attempts are old enough, without a timer for any of them. Sources are
+//! Counts are kept in steps of 250 ms by the step in which the attempt began, so a step can be
+//! judged once all of its attempts are old enough, without a timer for any of them. Sources are
 //! judged on a bounded sample of the attempts that failed, not on all SYNs: legitimate clients do
 //! not dilute it and its cost does not grow with the attack.
 

@@ -1,9 +1,10 @@
-//! Samples of attempts: a bounded number of each step, drawn as the SYNs come, and kept until their fate is
-//! known.
+//! Samples of attempts: a bounded number of each step, drawn as the SYNs come, and kept until their
+//! fate is known.
 //!
-//! A sample is the attempts of the lowest *priorities* (a bottom-k sample; Cohen and Kaplan 2007): a priority is a keyed hash of
-//! the attempt, so each is as likely to be drawn as any other, nobody can choose his, and the sample does not depend on the
-//! order in which they come, nor on how they are divided among those who draw.
+//! A sample is the attempts of the lowest *priorities* (a bottom-k sample; Cohen and Kaplan 2007):
+//! a priority is a keyed hash of the attempt, so each is as likely to be drawn as any other, nobody
+//! can choose his, and the sample does not depend on the order in which they come, nor on how they
+//! are divided among those who draw.
 
 use crate::flow::FlowHash;
 use crate::stats::fingerprint::SynFingerprint;
@@ -76,8 +77,8 @@ impl Attempt {
 pub struct Priority(u64);
 
 impl Priority {
-    /// The priority of the attempt of `flow` that begins with the number `isn`. Of a sampled flow the leading bits of the
-    /// hash are zero; multiplied, every bit of it counts.
+    /// The priority of the attempt of `flow` that begins with the number `isn`. Of a sampled flow
+    /// the leading bits of the hash are zero; multiplied, every bit of it counts.
     #[inline]
     #[must_use]
     pub const fn of(flow: FlowHash, isn: SeqNumber) -> Self {
@@ -147,8 +148,9 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// How many attempts of each service may be drawn in a step, where `all` are the samples that they have: the more
-    /// of them there are, the fewer of each, so that neither memory nor the work at the end of a step grows with them.
+    /// How many attempts of each service may be drawn in a step, where `all` are the samples that
+    /// they have: the more of them there are, the fewer of each, so that neither memory nor the
+    /// work at the end of a step grows with them.
     pub fn size<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> usize {
         let offered = all.map(|samples| samples.offered as usize);
         let mut size = PER_STEP;
@@ -160,8 +162,8 @@ impl Samples {
         size
     }
 
-    /// Ends `step` with the sample of `size` of what all `draws` together were offered, and empties these for the
-    /// next.
+    /// Ends `step` with the sample of `size` of what all `draws` together were offered, and empties
+    /// these for the next.
     pub fn end<'a>(
         &mut self,
         step: Step,

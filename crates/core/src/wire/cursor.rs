@@ -5,8 +5,8 @@ use std::cell::Cell;
 use crate::wire::Skip;
 use crate::wire::fragments::Piece;
 
-/// How many headers inside one another are followed beyond link, IP and TCP: tags, labels, extension
-/// headers and tunnels alike. Real networks need fewer than ten.
+/// How many headers inside one another are followed beyond link, IP and TCP: tags, labels,
+/// extension headers and tunnels alike. Real networks need fewer than ten.
 const MAX_HEADERS: u8 = 32;
 
 /// What remains of a frame after the headers taken off so far.
@@ -57,8 +57,8 @@ impl<'a> Cursor<'a> {
         self.wire_len
     }
 
-    /// The reason why `needed` octets are not there; `short` is what it means when the packet itself
-    /// ends before them.
+    /// The reason why `needed` octets are not there; `short` is what it means when the packet
+    /// itself ends before them.
     #[cold]
     pub(super) fn missing(self, needed: usize, short: Skip) -> Skip {
         if self.wire_len >= needed { Skip::Truncated } else { short }
@@ -75,7 +75,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Drops `octets`, of which the capture may hold only a part; `short` as in [`Cursor::missing`].
+    /// Drops `octets`, of which the capture may hold only a part; `short` as in
+    /// [`Cursor::missing`].
     #[inline]
     pub(super) fn skip(self, octets: usize, short: Skip) -> Result<Self, Skip> {
         match self.wire_len.checked_sub(octets) {
@@ -94,8 +95,8 @@ impl<'a> Cursor<'a> {
         self.with_len(wire_len.min(self.wire_len))
     }
 
-    /// The same as a packet of `wire_len` octets, even where the frame is said to be shorter: captures
-    /// that were cut by other tools often claim the cut length as the original one.
+    /// The same as a packet of `wire_len` octets, even where the frame is said to be shorter:
+    /// captures that were cut by other tools often claim the cut length as the original one.
     #[inline]
     pub(super) fn with_len(self, wire_len: usize) -> Self {
         let data = self.data.get(..wire_len).unwrap_or(self.data);

@@ -1,5 +1,5 @@
-//! Ethernet and whatever may stand between a link header and IP: VLAN tags, MPLS labels, PPPoE, PPP,
-//! LLC.
+//! Ethernet and whatever may stand between a link header and IP: VLAN tags, MPLS labels, PPPoE,
+//! PPP, LLC.
 
 use pnet_packet::ethernet::EthernetPacket;
 
@@ -67,9 +67,9 @@ fn vlan(rest: Cursor<'_>) -> Result<Segment, Skip> {
     after_ethertype(u16::from_be_bytes([a, b]), payload.nested()?)
 }
 
-/// A stack of MPLS labels (RFC 3032, section 2.1). Nothing says what follows the last one; the first
-/// four bits tell IP from the control word of a pseudowire (RFC 4385, section 2), which here is taken
-/// to be one of Ethernet (RFC 4448).
+/// A stack of MPLS labels (RFC 3032, section 2.1). Nothing says what follows the last one; the
+/// first four bits tell IP from the control word of a pseudowire (RFC 4385, section 2), which here
+/// is taken to be one of Ethernet (RFC 4448).
 pub(super) fn mpls(mut rest: Cursor<'_>) -> Result<Segment, Skip> {
     const BOTTOM_OF_STACK: u8 = 0x01;
 

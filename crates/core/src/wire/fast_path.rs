@@ -1,5 +1,5 @@
-//! What nearly every frame is, at fixed offsets: Ethernet without a tag, IPv4 without options, a TCP header that was
-//! captured whole.
+//! What nearly every frame is, at fixed offsets: Ethernet without a tag, IPv4 without options, a
+//! TCP header that was captured whole.
 
 use crate::wire::ether::ethertype;
 use crate::wire::ip::protocol;
@@ -15,9 +15,10 @@ const NO_OPTIONS: u8 = 0x45;
 /// More fragments, and the fragment offset.
 const FRAGMENT: u16 = 0x3fff;
 
-/// Writes the segment that [`decode_into`](super::decode_into) gives for such a frame, at a third of its cost; `false`
-/// for any other frame, good or bad.
-// Always: decoding, hashing and queueing are to be one loop, and to the compiler they look too large for that.
+/// Writes the segment that [`decode_into`](super::decode_into) gives for such a frame, at a third
+/// of its cost; `false` for any other frame, good or bad.
+// Always: decoding, hashing and queueing are to be one loop, and to the compiler they look too
+// large for that.
 #[inline(always)]
 pub(super) fn decode(data: &[u8], segment: &mut Segment) -> bool {
     let Some(head) = data.first_chunk::<LEN>() else { return false };
@@ -68,7 +69,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
-        /// Whatever is decoded here is decoded as the long way does it, damaged and cut frames included.
+        /// Whatever is decoded here is decoded as the long way does it, damaged and cut frames
+        /// included.
         #[test]
         fn the_short_way_gives_what_the_long_way_gives(
             flags in any::<u8>(),

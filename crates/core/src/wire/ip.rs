@@ -125,8 +125,8 @@ fn upper_layer_v4(envelope: Envelope, upper: u8, rest: Cursor<'_>) -> Result<Seg
     }
 }
 
-/// An IPv6 packet: walks the extension headers. The destination is that of the IPv6 header, also where
-/// a routing header names further ones.
+/// An IPv6 packet: walks the extension headers. The destination is that of the IPv6 header, also
+/// where a routing header names further ones.
 pub(super) fn decode_v6(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = Ipv6Packet::new(rest.data()) else {
         return Err(rest.missing(Ipv6Packet::minimum_packet_size(), Skip::BadIpHeader));
@@ -136,7 +136,8 @@ pub(super) fn decode_v6(rest: Cursor<'_>) -> Result<Segment, Skip> {
     }
     let payload = rest.skip(Ipv6Packet::minimum_packet_size(), Skip::BadIpHeader)?;
     let payload = match header.get_payload_length() {
-        // A jumbogram (RFC 2675) or segmentation offload: the frame's length is the only one at hand.
+        // A jumbogram (RFC 2675) or segmentation offload: the frame's length is the only one at
+        // hand.
         0 => payload,
         octets => payload.with_len(usize::from(octets)),
     };
@@ -172,7 +173,8 @@ fn headers_v6(
     loop {
         (next, payload) = match next {
             protocol::TCP => return tcp::decode(envelope, payload),
-            // RFC 8200, section 4.1: anywhere but directly after the IPv6 header it is not recognised.
+            // RFC 8200, section 4.1: anywhere but directly after the IPv6 header it is not
+            // recognised.
             protocol::HOP_BY_HOP if !is_first => return Err(Skip::BadIpHeader),
             protocol::HOP_BY_HOP
             | protocol::ROUTING
@@ -218,8 +220,8 @@ fn fragment_header(envelope: Envelope, rest: Cursor<'_>) -> Result<(u8, Cursor<'
     Err(Skip::Fragment)
 }
 
-/// Takes off an authentication header, whose length is in units of 4 octets less 2 (RFC 4302, section
-/// 2.2).
+/// Takes off an authentication header, whose length is in units of 4 octets less 2 (RFC 4302,
+/// section 2.2).
 fn authentication_header(rest: Cursor<'_>) -> Result<(u8, Cursor<'_>), Skip> {
     let (&[next, units, ..], _) = rest.header::<12>(Skip::BadIpHeader)?;
     if units == 0 {

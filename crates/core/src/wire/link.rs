@@ -131,8 +131,8 @@ fn decode_other(link: LinkType, rest: Cursor<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// An address family of 4 octets, in the byte order of the capturing host (`LINKTYPE_NULL`) or of the
-/// network (`LINKTYPE_LOOP`); families are small numbers, so the order shows.
+/// An address family of 4 octets, in the byte order of the capturing host (`LINKTYPE_NULL`) or of
+/// the network (`LINKTYPE_LOOP`); families are small numbers, so the order shows.
 fn loopback(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const INET: u32 = 2;
     /// `AF_INET6` of Linux, of Windows, of NetBSD and OpenBSD, of FreeBSD, and of macOS.
@@ -161,8 +161,8 @@ fn linux_sll2(rest: Cursor<'_>) -> Result<Segment, Skip> {
     cooked(u16::from_be_bytes([a, b]), payload)
 }
 
-/// The protocol of a cooked header is an ethertype, or a small number of Linux' own (`ETH_P_802_2`),
-/// never a length.
+/// The protocol of a cooked header is an ethertype, or a small number of Linux' own
+/// (`ETH_P_802_2`), never a length.
 fn cooked(protocol: u16, rest: Cursor<'_>) -> Result<Segment, Skip> {
     const ETH_P_802_2: u16 = 4;
 
@@ -245,8 +245,8 @@ fn ppi(rest: Cursor<'_>) -> Result<Segment, Skip> {
     )
 }
 
-/// The header's length, what follows it, the link type of that, in the byte order of the capturing host; the length
-/// is a small number, so the order shows.
+/// The header's length, what follows it, the link type of that, in the byte order of the capturing
+/// host; the length is a small number, so the order shows.
 fn pktap(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const PACKET: u32 = 1;
 
@@ -265,8 +265,8 @@ fn within(link: u32, rest: Cursor<'_>) -> Result<Segment, Skip> {
     decode(LinkType::from_dlt(link), rest.nested()?)
 }
 
-/// Time, type, flags, the record's length, losses, the frame's length; then extension headers of 8 octets as
-/// long as a first bit says that one follows ("ERF Types Reference Guide", Endace).
+/// Time, type, flags, the record's length, losses, the frame's length; then extension headers of 8
+/// octets as long as a first bit says that one follows ("ERF Types Reference Guide", Endace).
 fn erf(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const EXTENSION: u8 = 0x80;
 
@@ -291,8 +291,8 @@ fn erf(rest: Cursor<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// An address of 2 to 4 octets, the last of which is odd; then a control octet and the protocol (RFC 2427), or, as Cisco
-/// has it, an ethertype.
+/// An address of 2 to 4 octets, the last of which is odd; then a control octet and the protocol
+/// (RFC 2427), or, as Cisco has it, an ethertype.
 fn frame_relay(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const UNNUMBERED_INFORMATION: u8 = 0x03;
     const PADDING: u8 = 0x00;
@@ -354,8 +354,8 @@ fn fddi(rest: Cursor<'_>) -> Result<Segment, Skip> {
     ether::llc(payload)
 }
 
-/// Version 0, a padding octet, the header's length and what fields follow (little-endian): time, which is aligned to 8
-/// octets of the header, flags, others.
+/// Version 0, a padding octet, the header's length and what fields follow (little-endian): time,
+/// which is aligned to 8 octets of the header, flags, others.
 fn radiotap(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const MORE: u8 = 0x80;
     const TIME: u8 = 0x01;
@@ -544,7 +544,8 @@ mod tests {
             (105, wifi(0x48, 0)),
             (105, wifi(0x08, 0x40)),
             (127, vec![1, 0, 8, 0, 0, 0, 0, 0]),
-            // No LLC; an address without end, one of an octet, another protocol; a header too short.
+            // No LLC; an address without end, one of an octet, another protocol; a header too
+            // short.
             (10, join(&[0x41], &[0; 12])),
             (107, vec![0x18, 0x40, 0x40, 0x40, 3, 0xcc]),
             (107, vec![0x19, 3, 0xcc]),

@@ -6,19 +6,21 @@
 //!            └─ tunnel ◄┘
 //! ```
 //!
-//! A plain frame is read at fixed offsets (`fast_path`); any other goes this way. `link` takes off the header that the capture's link type names, `ether` whatever stands between it
-//! and IP (VLAN tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the
-//! header. Only what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it;
-//! the innermost TCP header is the one that counts.
+//! A plain frame is read at fixed offsets (`fast_path`); any other goes this way. `link` takes off
+//! the header that the capture's link type names, `ether` whatever stands between it and IP (VLAN
+//! tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the header. Only
+//! what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it; the
+//! innermost TCP header is the one that counts.
 //!
-//! A fragment is a [`Skip`] by itself; [`Fragments`] joins the heads of datagrams that came in several.
+//! A fragment is a [`Skip`] by itself; [`Fragments`] joins the heads of datagrams that came in
+//! several.
 //!
-//! Lengths are checked once; after that the accessors cannot fail. Nothing allocates. A frame that is
-//! not a TCP segment is never an error: it is one [`Skip`] reason, counted by the engine.
+//! Lengths are checked once; after that the accessors cannot fail. Nothing allocates. A frame that
+//! is not a TCP segment is never an error: it is one [`Skip`] reason, counted by the engine.
 //!
-//! Checksums are not verified: network cards fill them in after the capture point (transmit offload)
-//! and captures are often cut, so a wrong checksum says little. A SYN with a bad checksum is a segment
-//! like any other, although the host that receives it will ignore it.
+//! Checksums are not verified: network cards fill them in after the capture point (transmit
+//! offload) and captures are often cut, so a wrong checksum says little. A SYN with a bad checksum
+//! is a segment like any other, although the host that receives it will ignore it.
 
 mod address;
 mod cursor;
@@ -42,8 +44,8 @@ use cursor::Cursor;
 
 /// Decodes one frame.
 ///
-/// `data` is what the capture holds of the frame, `original_len` how many octets the frame had on the
-/// wire (not less than `data.len()`; a smaller value is taken as `data.len()`).
+/// `data` is what the capture holds of the frame, `original_len` how many octets the frame had on
+/// the wire (not less than `data.len()`; a smaller value is taken as `data.len()`).
 ///
 /// # Errors
 ///
@@ -53,8 +55,9 @@ pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment,
     decode_into(link, data, original_len, &mut segment).map(|()| segment)
 }
 
-/// Decodes one frame to where its segment is needed. On the packet path that costs half of what [`decode`] does: who
-/// moves a segment at once has the processor wait for its single fields to be stored.
+/// Decodes one frame to where its segment is needed. On the packet path that costs half of what
+/// [`decode`] does: who moves a segment at once has the processor wait for its single fields to be
+/// stored.
 ///
 /// # Errors
 ///
@@ -159,8 +162,8 @@ mod tests {
             let _ = decode(link, &data, original_len);
         }
 
-        /// Damage to a valid packet gets deeper into the decoders than random octets do. Of a capture
-        /// that was cut at least the reason is known, and what is decoded is right.
+        /// Damage to a valid packet gets deeper into the decoders than random octets do. Of a
+        /// capture that was cut at least the reason is known, and what is decoded is right.
         #[test]
         fn cut_captures_are_truncated_or_right(
             tunnel in 0..testing::TUNNELS,

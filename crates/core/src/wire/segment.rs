@@ -25,7 +25,8 @@ impl SeqNumber {
         self.offset_from(start) < length
     }
 
-    /// Whether `self` comes after `other` (by less than half the number space, RFC 9293, section 3.4).
+    /// Whether `self` comes after `other` (by less than half the number space, RFC 9293, section
+    /// 3.4).
     #[must_use]
     pub const fn is_after(self, other: Self) -> bool {
         let offset = self.offset_from(other);
@@ -126,8 +127,8 @@ impl OptionLayout {
     /// The option kinds (IANA registry) of the nibbles from 1 up.
     const KINDS: [u8; 12] = [2, 1, 3, 4, 8, 0, 34, 5, 19, 29, 30, 253];
 
-    /// The nibble of each option kind. A table: on random traffic the walk over the options branches
-    /// enough as it is.
+    /// The nibble of each option kind. A table: on random traffic the walk over the options
+    /// branches enough as it is.
     const NIBBLES: [u8; 256] = {
         let mut nibbles = [15; 256];
         let mut nibble = 1;
@@ -222,7 +223,8 @@ impl<'de> Deserialize<'de> for OptionLayout {
     }
 }
 
-/// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around it.
+/// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around
+/// it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Segment {
     /// Source address.
@@ -279,15 +281,16 @@ pub enum Skip {
     NotIp,
     /// The packet is IP, but not TCP.
     NotTcp,
-    /// A fragment whose datagram is not put together: it overlaps others, has too many gaps, or there
-    /// was no room, where each stands for a datagram that had to go.
+    /// A fragment whose datagram is not put together: it overlaps others, has too many gaps, or
+    /// there was no room, where each stands for a datagram that had to go.
     Fragment,
     /// A fragment of a datagram that was not whole yet, or a copy of one.
     FragmentKept,
-    /// What the packet carries may be TCP, but is not looked into: encryption, compression, other tunnels, IPv6
-    /// extension headers that are experiments.
+    /// What the packet carries may be TCP, but is not looked into: encryption, compression, other
+    /// tunnels, IPv6 extension headers that are experiments.
     Encapsulated,
-    /// An IP header that contradicts itself (version, header length, total length, extension chain).
+    /// An IP header that contradicts itself (version, header length, total length, extension
+    /// chain).
     BadIpHeader,
     /// A TCP header that contradicts itself (data offset below 5 or beyond the packet).
     BadTcpHeader,

@@ -13,8 +13,8 @@ const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-/// Decodes the TCP header at the front of `cursor`. Options that the capture cut off are no reason to
-/// refuse the segment.
+/// Decodes the TCP header at the front of `cursor`. Options that the capture cut off are no reason
+/// to refuse the segment.
 #[inline]
 pub(super) fn decode(envelope: Envelope, rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = TcpPacket::new(rest.data()) else {

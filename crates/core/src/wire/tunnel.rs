@@ -95,8 +95,8 @@ fn erspan_ii(rest: Cursor<'_>) -> Result<Segment, Skip> {
     ether::ethernet(rest)
 }
 
-/// ERSPAN type III: an Ethernet frame or IP packet after 12 octets and, where the last bit says so, 8
-/// more (draft-foschiano-erspan-03, section 4.3).
+/// ERSPAN type III: an Ethernet frame or IP packet after 12 octets and, where the last bit says so,
+/// 8 more (draft-foschiano-erspan-03, section 4.3).
 fn erspan_iii(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const PLATFORM_HEADER: u8 = 0x01;
 
@@ -160,8 +160,8 @@ fn vxlan(rest: Cursor<'_>) -> Result<Segment, Skip> {
     ether::ethernet(rest)
 }
 
-/// VXLAN with the generic protocol extension (draft-ietf-nvo3-vxlan-gpe-13, section 3): version 0, a
-/// next protocol, not an OAM packet.
+/// VXLAN with the generic protocol extension (draft-ietf-nvo3-vxlan-gpe-13, section 3): version 0,
+/// a next protocol, not an OAM packet.
 fn vxlan_gpe(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const NETWORK_IDENTIFIER_AND_NEXT_PROTOCOL: u8 = 0x0c;
 
@@ -219,7 +219,8 @@ fn capwap(rest: Cursor<'_>) -> Result<Segment, Skip> {
 
 /// GTP-U, version 1 (3GPP TS 29.281, section 5): the IP packet of a G-PDU.
 fn gtp_u(rest: Cursor<'_>) -> Result<Segment, Skip> {
-    // Version 1, protocol type GTP, spare bit 0; the low three bits say which optional fields count.
+    // Version 1, protocol type GTP, spare bit 0; the low three bits say which optional fields
+    // count.
     const VERSION_1: u8 = 0x30;
     const EXTENSION: u8 = 0x04;
     const ANY_OPTIONAL: u8 = 0x07;
@@ -249,8 +250,8 @@ fn gtp_u(rest: Cursor<'_>) -> Result<Segment, Skip> {
     ip::decode(rest)
 }
 
-/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet after an optional authentication and an optional
-/// origin indication.
+/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet after an optional authentication and an
+/// optional origin indication.
 fn teredo(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let rest = match rest.data() {
         // Client identifier and authentication value, nonce and confirmation octet.

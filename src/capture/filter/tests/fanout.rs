@@ -46,8 +46,8 @@ proptest! {
         }
     }
 
-    /// Whatever is wrong with a frame: if the filter finds a flow in it and user space can read it, then this
-    /// program finds the same flow, and never another one.
+    /// Whatever is wrong with a frame: if the filter finds a flow in it and user space can read it,
+    /// then this program finds the same flow, and never another one.
     #[test]
     fn a_damaged_frame_gets_the_rank_that_the_filter_samples_it_by(
         parts in parts(),

@@ -168,8 +168,8 @@ proptest! {
         }
     }
 
-    /// Whatever is wrong with a frame: if it passes where all ports and flows do, and user space can read
-    /// it and wants its flow, then it passes.
+    /// Whatever is wrong with a frame: if it passes where all ports and flows do, and user space
+    /// can read it and wants its flow, then it passes.
     #[test]
     fn damaged_frames_are_treated_like_whole_ones(
         (filter, parts) in scene(),

@@ -7,8 +7,8 @@ use crate::stats::{Attempt, Failure, Recent, network_of, source_of};
 
 /// What a failure counts for whose SYN was repeated as honest clients do.
 const WEIGHT_RETRANSMITTED: f64 = 0.1;
-/// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
-/// gamed: the detector follows the failures without them too.)
+/// What one counts for from a network that completed a handshake within the hour. (Both discounts
+/// can be gamed: the detector follows the failures without them too.)
 const WEIGHT_KNOWN: f64 = 0.2;
 
 /// Attempts of one step by what became of them.

@@ -22,8 +22,8 @@ pub(super) fn young_steps(service: &Service) -> std::ops::Range<u32> {
 }
 
 impl Moment<'_> {
-    /// The flood of a service. `young`: failures of attempts that are not judged yet, `sources`: how many it has
-    /// had.
+    /// The flood of a service. `young`: failures of attempts that are not judged yet, `sources`:
+    /// how many it has had.
     pub(super) fn flood(
         &self,
         id: ServiceId,
@@ -63,7 +63,8 @@ impl Moment<'_> {
         let found = SynFlood {
             basis: Basis::Attempts(detector.reason()),
             queue: QueueState {
-                // The kernel was last asked up to a second ago; a queue holds one more than its limit.
+                // The kernel was last asked up to a second ago; a queue holds one more than its
+                // limit.
                 half_open: match self.sysctls().syncookies {
                     Some(2) => half_open,
                     _ => half_open.max(wire.total.min(u64::from(backlog) + 1)),
@@ -110,8 +111,8 @@ impl Moment<'_> {
             })
     }
 
-    /// What the wire shows and what the kernel holds, where the one cannot be the other: beyond what
-    /// changes within the second since the kernel was asked.
+    /// What the wire shows and what the kernel holds, where the one cannot be the other: beyond
+    /// what changes within the second since the kernel was asked.
     fn disagreement(&self, service: &Service, wire: HalfOpen) -> Option<(u64, u64)> {
         self.fresh_kernel()?;
         let kernel = u64::from(service.kernel_half_open?);
@@ -182,8 +183,8 @@ impl Moment<'_> {
         }
     }
 
-    /// Whether requests found their queue full, and it was the one of this service: the kernel does not say whose
-    /// it was.
+    /// Whether requests found their queue full, and it was the one of this service: the kernel does
+    /// not say whose it was.
     pub(super) fn is_queue_full(&self, service: &Service, half_open: u64, backlog: u32) -> bool {
         self.kernel.is_some_and(KernelView::is_queue_full)
             && service.listener.is_some()

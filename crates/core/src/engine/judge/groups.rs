@@ -1,5 +1,5 @@
-//! What services have in common: hosts, networks and the whole capture go through the same change detection,
-//! for an attack that gives each service too little to be seen there.
+//! What services have in common: hosts, networks and the whole capture go through the same change
+//! detection, for an attack that gives each service too little to be seen there.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,13 +28,14 @@ use crate::wire::Address;
 const LIMIT: usize = 512;
 /// A group without a failure for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(120);
-/// Services from which on an attack is spread like a carpet, where none of them has a quarter of it.
+/// Services from which on an attack is spread like a carpet, where none of them has a quarter of
+/// it.
 const CARPET_SERVICES: usize = 16;
 const CARPET_SHARE: f64 = 0.25;
 /// Services that a reflection, or any flood of a host, has to touch: fewer are judged one by one.
 const FEW_SERVICES: usize = 3;
-/// Excess failures per second from which on a carpet is critical, though it fills no queue: as for one
-/// source, it is a flood by its rate alone.
+/// Excess failures per second from which on a carpet is critical, though it fills no queue: as for
+/// one source, it is a flood by its rate alone.
 const CRITICAL: f64 = 5_000.0;
 
 /// Services that are judged together.
@@ -61,8 +62,8 @@ impl Groups {
         Self { map: HashMap::with_hasher(Keyed(hasher)) }
     }
 
-    /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed` of its
-    /// sample, to all groups that it belongs to.
+    /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed`
+    /// of its sample, to all groups that it belongs to.
     pub fn add<'a>(
         &mut self,
         host: Address,
@@ -84,8 +85,8 @@ impl Groups {
         }
     }
 
-    /// Adds the attempts to services that have no place of their own: what the sample of them shows, in
-    /// proportion. `seen` and `window` are those of one attempt, which stands for `each`.
+    /// Adds the attempts to services that have no place of their own: what the sample of them
+    /// shows, in proportion. `seen` and `window` are those of one attempt, which stands for `each`.
     pub fn add_others(
         &mut self,
         seen: &Observation,
@@ -113,7 +114,8 @@ impl Groups {
         }
     }
 
-    /// The groups that there are, the widest first: what is reported of one is not reported of its parts.
+    /// The groups that there are, the widest first: what is reported of one is not reported of its
+    /// parts.
     pub fn subjects(&mut self, at: Timestamp) -> Vec<Subject> {
         self.map.retain(|_, group| at - group.last_failure < IDLE || group.told);
         let mut subjects: Vec<Subject> = self.map.keys().copied().collect();
@@ -145,8 +147,8 @@ impl Groups {
         self.map.get(&subject).is_some_and(|group| group.told)
     }
 
-    /// What a group that has changed is reported as; `None` where it is the business of a wider or narrower
-    /// one.
+    /// What a group that has changed is reported as; `None` where it is the business of a wider or
+    /// narrower one.
     pub fn onset(&self, subject: Subject, severity: Severity, moment: &Moment) -> Option<Onset> {
         let group = self.map.get(&subject)?;
         let targets = group.failures.targets();

@@ -1,8 +1,8 @@
-//! The end of a step: every service is judged, then what the services have in common, and incidents are
-//! raised, updated and cleared.
+//! The end of a step: every service is judged, then what the services have in common, and incidents
+//! are raised, updated and cleared.
 //!
-//! All that changes here is the state of the [`Judge`], which only this file touches, and that of the detectors and
-//! failures of the [`Services`]. What is read is a [`Moment`].
+//! All that changes here is the state of the [`Judge`], which only this file touches, and that of
+//! the detectors and failures of the [`Services`]. What is read is a [`Moment`].
 
 mod fates;
 mod flood;
@@ -31,14 +31,16 @@ use crate::stats::{
 };
 use crate::time::Timestamp;
 
-/// What is judged by the moment (one source's flood, a scan, the kernel's rows) is over after so much calm.
+/// What is judged by the moment (one source's flood, a scan, the kernel's rows) is over after so
+/// much calm.
 const CALM: Duration = Duration::from_secs(60);
 /// An accept queue has recovered after so long without a sign of trouble.
 const ACCEPT_CALM: Duration = Duration::from_secs(30);
-/// With so many incidents at once further floods of single services are told only as what they have in common.
+/// With so many incidents at once further floods of single services are told only as what they have
+/// in common.
 const MANY: u32 = 64;
-/// What a health check counts for: a source that comes back, at most about once a second, and resets what
-/// is answered. Other resets count fully, since a flood may reset.
+/// What a health check counts for: a source that comes back, at most about once a second, and
+/// resets what is answered. Other resets count fully, since a flood may reset.
 const WEIGHT_HEALTH_CHECK: f64 = 0.1;
 const HEALTH_CHECK_RATE: f64 = 1.5;
 
@@ -84,7 +86,8 @@ impl Judge {
     /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
     /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
     /// 5. Hosts are judged, then accept queues lapse: both may explain what a service shows.
-    /// 6. Groups are judged, the widest first; last the services, unless something wider is told already.
+    /// 6. Groups are judged, the widest first; last the services, unless something wider is told
+    ///    already.
     pub fn end_step(&mut self, at: Timestamp, services: &mut Services, moment: &Moment) {
         let mut known = self.past.completed.look();
         known.sources.advance(at);
@@ -154,7 +157,8 @@ impl Judge {
         self.past.fates(service.samples.of(step), moment.shards)
     }
 
-    /// Takes in how first contacts ended. Those with a service under attack say nothing of their source.
+    /// Takes in how first contacts ended. Those with a service under attack say nothing of their
+    /// source.
     fn note_contacts(&mut self, services: &Services, id: ServiceId, fates: &Fates) {
         if self.incidents.is_active(Class::SynFlood, services.get(id).subject()) {
             return;
@@ -269,8 +273,8 @@ impl Judge {
             weight,
         };
         service.detector.observe(&observation);
-        // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen the
-        // answers may be to anybody.
+        // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen
+        // the answers may be to anybody.
         let known = !service.sees_answers_only() && !service.is_muted();
         if known && !self.incidents.is_active(Class::SynFlood, service.subject()) {
             let address = service.address;
@@ -357,7 +361,8 @@ impl Judge {
         }
     }
 
-    /// Whether what is told of a group is to be brought up to date: when it becomes graver, and else once a second.
+    /// Whether what is told of a group is to be brought up to date: when it becomes graver, and
+    /// else once a second.
     fn is_group_due(&self, subject: Subject, severity: Severity, moment: &Moment) -> bool {
         let told = |class| self.incidents.active(class, subject);
         let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
@@ -387,7 +392,8 @@ impl Judge {
         }
     }
 
-    /// The flood of a service. Where young attempts gave the alarm, their failures are looked up too.
+    /// The flood of a service. Where young attempts gave the alarm, their failures are looked up
+    /// too.
     fn flood(
         &self,
         id: ServiceId,
@@ -405,16 +411,17 @@ impl Judge {
         moment.flood(id, service, severity, &young, sources)
     }
 
-    /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and else once a
-    /// second; where there are many, as often as a few of them in every step allow.
+    /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and
+    /// else once a second; where there are many, as often as a few of them in every step allow.
     fn is_due(&self, service: &Service, severity: Option<Severity>, moment: &Moment) -> bool {
         let told = self.incidents.active(Class::SynFlood, service.subject());
         let Some(told) = told else { return true };
         severity > told.current_severity() || self.is_turn(service, moment)
     }
 
-    /// Whether something else is told that accounts for this. What happens to many services at once is told
-    /// once, and of each only where its queue is full; a crowd and clients that wait for accept() take room.
+    /// Whether something else is told that accounts for this. What happens to many services at once
+    /// is told once, and of each only where its queue is full; a crowd and clients that wait for
+    /// accept() take room.
     fn is_covered(&self, service: &Service, severity: Severity) -> bool {
         let critical = severity == Severity::Critical && service.detector.is_queue_full();
         // A list of hundreds says no more than what they have in common.
@@ -424,14 +431,14 @@ impl Judge {
                 && (service.detector.is_crowded() || self.is_accept_queue_full(service)))
     }
 
-    /// Whether the accept queue of a service has been found full of late: SYNs without an answer are due to
-    /// that (`tcp_conn_request` drops them before it looks at the SYN queue).
+    /// Whether the accept queue of a service has been found full of late: SYNs without an answer
+    /// are due to that (`tcp_conn_request` drops them before it looks at the SYN queue).
     fn is_accept_queue_full(&self, service: &Service) -> bool {
         self.incidents.is_active(Class::AcceptQueueOverflow, service.subject())
     }
 
-    /// Whether those that a server left without an answer do not ask again, as honest clients do after a
-    /// second: then it is not the server that is stuck.
+    /// Whether those that a server left without an answer do not ask again, as honest clients do
+    /// after a second: then it is not the server that is stuck.
     fn stay_silent(&self, id: ServiceId, service: &Service, moment: &Moment) -> bool {
         const OLDEST_YOUNG: u32 = Step::MATURE - 1;
         const ENOUGH: usize = 16;
@@ -445,8 +452,8 @@ impl Judge {
         sample.len() >= ENOUGH && again * 2 < sample.len()
     }
 
-    /// Whether it is a service's turn, once in a second, or more rarely where much is told: what is done in turns makes
-    /// no step long, however many services there are.
+    /// Whether it is a service's turn, once in a second, or more rarely where much is told: what is
+    /// done in turns makes no step long, however many services there are.
     fn is_turn(&self, service: &Service, moment: &Moment) -> bool {
         const AT_ONCE: u32 = 2;
         let turns = (self.told / AT_ONCE).max(SECOND);
@@ -470,7 +477,8 @@ impl Judge {
         self.actions.extend(action);
     }
 
-    /// Clears those of a class that were not told again for `calm` and whose subject is `concerned`.
+    /// Clears those of a class that were not told again for `calm` and whose subject is
+    /// `concerned`.
     fn lapse(
         &mut self,
         at: Timestamp,

@@ -1,5 +1,5 @@
-//! The end of a step, as far as the judge only reads it: what the shards counted, what the witnesses said, and the
-//! time.
+//! The end of a step, as far as the judge only reads it: what the shards counted, what the
+//! witnesses said, and the time.
 
 use std::time::Duration;
 
@@ -116,8 +116,8 @@ impl Moment<'_> {
         self.sampler.level(id).weight()
     }
 
-    /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
-    /// matured, and completions of attempts that had half a second for it.
+    /// The part of the evidence that comes from the wire: SYNs of the last second or of the last
+    /// that matured, and completions of attempts that had half a second for it.
     pub(super) fn evidence(
         &self,
         id: ServiceId,
@@ -169,7 +169,8 @@ pub(in crate::engine) fn completion_stderr(window: &Window, weight: u32) -> f64 
     if weight == 1 || attempts == 0.0 {
         return 0.0;
     }
-    // Without a single one of the other kind there may still be one too few to be looked at (Laplace).
+    // Without a single one of the other kind there may still be one too few to be looked at
+    // (Laplace).
     let looked_at = attempts / f64::from(weight);
     let share = (completion_ratio(window).min(1.0) * looked_at + 1.0) / (looked_at + 2.0);
     (share * (1.0 - share) / looked_at).sqrt()

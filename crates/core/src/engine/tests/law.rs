@@ -1,4 +1,5 @@
-//! The law of sums, from segments to the document, however the flows are divided and whenever they are counted.
+//! The law of sums, from segments to the document, however the flows are divided and whenever they
+//! are counted.
 
 use super::*;
 use crate::stats::{Window, Windows};
@@ -47,7 +48,8 @@ fn any_plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-/// Plays the plans, with a report after so many milliseconds each; what the steps of the service come to.
+/// Plays the plans, with a report after so many milliseconds each; what the steps of the service
+/// come to.
 fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Document, Vec<Window>) {
     let mut world = World::new();
     let shards = NonZeroUsize::new(shards).expect("some");

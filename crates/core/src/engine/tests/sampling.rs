@@ -160,7 +160,8 @@ fn a_flood_beyond_the_budget_is_judged_by_sample() {
     }
 }
 
-/// Errors are neither too small nor too large: over many keys estimates scatter as they say they do.
+/// Errors are neither too small nor too large: over many keys estimates scatter as they say they
+/// do.
 #[test]
 fn standard_errors_are_honest() {
     const KEYS: u8 = 24;

@@ -34,8 +34,9 @@ fn run(shards: usize) -> (Snapshot, Vec<(f64, Action)>) {
     (world.snapshot(), world.said)
 }
 
-/// Without what only approximates a whole, or is a matter of rounding: the most half-open connections at once, one
-/// source's share of all, the capacity of the tables, a sum of many small numbers.
+/// Without what only approximates a whole, or is a matter of rounding: the most half-open
+/// connections at once, one source's share of all, the capacity of the tables, a sum of many small
+/// numbers.
 fn comparable(mut snapshot: Snapshot) -> Snapshot {
     let Snapshot { document, internals } = &mut snapshot;
     document.totals.half_open_peak = 0;

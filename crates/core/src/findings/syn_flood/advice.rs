@@ -8,16 +8,16 @@ use crate::model::Variant;
 
 /// Share of the queue from which on its size and the time that requests stay matter.
 const PRESSED: f64 = 0.25;
-/// Repeats of the SYN-ACK from which on fewer are advised, and how many: a request then goes after 7 s, and
-/// an honest client has had three answers.
+/// Repeats of the SYN-ACK from which on fewer are advised, and how many: a request then goes after
+/// 7 s, and an honest client has had three answers.
 const MANY_RETRIES: u8 = 4;
 const FEW_RETRIES: u8 = 2;
 /// A filter that hits more of the completed handshakes than this does not tell them apart.
 const HARMFUL: f64 = 0.05;
 /// Completed handshakes that a filter must have been held against before it may drop anything.
 const ENOUGH_COMPLETED: usize = 20;
-/// New connections per second that are left to each source, more than a browser opens; a limit is of use
-/// against sources that send at least twice that.
+/// New connections per second that are left to each source, more than a browser opens; a limit is
+/// of use against sources that send at least twice that.
 const PER_SOURCE: u32 = 10;
 
 impl SynFlood {
@@ -116,7 +116,8 @@ impl SynFlood {
         Some(advice)
     }
 
-    /// What can be done about the sources. Addresses that have completed nothing are nobody's fault.
+    /// What can be done about the sources. Addresses that have completed nothing are nobody's
+    /// fault.
     pub(super) fn advice_on_sources(&self, onset: &Onset) -> Vec<String> {
         let sources = &self.sources;
         let mut advice = Vec::new();
@@ -204,8 +205,9 @@ fn syns_to_target(onset: &Onset, ipv4: bool) -> String {
     format!("{address}{port} tcp flags & (fin | syn | rst | ack) == syn")
 }
 
-/// The end of a sentence: a command that sets up a rule in a table of its own, so that it needs nothing and can be taken away again. It
-/// stands before connection tracking, whose table a flood fills too.
+/// The end of a sentence: a command that sets up a rule in a table of its own, so that it needs
+/// nothing and can be taken away again. It stands before connection tracking, whose table a flood
+/// fills too.
 fn command(set: &str, rule: &str) -> String {
     format!(
         "nft 'add table inet synwatch; {set}add chain inet synwatch syn {{ type filter hook \
@@ -214,8 +216,9 @@ fn command(set: &str, rule: &str) -> String {
     )
 }
 
-/// Seconds until a server gives up a request whose answer it repeats so often: it waits 1 s after the first
-/// and twice as long after each further one, but at most 120 s (`TCP_TIMEOUT_INIT`, `TCP_RTO_MAX`).
+/// Seconds until a server gives up a request whose answer it repeats so often: it waits 1 s after
+/// the first and twice as long after each further one, but at most 120 s (`TCP_TIMEOUT_INIT`,
+/// `TCP_RTO_MAX`).
 fn seconds_held(retries: u8) -> u32 {
     (0..=u32::from(retries)).map(|n| (1 << n.min(7)).min(120)).sum()
 }
@@ -236,8 +239,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// 200 attempts with this window that fail, and handshakes that complete with a larger one, but for
-    /// `alike` of them.
+    /// 200 attempts with this window that fail, and handshakes that complete with a larger one, but
+    /// for `alike` of them.
     fn filter(source: &str, window: u16, alike: usize, completed: usize) -> Option<Filter> {
         let source = Address::from(ip(source));
         let syn = |window| SeenSyn {

@@ -1,10 +1,12 @@
-//! Which SYNs a packet filter could drop: what the failing attempts have in common and the handshakes that
-//! complete have not. What it finds is printed with the harm that it would do, and never applied.
+//! Which SYNs a packet filter could drop: what the failing attempts have in common and the
+//! handshakes that complete have not. What it finds is printed with the harm that it would do, and
+//! never applied.
 //!
-//! Every field that a stateless rule can look at gives one test, true of the commonest value among the
-//! failing attempts: window, maximum segment size, options, time to live, low half of the sequence
-//! number, and the source prefix where that is what stands out. Of all sets of these tests the best one
-//! counts. Tests speak of what nftables can say, not more: the order of options it cannot.
+//! Every field that a stateless rule can look at gives one test, true of the commonest value among
+//! the failing attempts: window, maximum segment size, options, time to live, low half of the
+//! sequence number, and the source prefix where that is what stands out. Of all sets of these tests
+//! the best one counts. Tests speak of what nftables can say, not more: the order of options it
+//! cannot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +23,8 @@ const COVERAGE: f64 = 0.8;
 const HARM: f64 = 10.0;
 /// What each further test may cost in coverage: it spares clients that were not in the sample.
 const PER_TEST: f64 = 0.005;
-/// The times to live that are tested for are the narrowest range with this share of the failing attempts:
-/// a tool sets one or two, and paths differ.
+/// The times to live that are tested for are the narrowest range with this share of the failing
+/// attempts: a tool sets one or two, and paths differ.
 const TTL_SHARE: f64 = 0.95;
 /// More hops than paths on the Internet have: a range that is wider tells nothing apart.
 const TTL_RANGE: u8 = 32;
@@ -70,8 +72,8 @@ enum Options {
 }
 
 impl Filter {
-    /// The best filter for the failing attempts, each with what it counts for, against handshakes that
-    /// completed. `prefix` is where most of the sources lie, if that is to be used.
+    /// The best filter for the failing attempts, each with what it counts for, against handshakes
+    /// that completed. `prefix` is where most of the sources lie, if that is to be used.
     ///
     /// `None` where there are too few failures, or no set of tests matches four fifths of them.
     #[must_use]
@@ -211,7 +213,8 @@ fn commonest<T: Ord>(syns: &[(SeenSyn, f64)], property: impl Fn(&SeenSyn) -> T) 
     weights.into_iter().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(thing, _)| thing)
 }
 
-/// The narrowest range with nearly all of the weight, the lowest of several; `None` where it is wide.
+/// The narrowest range with nearly all of the weight, the lowest of several; `None` where it is
+/// wide.
 fn ttl_range(syns: &[(SeenSyn, f64)]) -> Option<Test> {
     let mut weights = [0.0; 256];
     for (syn, weight) in syns {

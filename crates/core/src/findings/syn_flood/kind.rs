@@ -6,16 +6,16 @@ use crate::stats::SourceProfile;
 /// Failures that are needed before anything is said.
 const ENOUGH: usize = 50;
 
-/// Share of returning sources above which they are not forged at random; false hits of the memory of
-/// those that failed stay below it for floods of an hour.
+/// Share of returning sources above which they are not forged at random; false hits of the memory
+/// of those that failed stay below it for floods of an hour.
 const RETURNING: f64 = 0.1;
 
 /// The variant of a SYN flood, `None` until enough failures are seen.
 ///
 /// In this order: one source; one prefix; uniform over the address space; else many sources that
 /// come back. Only the spread over /16s tells random forgery from a botnet at these numbers (the
-/// plain entropy of the addresses does not), and with a small botnet even that is high: sources that
-/// return are the tell, since of 2^32 forged ones hardly any does.
+/// plain entropy of the addresses does not), and with a small botnet even that is high: sources
+/// that return are the tell, since of 2^32 forged ones hardly any does.
 #[must_use]
 pub fn variant(profile: &SourceProfile) -> Option<Variant> {
     if profile.failures < ENOUGH {
@@ -32,8 +32,8 @@ pub fn variant(profile: &SourceProfile) -> Option<Variant> {
     })
 }
 
-/// Whether the sources are probably those that they say: many of them completed handshakes before, or come
-/// back although there are many. That one source comes back says nothing.
+/// Whether the sources are probably those that they say: many of them completed handshakes before,
+/// or come back although there are many. That one source comes back says nothing.
 #[must_use]
 pub fn are_real(profile: &SourceProfile) -> bool {
     match variant(profile) {
