@@ -34,11 +34,11 @@ fn dropping(filter: &Filter) -> Vec<SockFilter> {
 }
 
 fn filters() -> Vec<(&'static str, Filter)> {
-    let ranks = *Hasher::new(HashKey([1; 16])).sampling_key();
+    let sampling_key = *Hasher::new(HashKey([1; 16])).sampling_key();
     let sampled = |heavy: u32| {
         // None of them is an end of the packets: that takes longest.
         let heavy = (0..heavy).map(|end: End| (end, SamplingLevel::new(5))).collect();
-        let flows = Some((ranks, Sampling { general: SamplingLevel::new(3), heavy }));
+        let flows = Some((sampling_key, Sampling { general: SamplingLevel::new(3), heavy }));
         Filter { selection: Selection { data: false, flows }, ..Filter::default() }
     };
     // The packets have the last of them.

@@ -67,19 +67,19 @@ fn capture_settings(config: &Config) -> capture::Settings {
 }
 
 /// Opens the capture of the configuration for its number of threads: a source for each of them,
-/// among which flows are divided by `ranks`.
+/// among which flows are divided by `sampling_key`.
 ///
 /// # Errors
 /// An unknown interface, or no privilege.
 pub fn open_sources(
     config: &Config,
-    ranks: &SamplingKey,
+    sampling_key: &SamplingKey,
 ) -> Result<Vec<Box<dyn Source>>, capture::Error> {
     let one = || Ok(vec![open_source(config)?]);
     match (threads(config), config.capture.backend) {
         (NonZeroUsize::MIN, _) => one(),
         (threads, Backend::Ring) => {
-            let rings = Ring::open_group(&capture_settings(config), threads, ranks)?;
+            let rings = Ring::open_group(&capture_settings(config), threads, sampling_key)?;
             Ok(rings.into_iter().map(|ring| Box::new(ring) as Box<dyn Source>).collect())
         }
         (_, backend) => {

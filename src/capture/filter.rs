@@ -72,15 +72,15 @@ impl Filter {
         ipv4(&mut asm);
         ipv6(&mut asm);
         self.segment(&mut asm, Headers::Anywhere);
-        if let Some((ranks, _)) = self.sampling() {
-            hash_ends(&mut asm, ranks);
+        if let Some((sampling_key, _)) = self.sampling() {
+            hash_ends(&mut asm, sampling_key);
         }
         asm.label(Label::Wanted);
         if !self.ports.is_empty() {
             self.ports(&mut asm);
         }
-        if let Some((ranks, sampling)) = self.sampling() {
-            sample(&mut asm, ranks, sampling);
+        if let Some((sampling_key, sampling)) = self.sampling() {
+            sample(&mut asm, sampling_key, sampling);
         }
         asm.label(Label::Accept);
         asm.op(LD_MEM, KEEP);
@@ -426,20 +426,20 @@ impl Headers {
 }
 
 /// Computes [`SamplingKey::end`] of both ends.
-fn hash_ends(asm: &mut Assembler, ranks: &SamplingKey) {
+fn hash_ends(asm: &mut Assembler, sampling_key: &SamplingKey) {
     use Label::{HashIpv4, HashIpv6, LastWord, Next, NotMapped, Wanted};
 
     asm.label(HashIpv4);
     for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
-        asm.op(LDX_IMM, ranks.seed);
-        hash_word(asm, ranks, address + 3);
-        hash_port(asm, ranks, port, end);
+        asm.op(LDX_IMM, sampling_key.seed);
+        hash_word(asm, sampling_key, address + 3);
+        hash_port(asm, sampling_key, port, end);
     }
     asm.jump(Wanted);
 
     asm.label(HashIpv6);
     for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
-        asm.op(LDX_IMM, ranks.seed);
+        asm.op(LDX_IMM, sampling_key.seed);
         // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an
         // attacker, who would be glad to get by unsampled.
         for (word, mapped) in (address..).zip([0, 0, 0xffff]) {
@@ -449,28 +449,28 @@ fn hash_ends(asm: &mut Assembler, ranks: &SamplingKey) {
         asm.jump(LastWord(end));
         asm.label(NotMapped(end));
         for word in address..address + 3 {
-            hash_word(asm, ranks, word);
+            hash_word(asm, sampling_key, word);
         }
         asm.label(LastWord(end));
-        hash_word(asm, ranks, address + 3);
-        hash_port(asm, ranks, port, end);
+        hash_word(asm, sampling_key, address + 3);
+        hash_port(asm, sampling_key, port, end);
     }
 }
 
 /// Takes a word into the hash in X.
-fn hash_word(asm: &mut Assembler, ranks: &SamplingKey, word: u32) {
+fn hash_word(asm: &mut Assembler, sampling_key: &SamplingKey, word: u32) {
     asm.op(LD_MEM, word);
     asm.op(XOR_X, 0);
-    asm.op(MUL, ranks.odd[0]);
+    asm.op(MUL, sampling_key.odd[0]);
     fold(asm, 16);
     asm.op(TAX, 0);
 }
 
 /// Takes a port into the hash in X, which then is that of an end.
-fn hash_port(asm: &mut Assembler, ranks: &SamplingKey, port: u32, end: u32) {
+fn hash_port(asm: &mut Assembler, sampling_key: &SamplingKey, port: u32, end: u32) {
     asm.op(LD_MEM, port);
     asm.op(ADD_X, 0);
-    asm.op(MUL, ranks.odd[1]);
+    asm.op(MUL, sampling_key.odd[1]);
     fold(asm, 15);
     asm.op(ST, end);
 }
@@ -482,21 +482,21 @@ fn fold(asm: &mut Assembler, shift: u32) {
     asm.op(XOR_X, 0);
 }
 
-/// A: the rank of the flow ([`SamplingKey::of`]).
-fn rank(asm: &mut Assembler, ranks: &SamplingKey) {
+/// A: the sampling hash of the flow ([`SamplingKey::of`]).
+fn sampling_hash(asm: &mut Assembler, sampling_key: &SamplingKey) {
     asm.op(LD_MEM, ENDS[0]);
     asm.op(LDX_MEM, ENDS[1]);
     asm.op(ADD_X, 0);
-    asm.op(MUL, ranks.odd[2]);
+    asm.op(MUL, sampling_key.odd[2]);
     fold(asm, 16);
-    asm.op(MUL, ranks.odd[3]);
+    asm.op(MUL, sampling_key.odd[3]);
 }
 
-/// Drops flows by their rank at the level that [`Sampling::level`] gives them.
-fn sample(asm: &mut Assembler, ranks: &SamplingKey, sampling: &Sampling) {
+/// Drops flows by their sampling hash at the level that [`Sampling::level`] gives them.
+fn sample(asm: &mut Assembler, sampling_key: &SamplingKey, sampling: &Sampling) {
     use Label::{Accept, Drop, Next, Sampled};
 
-    rank(asm, ranks);
+    sampling_hash(asm, sampling_key);
     asm.op(ST, RANK);
     for (heavy, level) in &sampling.heavy {
         for end in ENDS {

@@ -110,8 +110,8 @@ pub fn catch_up<S: Frames + ?Sized>(
 /// What `engine` looks at, as of `report`.
 #[must_use]
 pub fn selection(engine: &Engine, report: &Document) -> Selection {
-    let (sampling, ranks) = engine.sampling();
-    let flows = (!sampling.is_exact()).then(|| (*ranks, sampling.clone()));
+    let (sampling, sampling_key) = engine.sampling();
+    let flows = (!sampling.is_exact()).then(|| (*sampling_key, sampling.clone()));
     Selection { data: report.capture.is_one_way(), flows }
 }
 

@@ -5,7 +5,7 @@ use synwatch_core::sampling::SamplingKey;
 
 use super::assembler::{Assembler, Label, RET, RET_A, WORD, ancillary};
 use super::{
-    ETHERNET, Headers, fixed_ipv4, fixed_ipv6, hash_ends, ipv4, ipv6, link, network, rank,
+    ETHERNET, Headers, fixed_ipv4, fixed_ipv6, hash_ends, ipv4, ipv6, link, network, sampling_hash,
 };
 
 /// The program, for `PACKET_FANOUT_DATA`. It returns the
@@ -21,7 +21,7 @@ use super::{
 /// part of the data (`packet_rcv_fanout` runs before `tpacket_rcv` puts it back), those that go out
 /// with it.
 #[must_use]
-pub fn fanout(ranks: &SamplingKey) -> Vec<sock_filter> {
+pub fn fanout(sampling_key: &SamplingKey) -> Vec<sock_filter> {
     use Label::{Drop, FixedFragment, Next, Outgoing, Wanted, Whole};
 
     let mut asm = Assembler::default();
@@ -41,9 +41,9 @@ pub fn fanout(ranks: &SamplingKey) -> Vec<sock_filter> {
     ipv4(&mut asm);
     ipv6(&mut asm);
     Headers::Anywhere.keep_ends(&mut asm);
-    hash_ends(&mut asm, ranks);
+    hash_ends(&mut asm, sampling_key);
     asm.label(Wanted);
-    rank(&mut asm, ranks);
+    sampling_hash(&mut asm, sampling_key);
     asm.op(RET_A, 0);
     asm.label(FixedFragment);
     asm.label(Whole);

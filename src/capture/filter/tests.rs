@@ -265,11 +265,12 @@ fn fragments_of_tcp_pass() {
         }
     }
     // Nobody knows whose they are: ports and samples leave none of them out.
-    let ranks = *synwatch_core::sampling::Hasher::new(synwatch_core::sampling::HashKey([7; 16]))
-        .sampling_key();
+    let sampling_key =
+        *synwatch_core::sampling::Hasher::new(synwatch_core::sampling::HashKey([7; 16]))
+            .sampling_key();
     let sampling =
         Sampling { general: synwatch_core::sampling::SamplingLevel::MAX, heavy: Vec::new() };
-    let selection = Selection { data: false, flows: Some((ranks, sampling)) };
+    let selection = Selection { data: false, flows: Some((sampling_key, sampling)) };
     let filter = Filter { ports: vec![80], selection, ..Filter::default() };
     let mut fragment = ipv4(6, 0, &[0xff; 8]);
     fragment[7] = 1;

@@ -96,7 +96,7 @@ impl Ring {
     pub fn open_group(
         settings: &Settings,
         count: NonZeroUsize,
-        ranks: &SamplingKey,
+        sampling_key: &SamplingKey,
     ) -> Result<Vec<Self>, Error> {
         if count == NonZeroUsize::MIN {
             return Ok(vec![Self::open(settings)?]);
@@ -117,7 +117,7 @@ impl Ring {
         for socket in sockets() {
             group = Some(socket.join_fanout(group)?);
             // The last time, it also waits for the frames that saw a smaller group.
-            socket.divide(filter::fanout(ranks))?;
+            socket.divide(filter::fanout(sampling_key))?;
         }
         for ring in &mut rings {
             ring.keep_to_interfaces()?;

@@ -109,9 +109,9 @@ impl Rules {
     /// `struct rules`.
     fn words(&self) -> Words {
         let mut words = [0; _];
-        if let Some((ranks, sampling)) = &self.selection.flows {
-            words[0] = ranks.seed;
-            words[1..5].copy_from_slice(&ranks.odd);
+        if let Some((sampling_key, sampling)) = &self.selection.flows {
+            words[0] = sampling_key.seed;
+            words[1..5].copy_from_slice(&sampling_key.odd);
             words[5] = sampling.general.mask();
             let heavy = &sampling.heavy[..sampling.heavy.len().min(Sampling::HEAVY)];
             words[8] = heavy.len() as u32;
@@ -144,13 +144,13 @@ mod tests {
 
     #[test]
     fn rules_as_the_program_reads_them() {
-        let ranks = *Hasher::new(HashKey([7; 16])).sampling_key();
+        let sampling_key = *Hasher::new(HashKey([7; 16])).sampling_key();
         let heavy = vec![(5, Level::new(3)), (6, Level::ALL)];
-        let flows = Some((ranks, Sampling { general: Level::new(1), heavy }));
+        let flows = Some((sampling_key, Sampling { general: Level::new(1), heavy }));
         let selection = Selection { data: true, flows };
         let words = Rules { wake: 1 << 18, ports: true, selection }.words();
-        assert_eq!(words[0], ranks.seed);
-        assert_eq!(words[1..5], ranks.odd);
+        assert_eq!(words[0], sampling_key.seed);
+        assert_eq!(words[1..5], sampling_key.odd);
         assert_eq!(words[5..10], [1 << 31, 1, 1 << 18, 2, 1]);
         assert_eq!(words[10..14], [5, 7 << 29, 6, 0]);
         assert!(words[14..].iter().all(|word| *word == 0));
@@ -168,10 +168,10 @@ mod tests {
         use etherparse::PacketBuilder;
 
         let (mut program, mut frames) = Program::load(8 << 20, &[]).unwrap();
-        let ranks = *Hasher::new(HashKey([7; 16])).sampling_key();
+        let sampling_key = *Hasher::new(HashKey([7; 16])).sampling_key();
         let level = |general, heavy| {
             let heavy = vec![(7, Level::MAX); heavy];
-            Some((ranks, Sampling { general: Level::new(general), heavy }))
+            Some((sampling_key, Sampling { general: Level::new(general), heavy }))
         };
         let ethernet = || PacketBuilder::ethernet2([2; 6], [2; 6]);
         let ipv4 = || ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 10], 64);

@@ -49,7 +49,7 @@ impl FlowKey {
 }
 
 impl FlowHash {
-    /// The flow's rank: the upper half.
+    /// The flow's sampling hash: the upper half.
     #[must_use]
     pub const fn sampling_hash(self) -> SamplingHash {
         SamplingHash((self.0 >> 32) as u32)
@@ -105,8 +105,8 @@ impl Hasher {
         let [low, high] = if sender_first { bits } else { [bits[1], bits[0]] };
         let [.., for_low, for_high, last] = self.flows;
         let hash = fold(fold(low ^ for_low, high ^ for_high), last);
-        let rank = u64::from(self.sampling_key.of(ends).0);
-        FlowKey { hash: FlowHash(rank << 32 | hash >> 32), ends, sender_first }
+        let sampling_hash = u64::from(self.sampling_key.of(ends).0);
+        FlowKey { hash: FlowHash(sampling_hash << 32 | hash >> 32), ends, sender_first }
     }
 
     /// Both ends of a flow of IPv6. Apart, so that the rest goes into its caller.

@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::wire::{Address, Segment};
 
-/// Where a flow stands in the order in which flows are given up: those of the highest ranks first.
+/// Where a flow stands in the order in which flows are given up: those of the highest hashes first.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SamplingHash(pub u32);
 
@@ -19,7 +19,7 @@ impl SamplingHash {
     /// Which of `shards` shards, counted from 0, the flow belongs to.
     ///
     /// The remainder depends on the low bits, which stay random where [`Sampling`] leaves only
-    /// ranks whose high bits are zero; and it is what the kernel makes of the result of a fan-out
+    /// hashes whose high bits are zero; and it is what the kernel makes of the result of a fan-out
     /// program (`fanout_demux_bpf`, net/packet/af_packet.c).
     #[inline]
     #[must_use]
@@ -35,7 +35,7 @@ pub struct SamplingLevel(u8);
 impl SamplingLevel {
     /// Every flow.
     pub const ALL: Self = Self(0);
-    /// One flow in 65,536; so many bits of a rank are left to tell flows apart.
+    /// One flow in 65,536; so many bits of a hash are left to tell flows apart.
     pub const MAX: Self = Self(16);
 
     /// One flow in 2^`exponent`, or [`Self::MAX`].
@@ -56,20 +56,20 @@ impl SamplingLevel {
         1 << self.0
     }
 
-    /// Bits that are zero in the ranks that are looked at.
+    /// Bits that are zero in the hashes that are looked at.
     #[must_use]
     pub const fn mask(self) -> u32 {
         !(u32::MAX >> self.0)
     }
 
-    /// Whether flows of this rank are looked at.
+    /// Whether flows of this hash are looked at.
     #[must_use]
-    pub const fn includes(self, rank: SamplingHash) -> bool {
-        rank.0 & self.mask() == 0
+    pub const fn includes(self, hash: SamplingHash) -> bool {
+        hash.0 & self.mask() == 0
     }
 }
 
-/// The secret numbers of the rank.
+/// The secret numbers of the hash.
 ///
 /// Each end of a flow is hashed for itself, and the sum of both, which is the same in either
 /// direction, once more: multiplications by secret odd numbers, and shifts that bring high bits to
@@ -124,7 +124,7 @@ impl SamplingKey {
         x ^ x >> 15
     }
 
-    /// The rank of the flow between two ends.
+    /// The hash of the flow between two ends.
     #[must_use]
     pub const fn of(&self, ends: [End; 2]) -> SamplingHash {
         let x = ends[0].wrapping_add(ends[1]).wrapping_mul(self.odd[2]);
@@ -183,17 +183,17 @@ mod tests {
 
     #[test]
     fn levels_are_nested() {
-        for rank in [0, 1, 0x1234, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX].map(SamplingHash) {
+        for hash in [0, 1, 0x1234, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX].map(SamplingHash) {
             let included: Vec<_> =
-                (0..=20).map(|exponent| SamplingLevel::new(exponent).includes(rank)).collect();
+                (0..=20).map(|exponent| SamplingLevel::new(exponent).includes(hash)).collect();
             assert!(included[0]);
-            assert!(included.is_sorted_by(|before, after| before >= after), "{rank:?}");
+            assert!(included.is_sorted_by(|before, after| before >= after), "{hash:?}");
         }
         assert_eq!(SamplingLevel::new(99), SamplingLevel::MAX);
         assert_eq!(SamplingLevel::new(3).weight(), 8);
     }
 
-    /// Also where only the lowest ranks are looked at.
+    /// Also where only the lowest hashes are looked at.
     #[test]
     fn shards_are_of_one_size() {
         const SHARDS: usize = 6;
@@ -203,9 +203,9 @@ mod tests {
             let mut flows = [0_u32; SHARDS];
             for n in 0..1_u32 << 18 {
                 let client = hashes.end(Address::v4((0x0a00_0000 + n).to_be_bytes()), 1_024);
-                let rank = hashes.of([client, server]);
-                if level.includes(rank) {
-                    flows[rank.shard(NonZeroUsize::new(SHARDS).unwrap())] += 1;
+                let hash = hashes.of([client, server]);
+                if level.includes(hash) {
+                    flows[hash.shard(NonZeroUsize::new(SHARDS).unwrap())] += 1;
                 }
             }
             let expected = f64::from((1 << 18) / level.weight()) / SHARDS as f64;
@@ -249,9 +249,9 @@ mod tests {
                 let mut included = [0_u32; 9];
                 for n in 0..FLOWS {
                     let (address, port) = pattern(n);
-                    let rank = hashes.of([hashes.end(address, port), server]);
+                    let hash = hashes.of([hashes.end(address, port), server]);
                     for (exponent, count) in included.iter_mut().enumerate() {
-                        *count += u32::from(SamplingLevel::new(exponent as u8).includes(rank));
+                        *count += u32::from(SamplingLevel::new(exponent as u8).includes(hash));
                     }
                 }
                 for (exponent, count) in included.into_iter().enumerate() {

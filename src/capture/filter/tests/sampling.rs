@@ -81,9 +81,9 @@ fn wanted(filter: &Filter, segment: &Segment) -> bool {
     let port = |port| ports.is_empty() || ports.contains(&port);
     (selection.data || handshake || segment.payload_len == 0)
         && (port(segment.source_port) || port(segment.destination_port))
-        && selection.flows.as_ref().is_none_or(|(ranks, sampling)| {
-            let ends = ranks.ends(segment);
-            sampling.level(ends).includes(ranks.of(ends))
+        && selection.flows.as_ref().is_none_or(|(sampling_key, sampling)| {
+            let ends = sampling_key.ends(segment);
+            sampling.level(ends).includes(sampling_key.of(ends))
         })
 }
 
@@ -134,14 +134,14 @@ fn scene() -> impl Strategy<Value = (Filter, Vec<Parts>)> {
     ];
     (any::<[u8; 16]>(), level(), heavy, any::<bool>(), ports, parts).prop_map(
         |(key, general, heavy, data, ports, parts)| {
-            let ranks = *Hasher::new(HashKey(key)).sampling_key();
+            let sampling_key = *Hasher::new(HashKey(key)).sampling_key();
             let heavy = heavy.into_iter().map(|(index, which, random, level)| {
                 let (address, port) = index.get(&parts).ends[usize::from(which)];
-                let end = if random % 2 == 0 { ranks.end(address, port) } else { random };
+                let end = if random % 2 == 0 { sampling_key.end(address, port) } else { random };
                 (end, level)
             });
             let sampling = Sampling { general, heavy: heavy.collect() };
-            let selection = Selection { data, flows: Some((ranks, sampling)) };
+            let selection = Selection { data, flows: Some((sampling_key, sampling)) };
             (Filter { interfaces: None, loopback: true, ports, selection }, parts)
         },
     )
@@ -210,17 +210,17 @@ fn flow(port: u16) -> Parts {
 }
 
 /// The longest program that there can be: each heavy end at a level of its own.
-fn largest(ranks: SamplingKey) -> Filter {
+fn largest(sampling_key: SamplingKey) -> Filter {
     let heavy = (0..Sampling::HEAVY).map(|number| {
         let number = u8::try_from(number).unwrap();
-        (ranks.end(Address::v4([192, 0, 2, 1]), number.into()), SamplingLevel::new(number))
+        (sampling_key.end(Address::v4([192, 0, 2, 1]), number.into()), SamplingLevel::new(number))
     });
     let sampling = Sampling { general: SamplingLevel::MAX, heavy: heavy.collect() };
     Filter {
         interfaces: None,
         loopback: true,
         ports: (1..64).chain([443]).collect(),
-        selection: Selection { data: false, flows: Some((ranks, sampling)) },
+        selection: Selection { data: false, flows: Some((sampling_key, sampling)) },
     }
 }
 
@@ -246,8 +246,9 @@ fn the_largest_program_has_jumps_that_are_long_and_reach() {
 
 #[test]
 fn without_sampling_nothing_is_hashed() {
-    let ranks = *Hasher::new(HashKey([2; 16])).sampling_key();
-    let exact = wanting(Selection { data: false, flows: Some((ranks, Sampling::default())) });
+    let sampling_key = *Hasher::new(HashKey([2; 16])).sampling_key();
+    let exact =
+        wanting(Selection { data: false, flows: Some((sampling_key, Sampling::default())) });
     let codes = |filter: &Filter| filter.program().iter().map(|i| i.code).collect::<Vec<_>>();
     assert_eq!(codes(&exact), codes(&Filter::default()));
     assert!(!codes(&exact).contains(&MUL));
@@ -255,9 +256,9 @@ fn without_sampling_nothing_is_hashed() {
 
 #[test]
 fn what_is_behind_extension_headers_is_sampled_too() {
-    let ranks = *Hasher::new(HashKey([3; 16])).sampling_key();
+    let sampling_key = *Hasher::new(HashKey([3; 16])).sampling_key();
     let sampling = Sampling { general: SamplingLevel::new(2), heavy: Vec::new() };
-    let filter = wanting(Selection { data: false, flows: Some((ranks, sampling)) });
+    let filter = wanting(Selection { data: false, flows: Some((sampling_key, sampling)) });
     let mut passed = 0;
     for port in 0..1_000 {
         let mut syn = tcp(SYN, 0, 0);
