@@ -388,6 +388,20 @@ mod tests {
     }
 
     #[test]
+    fn option_layout_is_read_as_it_is_displayed() {
+        let kinds = [2, 4, 8, 1, 3, 99];
+        let layout = kinds
+            .iter()
+            .zip(0..)
+            .fold(OptionLayout::default(), |layout, (kind, place)| layout.with(place, *kind));
+        assert_eq!(layout.to_string().parse(), Ok(layout));
+        assert_eq!("".parse(), Ok(OptionLayout::default()));
+        for wrong in ["mss,", "mss,,ts", "MSS", &vec!["nop"; 17].join(",")] {
+            assert_eq!(wrong.parse::<OptionLayout>(), Err(UnknownOption), "{wrong}");
+        }
+    }
+
+    #[test]
     fn option_layout_names_every_kind() {
         let name = |kind| OptionLayout::default().with(0, kind).to_string();
         for (kind, expected) in [
