@@ -42,12 +42,7 @@ mod tests {
     fn settings_are_told_at_the_end_of_the_sentence() {
         let evidence = Evidence { backlog: Some(511), ..Evidence::default() };
         assert_eq!(Configured::default().annotate("It is.", &evidence), "It is.");
-        let configured = Configured {
-            backlog: true,
-            muted: Some(Severity::Critical),
-            ignored: 7,
-            ..Configured::default()
-        };
+        let configured = Configured { backlog: true, muted: Some(Severity::Critical), ignored: 7 };
         assert_eq!(
             configured.annotate("It is.", &evidence),
             "It is; the backlog of 511 is set in the configuration; 7/s more come from sources muted \
