@@ -1,10 +1,11 @@
-//! What the kernel's filter costs per packet, compiled as it is: `cargo bench --bench filter`, as root.
+//! What the kernel's filter costs per packet, compiled as it is: `cargo bench --bench filter`, as
+//! root.
 //!
-//! Each program, made to drop everything, is attached to many packet sockets; what a packet to all of them
-//! takes longer than with a program that only returns, divided by their number, is its cost. Everything
-//! is in the caches, and every branch foretold: as under a flood. The least of many short measurements
-//! counts, as whatever else the machine does only adds to them. It happens in a network namespace that ends
-//! with the process.
+//! Each program, made to drop everything, is attached to many packet sockets; what a packet to all
+//! of them takes longer than with a program that only returns, divided by their number, is its
+//! cost. Everything is in the caches, and every branch foretold: as under a flood. The least of
+//! many short measurements counts, as whatever else the machine does only adds to them. It happens
+//! in a network namespace that ends with the process.
 
 use std::process::Command;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use pnet_datalink::{Channel, Config, DataLinkSender};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use synwatch::capture::Selection;
 use synwatch::capture::filter::Filter;
-use synwatch_core::flow::{End, HashKey, Hasher, Level, Sampling};
+use synwatch_core::sampling::{End, HashKey, Hasher, Sampling, SamplingLevel};
 use synwatch_core::wire::Address;
 
 /// Packet sockets that judge each packet.
@@ -33,11 +34,11 @@ fn dropping(filter: &Filter) -> Vec<SockFilter> {
 }
 
 fn filters() -> Vec<(&'static str, Filter)> {
-    let ranks = *Hasher::new(HashKey([1; 16])).ranks();
+    let sampling_key = *Hasher::new(HashKey([1; 16])).sampling_key();
     let sampled = |heavy: u32| {
         // None of them is an end of the packets: that takes longest.
-        let heavy = (0..heavy).map(|end: End| (end, Level::new(5))).collect();
-        let flows = Some((ranks, Sampling { general: Level::new(3), heavy }));
+        let heavy = (0..heavy).map(|end: End| (end, SamplingLevel::new(5))).collect();
+        let flows = Some((sampling_key, Sampling { general: SamplingLevel::new(3), heavy }));
         Filter { selection: Selection { data: false, flows }, ..Filter::default() }
     };
     // The packets have the last of them.

@@ -1,7 +1,8 @@
-//! A look at the half-open connections of a busy host: `synwatch --once`, and what people type else.
+//! A look at the half-open connections of a busy host: `synwatch --once`, and what people type
+//! else.
 //!
-//! `cargo bench --bench once` prints the table of docs/performance.md in about a minute. Needs root.
-//! An argument is the number of rounds, 7 without one.
+//! `cargo bench --bench once` prints the table of docs/performance.md in about a minute. Needs
+//! root. An argument is the number of rounds, 7 without one.
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -1,8 +1,10 @@
-//! A hundred million connections that never end, one after the other: memory and speed must stay what they were.
+//! A hundred million connections that never end, one after the other: memory and speed must stay
+//! what they were.
 //!
-//! `cargo bench --bench soak` feeds the engine an answered flood of distinct flows and prints a line for each tenth
-//! of it: resident memory, time per packet, and for how long the packet path stood still at the end of a step for
-//! detector, alerts and report. An argument is the number of flows, in millions; 100 without one.
+//! `cargo bench --bench soak` feeds the engine an answered flood of distinct flows and prints a
+//! line for each tenth of it: resident memory, time per packet, and for how long the packet path
+//! stood still at the end of a step for detector, alerts and report. An argument is the number of
+//! flows, in millions; 100 without one.
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -107,7 +107,7 @@ impl Pipeline {
         Self(Engine::idle(Settings { flows, prepare: use_huge_pages, ..Settings::default() }))
     }
 
-    /// As `app::feed` does for what a capture gives at once.
+    /// As `app::session::feed` does for what a capture gives at once.
     fn frames(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.0.queue_frame(frame.at, 1, |segment| frame.decode_into(segment));
@@ -123,8 +123,8 @@ impl Pipeline {
     }
 }
 
-/// Measures `work` on batches of what `source` gives, made while the clock stands. The clock is CPU time:
-/// others may be at work on the same core.
+/// Measures `work` on batches of what `source` gives, made while the clock stands. The clock is CPU
+/// time: others may be at work on the same core.
 fn measure<T>(
     criterion: &mut Criterion,
     (group, name): (&str, &str),

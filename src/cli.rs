@@ -1,7 +1,8 @@
 //! The command line: what it may say, and what it means.
 //!
-//! [`Cli::parse`] turns arguments into a [`Cli`] that holds no contradiction. Its exit codes are those
-//! of a Nagios plugin: wrong usage is 3 (UNKNOWN), not clap's 2, which would read as CRITICAL.
+//! [`Cli::parse`] turns arguments into a [`Cli`] that holds no contradiction. Its exit codes are
+//! those of a Nagios plugin: wrong usage is 3 (UNKNOWN), not clap's 2, which would read as
+//! CRITICAL.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -144,7 +145,8 @@ struct Arguments {
     #[arg(long)]
     once: bool,
 
-    /// How long --once listens on the wire; 0 asks the kernel only and answers at once [default: 2s]
+    /// How long --once listens on the wire; 0 asks the kernel only and answers at once [default:
+    /// 2s]
     #[arg(long, value_name = "DURATION")]
     duration: Option<OnceDuration>,
 

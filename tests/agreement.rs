@@ -188,7 +188,7 @@ fn replay(case: Case, segments: &[(Timestamp, Segment)], kernel: &[Count]) -> Ve
             engine.handle_segment(*at, segment, 0);
         }
         engine.tick(now);
-        let report = engine.snapshot(now);
+        let report = engine.snapshot(now).document;
         let service = report.services.iter().find(|service| service.port == PORT);
         let (half_open, unconfirmed) =
             service.map_or((0, 0), |service| (service.half_open, service.half_open_unconfirmed));

@@ -10,10 +10,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use synwatch::alert::{Alert, Change, Counters, Events, Log, Sink, start};
+use synwatch::alert::{Alert, Alerts, Change, Counters, Events, Log, Sink, Worker};
+use synwatch::sys::threads::Unconfined;
 use synwatch_core::observe::{Class, Severity, SeverityChange};
 
 fn raised() -> Alert {
@@ -168,11 +170,21 @@ impl Sink for Slow {
     }
 }
 
+/// Starts the worker as the daemon does: in a sandbox that is made for its sinks.
+fn start(sinks: Vec<Box<dyn Sink>>, counters: Arc<Counters>) -> (Alerts, Worker) {
+    let started = thread::spawn(move || {
+        let needs = sinks.iter().map(|sink| sink.needs()).sum();
+        let confined = Unconfined::of_this_thread().confine(&needs).unwrap();
+        synwatch::alert::start(&confined, sinks, counters).unwrap()
+    });
+    started.join().unwrap()
+}
+
 #[test]
 fn full_queue_drops_and_never_waits() {
     let (sink, go, delivered) = Slow::new();
     let counters = Arc::new(Counters::default());
-    let (alerts, worker) = start(vec![Box::new(sink)], Arc::clone(&counters)).unwrap();
+    let (alerts, worker) = start(vec![Box::new(sink)], Arc::clone(&counters));
     let begin = Instant::now();
     for _ in 0..1500 {
         alerts.send(raised());
@@ -188,7 +200,7 @@ fn full_queue_drops_and_never_waits() {
 #[test]
 fn stop_gives_up_on_a_sink_that_hangs() {
     let (sink, go, _) = Slow::new();
-    let (alerts, worker) = start(vec![Box::new(sink)], Arc::default()).unwrap();
+    let (alerts, worker) = start(vec![Box::new(sink)], Arc::default());
     alerts.send(raised());
     assert!(!worker.stop(Duration::from_millis(50)));
     drop(go);
@@ -200,16 +212,16 @@ fn worker_delivers_to_every_sink_and_reopens() {
     let path = folder.path().join("events.json");
     let counters = Arc::new(Counters::default());
     let events = Events::open(&path, Arc::clone(&counters)).unwrap();
-    let (alerts, worker) = start(vec![Box::new(Log), Box::new(events)], counters).unwrap();
+    let (alerts, worker) = start(vec![Box::new(Log), Box::new(events)], counters);
     alerts.send(raised());
     let deadline = Instant::now() + Duration::from_secs(5);
     while lines(&path).is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     fs::rename(&path, folder.path().join("old")).unwrap();
     alerts.reopen();
     while !path.exists() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     alerts.send(cleared());
     assert!(worker.stop(Duration::from_secs(5)));

@@ -12,3 +12,4 @@ mod live;
 mod netns;
 #[path = "capture/sampling.rs"]
 mod sampling;
+mod side_by_side;

@@ -84,15 +84,18 @@ impl Answer {
                 wrong.push(what);
             }
         };
-        let rank = |status: &str| STATUSES.iter().position(|name| *name == status);
+        let sampling_hash = |status: &str| STATUSES.iter().position(|name| *name == status);
         let status = self.report["status"].as_str().unwrap_or("unknown");
         if let Some(least) = &expected.status_min {
             // Unknown says nothing of the traffic.
-            let holds = rank(status) >= rank(least) && status != "unknown";
+            let holds = sampling_hash(status) >= sampling_hash(least) && status != "unknown";
             hold(holds, format!("status {status}, at least {least}"));
         }
         if let Some(most) = &expected.status_max {
-            hold(rank(status) <= rank(most), format!("status {status}, at most {most}"));
+            hold(
+                sampling_hash(status) <= sampling_hash(most),
+                format!("status {status}, at most {most}"),
+            );
         }
         if let Some(exit) = expected.exit {
             hold(self.exit == exit, format!("exit code {}, not {exit}", self.exit));

@@ -6,6 +6,8 @@ mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use prometheus::core::Collector;
@@ -78,15 +80,56 @@ fn options_are_those_of_the_readme() {
 
 #[test]
 fn links_of_the_documentation_lead_somewhere() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
     files.extend(root.join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path()));
     for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
             let path = file.parent().unwrap().join(target.split('#').next().unwrap());
             assert!(path.exists(), "{} links to {target}", file.display());
         }
     }
+}
+
+/// The files below a path.
+fn files(path: PathBuf) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path];
+    }
+    let entries = path.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(files).collect()
+}
+
+#[test]
+fn commands_name_tests_and_benchmarks_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs",
+        ".ci",
+        "benches",
+        "crates",
+        "fuzz/regressions",
+        "src",
+        "tests",
+    ];
+    let mut found = 0;
+    for file in places.into_iter().flat_map(|place| files(root.join(place))) {
+        // Captures are no text.
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        for (option, folder) in [("--test ", "tests"), ("--bench ", "benches")] {
+            let names = text.split(option).skip(1);
+            let names = names.map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()));
+            for name in names.filter_map(|mut words| words.next()).filter(|name| !name.is_empty()) {
+                let path = root.join(folder).join(name);
+                let exists = path.join("main.rs").exists() || path.with_extension("rs").exists();
+                assert!(exists, "{} names {option}{name}", file.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 10, "{found}");
 }

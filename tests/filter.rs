@@ -14,9 +14,10 @@ use support::lab::{Family, Lab, Settings, service};
 use support::netns::Namespace;
 use support::program::Daemon;
 use support::traffic::{Service, connections};
-use synwatch_core::detect::{Circumstances, Filter, Onset};
-use synwatch_core::observe::{Class, Evidence, Severity, Target, Variant};
-use synwatch_core::stats::{Look, Sighting};
+use synwatch_core::observe::{Evidence, Severity, Target, Variant};
+use synwatch_core::testing::{
+    Configured, Filter, Grounds, Onset, SeenSyn, Sources as FloodSources, SynFingerprint, SynFlood,
+};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Address, OptionLayout};
 
@@ -105,11 +106,11 @@ fn every_test_of_a_filter_is_one_that_nft_knows() {
     let layout = |kinds: &[u8]| {
         (0..).zip(kinds).fold(OptionLayout::default(), |layout, (n, kind)| layout.with(n, *kind))
     };
-    let none = Look { ttl: 57, window: 512, ..Look::default() };
-    let linux = Look { options: layout(&[2, 4, 8, 1, 3]), mss: Some(1460), ..none };
-    let windows = Look { options: layout(&[2, 1, 3, 1, 1, 4]), round_isn: true, ..linux };
-    let no_mss = Look { options: layout(&[8]), mss: None, ..none };
-    let farther = Look { ttl: 40, ..none };
+    let none = SynFingerprint { ttl: 57, window: 512, ..SynFingerprint::default() };
+    let linux = SynFingerprint { options: layout(&[2, 4, 8, 1, 3]), mss: Some(1460), ..none };
+    let windows = SynFingerprint { options: layout(&[2, 1, 3, 1, 1, 4]), round_isn: true, ..linux };
+    let no_mss = SynFingerprint { options: layout(&[8]), mss: None, ..none };
+    let farther = SynFingerprint { ttl: 40, ..none };
     let namespace = Namespace::new('n');
     let mut prefixes = 0;
     for (source, prefix) in [("203.0.113.7", "203.0.113.0/24"), ("2001:db8::7", "2001:db8::/48")] {
@@ -134,18 +135,19 @@ fn every_test_of_a_filter_is_one_that_nft_knows() {
 /// The advice on a flood whose SYNs have these looks in turn, where those that complete look otherwise.
 fn advice_against(
     source: IpAddr,
-    looks: [Look; 2],
+    looks: [SynFingerprint; 2],
     completed: usize,
     prefix: Option<&str>,
 ) -> Vec<String> {
     let source = Address::from(source);
-    let failing = (0..200).map(|n| (Sighting { source, look: looks[n % 2] }, 1.0));
-    let other = Look { ttl: 120, window: 8192, ..Look::default() };
-    let completed = vec![Sighting { source, look: other }; completed];
+    let failing = (0..200).map(|n| (SeenSyn { source, fingerprint: looks[n % 2] }, 1.0));
+    let other = SynFingerprint { ttl: 120, window: 8192, ..SynFingerprint::default() };
+    let completed = vec![SeenSyn { source, fingerprint: other }; completed];
     let prefix = prefix.map(|prefix| prefix.parse().expect("a prefix"));
     let filter = Filter::find(failing, completed.iter(), prefix);
+    let sources = FloodSources { filter, ..FloodSources::default() };
     let onset = Onset {
-        class: Class::SynFlood,
+        finding: SynFlood { sources, ..SynFlood::default() }.into(),
         variant: Some(Variant::SpoofedSubnet),
         severity: Severity::Critical,
         target: Target { address: None, port: Some(443) },
@@ -153,7 +155,8 @@ fn advice_against(
         attacker: None,
         first_packet_at: Timestamp::EPOCH,
         evidence: Evidence::default(),
-        circumstances: Circumstances { filter, ..Circumstances::default() },
+        grounds: Grounds::default(),
+        configured: Configured::default(),
     };
     onset.advice()
 }

@@ -84,7 +84,7 @@ fn status_is_the_report_as_json() {
     let answer = server.get("/api/v1/status?pretty");
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let status: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(status, serde_json::to_value(sample::flooded()).unwrap());
+    assert_eq!(status, serde_json::to_value(sample::flooded().document).unwrap());
     let detections: serde_json::Value =
         serde_json::from_str(&server.get("/api/v1/detections").body).unwrap();
     assert_eq!(detections, status["detections"]);
@@ -93,9 +93,9 @@ fn status_is_the_report_as_json() {
 #[test]
 fn page_shows_services_and_detections_escaped() {
     let mut report = sample::flooded();
-    let process = report.services[0].process.as_mut().unwrap();
+    let process = report.document.services[0].process.as_mut().unwrap();
     process.unit = Some("<script>alert(1)</script>".into());
-    report.detections[0].explanation = "1 < 2 & \"so on\"".into();
+    report.document.detections[0].explanation = "1 < 2 & \"so on\"".into();
     let answer = Server::start(report, Settings::default()).get("/");
     assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(answer.body.contains("&lt;script&gt;alert(1)&lt;/script&gt; (812)"));
@@ -194,8 +194,8 @@ fn silent_client_is_cut_off() {
 #[test]
 fn client_that_does_not_read_is_cut_off() {
     // More than the socket buffers of both ends hold.
-    let mut report = sample::quiet();
-    report.services = vec![sample::service("192.0.2.1", 80); 100_000];
+    let services = std::iter::repeat_n(sample::service("192.0.2.1", 80), 100_000);
+    let report = sample::with_services(services);
     let settings = Settings { max_connections: 1, ..hasty() };
     let server = Server::start(report, settings);
     let mut lazy = server.connect();

@@ -7,7 +7,7 @@ mod sample;
 use std::collections::BTreeMap;
 
 use synwatch_core::metrics::{Exporter, render};
-use synwatch_core::observe::{Class, Severity};
+use synwatch_core::observe::{Class, ServiceInternals, Severity};
 
 fn exporter() -> Exporter {
     Exporter {
@@ -40,7 +40,7 @@ fn every_class_and_severity_is_there_without_detections() {
 #[test]
 fn cleared_detection_is_not_active() {
     let mut report = sample::flooded();
-    report.detections[0].cleared_at = Some(sample::at(400));
+    report.document.detections[0].cleared_at = Some(sample::at(400));
     let text = render(&report, &exporter());
     assert!(samples(&text, "synwatch_detection_active").iter().all(|line| line.ends_with("} 0")));
     assert!(text.contains(r#"synwatch_detections_total{class="syn_flood",severity="critical"} 1"#));
@@ -49,12 +49,12 @@ fn cleared_detection_is_not_active() {
 #[test]
 fn unknown_values_are_left_out() {
     let mut report = sample::quiet();
-    report.kernel = Default::default();
-    for service in &mut report.services {
+    report.document.kernel = Default::default();
+    report.internals.conntrack = None;
+    for service in &mut report.document.services {
         service.half_open_kernel = None;
-        service.accept_queue = None;
-        service.backlog_known = false;
     }
+    report.internals.services.fill(ServiceInternals::default());
     let text = render(&report, &Exporter::default());
     for family in [
         "synwatch_kernel_half_open_connections",
@@ -70,14 +70,12 @@ fn unknown_values_are_left_out() {
 
 #[test]
 fn services_beyond_the_limit_are_summed_up() {
-    let mut report = sample::quiet();
-    report.services = (1..=40)
-        .map(|port| {
-            let mut service = sample::service("192.0.2.1", port);
-            service.half_open = u64::from(port);
-            service
-        })
-        .collect();
+    let services = (1..=40).map(|port| {
+        let mut service = sample::service("192.0.2.1", port);
+        service.half_open = u64::from(port);
+        service
+    });
+    let report = sample::with_services(services);
     let text = render(&report, &exporter());
     let half_open = samples(&text, "synwatch_half_open_connections");
     assert_eq!(half_open.len(), Exporter::DEFAULT_MAX_SERVICES + 1);

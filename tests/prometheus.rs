@@ -48,8 +48,7 @@ fn promtool(arguments: &[&str], input: &str) {
 
 #[test]
 fn metrics_pass_the_lint() {
-    let mut report = sample::flooded();
-    report.services = (0..40).map(|port| sample::service("192.0.2.1", port)).collect();
+    let report = sample::with_services((0..40).map(|port| sample::service("192.0.2.1", port)));
     let exporter = Exporter {
         collectors: [("capture", true), ("kernel", false)].into(),
         ..Exporter::default()

@@ -5,13 +5,13 @@
 mod sample;
 
 use synwatch::app::render::{Limits, status, text};
-use synwatch_core::observe::{Class, Report, Severity, Status};
+use synwatch_core::observe::{Class, Severity, Snapshot, Status};
 
 fn limits(warning: &str, critical: &str) -> Limits {
     Limits { warning: warning.parse().ok(), critical: critical.parse().ok() }
 }
 
-fn first_line(report: &Report, limits: &Limits) -> String {
+fn first_line(report: &Snapshot, limits: &Limits) -> String {
     let line = text(report, limits, &[], false).lines().next().unwrap().to_owned();
     let words = line.split(" | ").next().unwrap();
     assert!(words.chars().count() < 80, "{words}");
@@ -38,9 +38,9 @@ fn first_line_names_the_target() {
 #[test]
 fn first_line_has_room_for_any_ipv6_target() {
     let mut report = sample::flooded();
-    report.detections[0].target.address =
+    report.document.detections[0].target.address =
         Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap());
-    report.detections[0].target.port = Some(65_535);
+    report.document.detections[0].target.port = Some(65_535);
     assert!(first_line(&report, &Limits::default()).starts_with(
         "SYNWATCH CRITICAL: SYN flood on [2001:db8:1111:2222:3333:4444:5555:6666]:65535 | "
     ));
@@ -49,7 +49,7 @@ fn first_line_has_room_for_any_ipv6_target() {
 #[test]
 fn detection_that_is_over_shows_its_peak() {
     let mut report = sample::flooded();
-    report.detections[0].cleared_at = Some(sample::at(400));
+    report.document.detections[0].cleared_at = Some(sample::at(400));
     let line = first_line(&report, &Limits::default());
     assert!(line.contains("SYN flood on 192.0.2.10:443, peak 511/511 half-open | "), "{line}");
     assert!(line.contains(" detections=0;;;0;"), "{line}");
@@ -58,7 +58,7 @@ fn detection_that_is_over_shows_its_peak() {
 #[test]
 fn limits_raise_the_status_and_stand_in_the_figures() {
     let mut report = sample::quiet();
-    report.services[0].half_open_kernel = Some(42);
+    report.document.services[0].half_open_kernel = Some(42);
     let line = first_line(&report, &limits("40", "100"));
     assert!(
         line.starts_with(
@@ -66,16 +66,16 @@ fn limits_raise_the_status_and_stand_in_the_figures() {
         ),
         "{line}"
     );
-    assert_eq!(status(&report, &limits("40", "41")), Status::Critical);
-    assert_eq!(status(&report, &limits("50", "@0:10")), Status::Ok);
-    assert_eq!(status(&sample::flooded(), &limits("~:", "~:")), Status::Critical);
+    assert_eq!(status(&report.document, &limits("40", "41")), Status::Critical);
+    assert_eq!(status(&report.document, &limits("50", "@0:10")), Status::Ok);
+    assert_eq!(status(&sample::flooded().document, &limits("~:", "~:")), Status::Critical);
 }
 
 #[test]
 fn info_does_not_change_the_status() {
     let mut report = sample::flooded();
-    report.status = Status::Ok;
-    let crowd = &mut report.detections[0];
+    report.document.status = Status::Ok;
+    let crowd = &mut report.document.detections[0];
     crowd.class = Class::FlashCrowd;
     crowd.variant = None;
     crowd.severity = Severity::Info;
@@ -91,7 +91,7 @@ fn info_does_not_change_the_status() {
 #[test]
 fn no_witness_is_unknown() {
     let mut report = sample::quiet();
-    report.status = Status::Unknown;
+    report.document.status = Status::Unknown;
     assert!(
         first_line(&report, &limits("0", "0"))
             .starts_with("SYNWATCH UNKNOWN: no witness could be asked | ")
@@ -101,7 +101,7 @@ fn no_witness_is_unknown() {
 #[test]
 fn process_names_cannot_steer_the_terminal() {
     let mut report = sample::quiet();
-    report.services[0].process.as_mut().unwrap().name = Some("a\x1b[2Jb\nc".into());
+    report.document.services[0].process.as_mut().unwrap().name = Some("a\x1b[2Jb\nc".into());
     let text = text(&report, &Limits::default(), &[], false);
     assert!(text.contains("a?[2Jb?c[812]"), "{text}");
     assert!(!text.contains('\x1b'));

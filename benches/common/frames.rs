@@ -95,7 +95,8 @@ impl Segment {
         frame[48..54].copy_from_slice(&[0xfa, 0xf0, 0, 0, 0, 0]);
         let end = BARE + self.options.len();
         frame[BARE..end].copy_from_slice(self.options);
-        // The pseudo-header (RFC 9293, section 3.1): addresses, protocol, length. Zeros add nothing.
+        // The pseudo-header (RFC 9293, section 3.1): addresses, protocol, length. Zeros add
+        // nothing.
         let verified = checksum(sum(&frame[26..end]) + 6 + u32::from(segment));
         frame[50..52].copy_from_slice(&verified);
         end

@@ -23,8 +23,8 @@ pub struct Run {
     pub output: String,
 }
 
-/// Runs `command` to its end, and kills it if it takes longer than `limit`. Standard error is as the
-/// caller set it.
+/// Runs `command` to its end, and kills it if it takes longer than `limit`. Standard error is as
+/// the caller set it.
 ///
 /// # Errors
 /// It cannot be started.
@@ -49,7 +49,8 @@ fn run_as_set(command: &mut Command, limit: Duration) -> io::Result<Run> {
         let (ended, end) = mpsc::channel::<()>();
         scope.spawn(move || {
             if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                // SAFETY: takes numbers only. Nobody has taken the child's status yet, so the number is its.
+                // SAFETY: takes numbers only. Nobody has taken the child's status yet, so the
+                // number is its.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
         });

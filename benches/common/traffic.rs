@@ -1,5 +1,5 @@
-//! Traffic in packet time, the same in every run: a flood that is answered, and what a busy site sees
-//! on an ordinary day.
+//! Traffic in packet time, the same in every run: a flood that is answered, and what a busy site
+//! sees on an ordinary day.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
-use synwatch_core::stats::STEP;
+use synwatch_core::engine::STEP;
 
 use crate::common::table::{self, figure, median, range, thousands};
 use crate::monitor::Monitor;

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench live` prints the tables of docs/performance.md in about half an hour. Needs
 //! root, two cores, and Debian's packages tcpdump and fastnetmon for the rows of those. Arguments:
-//! the number of rounds, 3 without one; `monitors`, `budget` or `services` for only these parts, and
-//! `mirror` or `victim` for only one site.
+//! the number of rounds, 3 without one; `monitors`, `budget` or `services` for only these parts,
+//! and `mirror` or `victim` for only one site.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;

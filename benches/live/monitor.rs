@@ -65,7 +65,8 @@ impl Monitor {
         }
     }
 
-    /// Starts it in the victim's namespace, on one core; synwatch with more settings of its capture.
+    /// Starts it in the victim's namespace, on one core; synwatch with more settings of its
+    /// capture.
     pub fn start<'a>(self, lab: &'a Lab, capture: &str, core: usize) -> io::Result<Running<'a>> {
         let daemon = |backend: &str| {
             let text = format!(
@@ -140,8 +141,8 @@ impl Running<'_> {
         }
     }
 
-    /// Ends it, and tells how many it lost of the packets that have passed its interface, as it says
-    /// itself.
+    /// Ends it, and tells how many it lost of the packets that have passed its interface, as it
+    /// says itself.
     pub fn lost(self, passed: u64) -> Option<u64> {
         match self.inner {
             Inner::Nothing => None,

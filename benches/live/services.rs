@@ -13,7 +13,8 @@ use crate::{DRAIN, SENDER, Site, WATCHER, flood, quiet_lab, sampling_ratio};
 
 /// Twice as many services as a daemon at defaults has places for (`watch.max_services`).
 const SERVICES: u32 = 1_024;
-/// The floods of all of them together, in SYNs per second; `None` for as many as the sender's core can.
+/// The floods of all of them together, in SYNs per second; `None` for as many as the sender's core
+/// can.
 const RATES: [Option<u32>; 3] = [Some(25_000), Some(100_000), None];
 /// How long each lasts.
 const DURATION: Duration = Duration::from_secs(12);

@@ -1,5 +1,6 @@
-//! A SYN flood that the kernel makes by itself, several times as fast as a program sends one: `BPF_PROG_TEST_RUN`
-//! with `BPF_F_TEST_XDP_LIVE_FRAMES` (Linux 5.18) runs an XDP program on frames out of nothing and transmits them.
+//! A SYN flood that the kernel makes by itself, several times as fast as a program sends one:
+//! `BPF_PROG_TEST_RUN` with `BPF_F_TEST_XDP_LIVE_FRAMES` (Linux 5.18) runs an XDP program on frames
+//! out of nothing and transmits them.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,12 +23,13 @@ const BATCH: u32 = 64;
 const PROG_TEST_RUN: libc::c_long = 10;
 const TYPE_XDP: u32 = 6;
 const LIVE_FRAMES: u32 = 2;
-/// Switches generic receive offload (`linux/ethtool.h`), asked for by this ioctl (`linux/sockios.h`).
+/// Switches generic receive offload (`linux/ethtool.h`), asked for by this ioctl
+/// (`linux/sockios.h`).
 const ETHTOOL_SGRO: u32 = 0x2c;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
-/// Gives a frame a source address and port and a sequence number at random, and sends it (XDP_TX). No host looks
-/// at the checksums of frames for others, so they stay as they are.
+/// Gives a frame a source address and port and a sequence number at random, and sends it (XDP_TX).
+/// No host looks at the checksums of frames for others, so they stay as they are.
 const PROGRAM: [Instruction; 24] = {
     /// `bpf_get_prandom_u32`.
     const PRANDOM: i32 = 7;
@@ -99,7 +101,8 @@ struct Context {
 }
 
 impl Flood {
-    /// Sends from the attacker of `lab`, on core number `core`, as fast as the kernel can; the rate is not looked at.
+    /// Sends from the attacker of `lab`, on core number `core`, as fast as the kernel can; the rate
+    /// is not looked at.
     pub fn storm(self, lab: &Lab, core: usize) -> io::Result<()> {
         // Such frames are received by NAPI only, which a veth has with receive offload.
         lab.victim.run(|| switch_receive_offload_on(VICTIM_LINK))?;
@@ -135,7 +138,8 @@ fn run(program: &OwnedFd, frame: &[u8], link: u32) -> io::Result<()> {
         batch: BATCH,
         ..TestRun::default()
     };
-    // SAFETY: the test points to the frame and to the context, each of the length beside it, which outlive the call.
+    // SAFETY: the test points to the frame and to the context, each of the length beside it, which
+    // outlive the call.
     unsafe { bpf::call(PROG_TEST_RUN, &mut test).map(drop) }
 }
 
@@ -150,7 +154,8 @@ fn switch_receive_offload_on(name: &str) -> io::Result<()> {
     // `struct ethtool_value`: command and value.
     let mut value = [ETHTOOL_SGRO, 1];
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-    // SAFETY: the request is for an interface's name and a command that reads both numbers; all outlives the call.
+    // SAFETY: the request is for an interface's name and a command that reads both numbers; all
+    // outlives the call.
     match unsafe { libc::ioctl(any.as_raw_fd(), SIOCETHTOOL, &raw mut request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,5 @@
-//! FastNetMon Community inside a namespace of the lab, with the configuration that its package ships.
+//! FastNetMon Community inside a namespace of the lab, with the configuration that its package
+//! ships.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench replay` prints the tables of docs/performance.md in about a quarter of an
 //! hour. Everything runs on one core, from the page cache. An argument is the number of rounds, 5
-//! without one. Needs 2 GB for files, and tracks with what is installed of Debian's packages tcpdump,
-//! argus-server, tcptrace, nfdump, softflowd and tshark.
+//! without one. Needs 2 GB for files, and tracks with what is installed of Debian's packages
+//! tcpdump, argus-server, tcptrace, nfdump, softflowd and tshark.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;

@@ -11,15 +11,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
-use synwatch_core::observe::{Class, Severity};
+use synwatch_core::observe::Severity;
 use synwatch_core::time::Timestamp;
 
 use crate::alert::{Alert, Counters, Error, Sink};
+use crate::sys::Needs;
 
 /// Lines that may wait for a file that cannot be written; one is a few kilobytes at most.
 const PENDING_LINES: usize = 1024;
@@ -27,14 +28,15 @@ const PENDING_LINES: usize = 1024;
 /// Generator of our signatures: 1 is the general rule generator.
 const GENERATOR_ID: u32 = 1;
 
-/// First of our signature numbers, within the range for local use (1000000 to 1999999).
+/// What the [number of a class](synwatch_core::observe::Class::event) is added to: the range for
+/// local use is 1000000 to 1999999.
 const SIGNATURE_BASE: u32 = 1_019_700;
 
 /// Revision of the signatures.
 const REVISION: u32 = 1;
 
-/// Writes alerts to a file. It outlives log rotation ([`Sink::reopen`]) and a full disk: lines wait in
-/// memory, up to a limit, and are written once the file takes them again.
+/// Writes alerts to a file. It outlives log rotation ([`Sink::reopen`]) and a full disk: lines wait
+/// in memory, up to a limit, and are written once the file takes them again.
 #[derive(Debug)]
 pub struct Events {
     path: PathBuf,
@@ -100,6 +102,12 @@ impl Sink for Events {
             self.counters.lost.fetch_add(1, Relaxed);
         }
         self.write_pending();
+    }
+
+    /// After log rotation the file is created anew.
+    fn needs(&self) -> Needs {
+        let directory = self.path.parent().map(Path::to_owned);
+        Needs { writable: directory.into_iter().collect(), ..Needs::default() }
     }
 
     fn reopen(&mut self) {
@@ -215,10 +223,10 @@ fn event(alert: &Alert) -> Value {
             // Suricata's word for: seen and let through.
             "action": "allowed",
             "gid": GENERATOR_ID,
-            "signature_id": signature_id(detection.class),
+            "signature_id": SIGNATURE_BASE + detection.class.event(),
             "rev": REVISION,
             "signature": format!("SYNWATCH {}", detection.class.title()),
-            "category": category(detection.class),
+            "category": detection.class.category(),
             "severity": priority(alert.severity()),
             "metadata": metadata,
         },
@@ -231,28 +239,6 @@ fn event(alert: &Alert) -> Value {
 fn eve_time(at: Timestamp) -> String {
     let utc = at.to_string();
     format!("{}+0000", utc.trim_end_matches('Z'))
-}
-
-/// Promised to users: a number is never given to another class.
-const fn signature_id(class: Class) -> u32 {
-    SIGNATURE_BASE
-        + match class {
-            Class::SynFlood => 1,
-            Class::FlashCrowd => 2,
-            Class::PortScan => 3,
-            Class::SynAckReflection => 4,
-            Class::Backscatter => 5,
-            Class::AcceptQueueOverflow => 6,
-        }
-}
-
-/// The descriptions of Suricata's `classification.config`.
-const fn category(class: Class) -> &'static str {
-    match class {
-        Class::SynFlood | Class::SynAckReflection => "Attempted Denial of Service",
-        Class::PortScan => "Detection of a Network Scan",
-        Class::Backscatter | Class::AcceptQueueOverflow | Class::FlashCrowd => "Misc activity",
-    }
 }
 
 /// Suricata counts downwards: 1 is the gravest.
@@ -324,13 +310,5 @@ mod tests {
         let mut pending = Pending::default();
         let taken = (0..PENDING_LINES + 5).filter(|_| pending.push(b"line\n".to_vec())).count();
         assert_eq!(taken, PENDING_LINES);
-    }
-
-    #[test]
-    fn signature_numbers_are_distinct() {
-        let mut numbers = Class::ALL.map(signature_id).to_vec();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), Class::ALL.len());
     }
 }

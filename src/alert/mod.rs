@@ -16,6 +16,8 @@ use synwatch_core::observe::{Detection, Severity};
 use synwatch_core::time::Timestamp;
 pub use worker::{Alerts, Counters, Worker, start};
 
+use crate::sys::Needs;
+
 /// What goes wrong before the first alert.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,6 +86,11 @@ impl Alert {
 pub trait Sink: Send {
     /// Hands the alert on. A sink deals with its own failures: it counts and logs them.
     fn deliver(&mut self, alert: &Alert);
+
+    /// What delivering takes, now that the sink is open.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
     /// Opens files anew (SIGHUP, after log rotation).
     fn reopen(&mut self) {}

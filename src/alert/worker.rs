@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use crate::alert::{Alert, Error, Sink};
+use crate::sys::threads::Confined;
 
 /// Alerts that may wait; far more than one tick of the engine gives.
 const QUEUE: usize = 1024;
@@ -30,6 +30,7 @@ pub struct Counters {
 /// # Errors
 /// The system has no thread left.
 pub fn start(
+    confined: &Confined,
     sinks: Vec<Box<dyn Sink>>,
     counters: Arc<Counters>,
 ) -> Result<(Alerts, Worker), Error> {
@@ -37,9 +38,8 @@ pub fn start(
     let (ended_sender, ended) = sync_channel(0);
     let wishes = Arc::new(Wishes::default());
     let alerts = Alerts { sender, wishes: Arc::clone(&wishes), counters: Arc::clone(&counters) };
-    thread::Builder::new()
-        .name("synwatch-alert".to_owned())
-        .spawn(move || {
+    confined
+        .spawn("synwatch-alert", move |_| {
             run(sinks, &receiver, &wishes, &counters);
             drop(ended_sender);
         })
@@ -94,7 +94,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Delivers what is queued and ends the worker; says whether that took no longer than `patience`.
+    /// Delivers what is queued and ends the worker; says whether that took no longer than
+    /// `patience`.
     #[must_use]
     pub fn stop(self, patience: Duration) -> bool {
         self.alerts.wishes.stop.store(true, Relaxed);

@@ -7,14 +7,14 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 
 use crate::config::{Log, LogFormat};
-use crate::sys::service;
+use crate::sys::systemd;
 
 /// Begins to log as configured. Where the journal cannot be reached, text on standard error serves.
 pub fn start(log: &Log) {
     let level = LevelFilter::from_level(Level::from(log.level));
     let journald = match log.format {
         LogFormat::Journald => true,
-        LogFormat::Auto => service::stderr_is_journal(),
+        LogFormat::Auto => systemd::stderr_is_journal(),
         LogFormat::Text | LogFormat::Json => false,
     };
     let journal = if journald { tracing_journald::layer().ok() } else { None };

@@ -1,22 +1,22 @@
 //! The faces of the program: the only place where the parts are wired together.
 //!
-//! The daemon, `--once` and `replay` run the same [`synwatch_core::engine::Engine`]; they differ in where frames come
-//! from, how long they run and what is done with the outcome.
+//! The daemon, `--once` and `replay` run the same [`synwatch_core::engine::Engine`]; they differ in
+//! where frames come from, how long they run and what is done with the outcome.
 
 pub mod check_config;
-mod crew;
 pub mod daemon;
-mod feed;
-mod live;
 pub mod logging;
 pub mod once;
 mod progress;
 pub mod range;
 pub mod render;
 pub mod replay;
-mod team;
+mod replay_workers;
+pub mod session;
+mod setup;
 
-pub use live::{
-    Clock, Correction, Host, LiveError, Load, Taps, enter_namespace, fixed_settings, open_source,
-    settings, take_sample, threads,
+pub use session::{Clock, Host, Session};
+pub use setup::{
+    LiveError, enter_namespace, fixed_settings, networks, open_source, open_sources, settings,
+    threads, watched,
 };

@@ -5,27 +5,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::Engine;
-use synwatch_core::observe::{Report, Status};
-use synwatch_core::stats::STEP;
-use synwatch_core::wire::Fragments;
+use synwatch_core::engine::STEP;
+use synwatch_core::observe::{Document, Snapshot, Status};
 use thiserror::Error;
 
-use crate::app::feed::{Selector, catch_up, feed, selection};
 use crate::app::render;
-use crate::app::{Clock, Host, open_source, settings};
+use crate::app::{Clock, Host, Session, open_source, settings};
 use crate::capture::Source;
 use crate::cli::{Format, Output};
 use crate::config::Config;
 use crate::kernel;
-use crate::sys::privileges::{self, Capability};
+use crate::sys::privileges::{self, Capability, INSPECT_PROCESSES};
 use crate::{app, capture};
 
-/// The privileges to look with: into other users' processes for the owners of listeners, and, with
-/// pnet, at interfaces that come up meanwhile.
-const KEEP: [Capability; 3] =
-    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_NET_RAW];
-/// More of them, to ask for the lengths of long SYN queues: only where no packets of strangers are decoded.
-const KEEP_WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+/// The privileges to ask for the lengths of long SYN queues: only where no packets of strangers are
+/// decoded.
+const WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -56,74 +51,20 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     let limits = limits(output)?;
     app::enter_namespace(config)?;
     let mut unseen = Vec::new();
-    let mut source: Option<Box<dyn Source>> = None;
-    if duration.is_zero() {
-        unseen.push("the wire: --duration 0 asks the kernel only".to_owned());
-    } else {
-        match open_source(config) {
-            Ok(opened) => source = Some(opened),
-            Err(error @ capture::Error::Permission) => {
-                unseen.push(format!("the wire: {error}; this is the kernel's word only"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let source = open_wire(config, duration, &mut unseen)?;
     let mut kernel = Kernel::open(config, &mut unseen);
-    let mut keep = KEEP.to_vec();
-    if source.is_none() {
-        keep.extend(KEEP_WITHOUT_WIRE);
-    } else if let Some(reader) = &kernel.0 {
-        reader.prepare();
+    drop_privileges(source.as_deref(), &kernel);
+    let has_wire = source.is_some();
+    let mut session = session(config, has_wire)?;
+    kernel.ask(&mut session);
+    if let Some(source) = source {
+        session.listen(source);
+        listen(&mut session, duration)?;
+        kernel.ask(&mut session);
     }
-    // Nothing more is opened that needs a privilege, and the kernel's answer is shorter without
-    // CAP_NET_ADMIN: it leaves out the packet mark of each half-open connection.
-    if let Err(error) = privileges::drop_except(&keep) {
-        tracing::debug!(%error, "keeps its privileges");
-    }
-    let clock = Clock::start();
-    let mut host = Host::look();
-    let mut settings = settings(config, &host, source.is_none())?;
-    if source.is_none() {
-        // Without a wire there is no flow, and a table of flows takes longer to fill than the answer.
-        settings.flows = 0;
-    }
-    let mut engine = Engine::new(settings, clock.now());
-    kernel.ask(&mut engine, &mut host, config, &clock);
-    let begin = Instant::now();
-    if let Some(source) = &mut source {
-        let mut selector = Selector::default();
-        let mut fragments = Fragments::new(engine.hasher().state());
-        let mut next_tick = begin + STEP;
-        while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())
-        {
-            let pause = next_tick.saturating_duration_since(Instant::now()).min(left);
-            let correction = || clock.correction();
-            feed(&mut engine, source.as_mut(), pause, correction, &host, &mut fragments)?;
-            let now = Instant::now();
-            if now >= next_tick {
-                next_tick = now + STEP;
-                let settled = clock.settled();
-                catch_up(&mut engine, source.as_mut(), &clock, &host, &mut fragments)?;
-                engine.handle_capture(source.stats());
-                engine.tick(settled);
-                let report = engine.snapshot(engine.now());
-                selector.select(source.as_mut(), &selection(&engine, &report));
-            }
-        }
-        kernel.ask(&mut engine, &mut host, config, &clock);
-        let asked = clock.now();
-        catch_up(&mut engine, source.as_mut(), &clock, &host, &mut fragments)?;
-        engine.handle_capture(source.stats());
-        engine.tick(asked);
-        engine.consult_kernel();
-    }
-    let mut report = engine.snapshot(clock.now());
-    if let Some(source) = &source {
-        report.capture.source = source.name();
-        report.capture.interfaces = source.interfaces();
-    }
-    if !report.kernel.available && source.is_none() {
-        report.status = Status::Unknown;
+    let mut snapshot = session.finish()?;
+    if !snapshot.document.kernel.available && !has_wire {
+        snapshot.document.status = Status::Unknown;
     }
     kernel.tell(&mut unseen);
     if config.watch.netns.is_none() && has_namespaces() {
@@ -131,8 +72,73 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
             "listeners inside containers have their own network namespace: --netns".to_owned(),
         );
     }
-    print(&report, &limits, &unseen, output)?;
-    Ok(render::status(&report, &limits))
+    print(&snapshot, &limits, &unseen, output)?;
+    Ok(render::status(&snapshot.document, &limits))
+}
+
+/// The wire, where it is to be listened on and may be.
+fn open_wire(
+    config: &Config,
+    duration: Duration,
+    unseen: &mut Vec<String>,
+) -> Result<Option<Box<dyn Source>>, capture::Error> {
+    if duration.is_zero() {
+        unseen.push("the wire: --duration 0 asks the kernel only".to_owned());
+        return Ok(None);
+    }
+    match open_source(config) {
+        Err(error @ capture::Error::Permission) => {
+            unseen.push(format!("the wire: {error}; this is the kernel's word only"));
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+/// Gives up what is not needed any more. The kernel's answer is shorter without CAP_NET_ADMIN: it
+/// leaves out the packet mark of each half-open connection.
+fn drop_privileges(source: Option<&dyn Source>, kernel: &Kernel) {
+    let mut keep = INSPECT_PROCESSES.to_vec();
+    match source {
+        None => keep.extend(WITHOUT_WIRE),
+        Some(source) => {
+            keep.extend(source.needs().capabilities);
+            kernel.prepare();
+        }
+    }
+    if let Err(error) = privileges::drop_except(&keep) {
+        tracing::debug!(%error, "keeps its privileges");
+    }
+}
+
+fn session(config: &Config, has_wire: bool) -> Result<Session, Error> {
+    let clock = Clock::start();
+    let host = Host::look();
+    let mut settings = settings(config, &host, !has_wire)?;
+    if !has_wire {
+        // Without a wire there is no flow, and a table of flows takes longer to fill than the
+        // answer.
+        settings.flows = 0;
+    }
+    // It is over soon: what it takes of the processor until then it may take.
+    settings.cpu_share = f64::INFINITY;
+    let engine = Engine::new(settings, clock.now());
+    Ok(Session::new(engine, host, clock, config))
+}
+
+/// Takes in what comes in `duration`.
+fn listen(session: &mut Session, duration: Duration) -> Result<(), capture::Error> {
+    let begin = Instant::now();
+    let mut next_tick = begin + STEP;
+    while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
+        session.feed(next_tick.saturating_duration_since(Instant::now()).min(left))?;
+        let now = Instant::now();
+        if now >= next_tick {
+            next_tick = now + STEP;
+            session.tick()?;
+        }
+    }
+    Ok(())
 }
 
 /// The limits asked for on the command line.
@@ -149,7 +155,7 @@ pub fn limits(output: &Output) -> Result<render::Limits, app::range::Error> {
 /// # Errors
 /// Where standard output does not take it.
 pub fn print(
-    report: &Report,
+    snapshot: &Snapshot,
     limits: &render::Limits,
     unseen: &[String],
     output: &Output,
@@ -158,11 +164,13 @@ pub fn print(
     match output.format {
         Format::Text => {
             let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            out.write_all(render::text(report, limits, unseen, colour).as_bytes())?;
+            out.write_all(render::text(snapshot, limits, unseen, colour).as_bytes())?;
         }
         Format::Json => {
-            let report = Report { status: render::status(report, limits), ..report.clone() };
-            serde_json::to_writer(&mut out, &report)?;
+            let document = &snapshot.document;
+            let status = render::status(document, limits);
+            let document = Document { status, ..document.clone() };
+            serde_json::to_writer(&mut out, &document)?;
             out.write_all(b"\n")?;
         }
     }
@@ -188,10 +196,17 @@ impl Kernel {
         }
     }
 
-    fn ask(&mut self, engine: &mut Engine, host: &mut Host, config: &Config, clock: &Clock) {
+    /// Has ready what takes privileges.
+    fn prepare(&self) {
+        if let Some(reader) = &self.0 {
+            reader.prepare();
+        }
+    }
+
+    fn ask(&mut self, session: &mut Session) {
         let Some(reader) = &mut self.0 else { return };
-        match reader.sample(clock.now()) {
-            Ok(sample) => app::take_sample(engine, host, config, sample),
+        match reader.sample(session.now()) {
+            Ok(sample) => session.take_sample(sample),
             Err(error) => tracing::warn!(%error, "the kernel did not answer"),
         }
     }

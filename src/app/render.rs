@@ -1,9 +1,11 @@
-//! A report as text, for `--once` and `replay`: the first line for Nagios and people alike, the rest
-//! for people.
+//! A report as text, for `--once` and `replay`: the first line for Nagios and people alike, the
+//! rest for people.
 
 use std::net::SocketAddr;
 
-use synwatch_core::observe::{Detection, Report, ServiceReport, Severity, Status};
+use synwatch_core::observe::{
+    Detection, Document, ServiceInternals, ServiceReport, Severity, Snapshot, Status,
+};
 
 use crate::app::range::Range;
 
@@ -38,13 +40,14 @@ impl Limits {
 
 /// The detector's verdict or that of the user's limits, whichever is graver.
 #[must_use]
-pub fn status(report: &Report, limits: &Limits) -> Status {
+pub fn status(report: &Document, limits: &Limits) -> Status {
     report.status.max(limits.judge(half_open(report)).0)
 }
 
 /// The whole text; `unseen` says in a sentence each what could not be seen and why.
 #[must_use]
-pub fn text(report: &Report, limits: &Limits, unseen: &[String], colour: bool) -> String {
+pub fn text(snapshot: &Snapshot, limits: &Limits, unseen: &[String], colour: bool) -> String {
+    let report = &snapshot.document;
     let paint = Paint(colour);
     let status = status(report, limits);
     let mut lines = vec![format!(
@@ -55,7 +58,7 @@ pub fn text(report: &Report, limits: &Limits, unseen: &[String], colour: bool) -
     )];
     if !report.services.is_empty() {
         lines.push(String::new());
-        lines.extend(service_table(&report.services, paint));
+        lines.extend(service_table(snapshot, paint));
     }
     for detection in &report.detections {
         lines.push(String::new());
@@ -70,7 +73,7 @@ pub fn text(report: &Report, limits: &Limits, unseen: &[String], colour: bool) -
 
 /// The half-open count that limits apply to: what the kernel holds, and what the wire shows of
 /// services that are not this host's.
-fn half_open(report: &Report) -> u64 {
+fn half_open(report: &Document) -> u64 {
     match report.kernel.syn_recv {
         Some(syn_recv) => syn_recv.max(report.services.iter().map(held).sum()),
         None => report.totals.half_open,
@@ -84,7 +87,7 @@ fn held(service: &ServiceReport) -> u64 {
 }
 
 /// What follows the status word, as much of it as fits.
-fn headline(report: &Report, limits: &Limits) -> String {
+fn headline(report: &Document, limits: &Limits) -> String {
     let half_open = half_open(report);
     let (limit_status, option) = limits.judge(half_open);
     let status = status(report, limits);
@@ -120,7 +123,7 @@ fn headline(report: &Report, limits: &Limits) -> String {
 }
 
 /// Why nothing can be said.
-fn unknown(report: &Report) -> &'static str {
+fn unknown(report: &Document) -> &'static str {
     let capture = &report.capture;
     if capture.source != "pcap" {
         "no witness could be asked"
@@ -158,12 +161,12 @@ impl Headline {
 }
 
 /// The detection to name first: an active one before those that are over, then the graver one.
-fn gravest(report: &Report) -> Option<&Detection> {
+fn gravest(report: &Document) -> Option<&Detection> {
     report.detections.iter().max_by_key(|d| (d.current_severity(), d.severity))
 }
 
 /// How full the queue of the detection's target is, or was.
-fn queue(report: &Report, detection: &Detection) -> String {
+fn queue(report: &Document, detection: &Detection) -> String {
     let of = |entries: u64, limit: Option<u32>| match limit {
         Some(limit) => format!("{entries}/{limit} half-open"),
         None => format!("{entries} half-open"),
@@ -180,7 +183,7 @@ fn queue(report: &Report, detection: &Detection) -> String {
 }
 
 /// `label=value[unit];[warning];[critical];[minimum];[maximum]`, as the plugin guideline has it.
-fn performance_data(report: &Report, limits: &Limits) -> String {
+fn performance_data(report: &Document, limits: &Limits) -> String {
     let range = |range: Option<Range>| range.map_or_else(String::new, |range| range.to_string());
     let mut data = vec![format!(
         "half_open={};{};{};0;",
@@ -222,17 +225,18 @@ enum Align {
     Last,
 }
 
-fn service_table(services: &[ServiceReport], paint: Paint) -> Vec<String> {
+fn service_table(snapshot: &Snapshot, paint: Paint) -> Vec<String> {
     let mut rows = vec![COLUMNS.map(|(head, _)| head.to_owned())];
-    rows.extend(services.iter().map(service_row));
+    rows.extend(snapshot.services().map(|(service, hidden)| service_row(service, hidden)));
     let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let severities = std::iter::once(None)
-        .chain(services.iter().map(|service| service.verdict.map(|(_, _, severity)| severity)));
+    let verdicts = snapshot.internals.services.iter().map(|hidden| hidden.verdict);
+    let severities = verdicts.map(|verdict| verdict.map(|(_, _, severity)| severity));
+    let severities = std::iter::once(None).chain(severities);
     rows.iter()
         .zip(severities)
         .map(|(row, severity)| {
@@ -250,13 +254,13 @@ fn service_table(services: &[ServiceReport], paint: Paint) -> Vec<String> {
         .collect()
 }
 
-fn service_row(service: &ServiceReport) -> [String; COLUMNS.len()] {
+fn service_row(service: &ServiceReport, hidden: &ServiceInternals) -> [String; COLUMNS.len()] {
     let unknown = || "-".to_owned();
     let owner = service.process.as_ref().and_then(|process| {
         let name = process.name.as_deref().or(process.unit.as_deref()).map(printable)?;
         Some(process.pid.map_or_else(|| name.clone(), |pid| format!("{name}[{pid}]")))
     });
-    let assumed = if service.backlog_known { "" } else { "~" };
+    let assumed = if hidden.backlog_known { "" } else { "~" };
     [
         SocketAddr::new(service.address, service.port).to_string(),
         owner.unwrap_or_else(unknown),
@@ -268,7 +272,7 @@ fn service_row(service: &ServiceReport) -> [String; COLUMNS.len()] {
         if service.syn == 0 { unknown() } else { percent(service.completion_ratio) },
         service.sources.to_string(),
         format!("{:.2}", service.source_entropy_ratio),
-        match service.verdict {
+        match hidden.verdict {
             None => "ok".to_owned(),
             Some((class, None, severity)) => format!("{} {}", severity.name(), class.name()),
             Some((class, Some(variant), severity)) => {
@@ -297,7 +301,7 @@ fn detection_lines(detection: &Detection, paint: Paint) -> Vec<String> {
     lines
 }
 
-fn capture_line(report: &Report) -> String {
+fn capture_line(report: &Document) -> String {
     let capture = &report.capture;
     if capture.source == "none" {
         return "Capture: none, the kernel was asked only".to_owned();

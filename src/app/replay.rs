@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use synwatch_core::engine::{Engine, Settings};
-use synwatch_core::flow::HashKey;
-use synwatch_core::observe::{Limit, Report, ServiceReport, Status};
+use synwatch_core::observe::{Document, Limit, Snapshot, Status};
+use synwatch_core::sampling::HashKey;
 use synwatch_core::wire::{Fragments, Skip};
 
-use crate::app::crew::Crew;
-use crate::app::feed::{Intake, feed};
 use crate::app::once::{Error, limits, print};
 use crate::app::progress::Progress;
 use crate::app::render;
-use crate::app::{Correction, Host, threads};
+use crate::app::replay_workers::ReplayWorkers;
+use crate::app::session::{Correction, Host, Intake, feed};
+use crate::app::{networks, threads};
 use crate::capture::pcap::Pcap;
 use crate::capture::{self, Batch, Source};
 use crate::cli::Output;
@@ -26,24 +26,24 @@ use crate::config::Config;
 /// A file that cannot be read, wrong ranges, or an output that is closed.
 pub fn run(config: &Config, files: &[PathBuf], output: &Output) -> Result<Status, Error> {
     let limits = limits(output)?;
-    let (report, unseen) = replay(config, files)?;
-    print(&report, &limits, &unseen, output)?;
-    Ok(render::status(&report, &limits))
+    let (snapshot, unseen) = replay(config, files)?;
+    print(&snapshot, &limits, &unseen, output)?;
+    Ok(render::status(&snapshot.document, &limits))
 }
 
-/// The report on `files`: totals over all of them, flows as of the last packet, and the verdict once
-/// all attempts have had their time. Its status is the worst that was reached. With it comes what could not be
-/// seen, in one sentence for each cause.
+/// The report on `files`: totals over all of them, flows as of the last packet, and the verdict
+/// once all attempts have had their time. Its status is the worst that was reached. With it comes
+/// what could not be seen, in one sentence for each cause.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn replay<P: AsRef<Path>>(
     config: &Config,
     files: &[P],
-) -> Result<(Report, Vec<String>), Error> {
+) -> Result<(Snapshot, Vec<String>), Error> {
     let mut source = Pcap::open(files)?;
     let settings = Settings {
-        networks: config.watch.networks.iter().map(|network| network.get()).collect(),
+        networks: networks(config),
         // Nobody who made a file can know what comes of it: a fixed key makes replays repeatable.
         key: HashKey(*b"synwatch replay."),
         ..crate::app::fixed_settings(config)
@@ -54,25 +54,25 @@ pub fn replay<P: AsRef<Path>>(
     if engine.shards() == NonZeroUsize::MIN {
         read(&mut engine, &mut source, fragments)?;
     } else {
-        Crew::with(&mut engine, |crew| read(crew, &mut source, fragments))?;
+        ReplayWorkers::with(&mut engine, |workers| read(workers, &mut source, fragments))?;
     }
     engine.handle_capture(source.stats());
-    let mut report = engine.snapshot(engine.now());
+    let Snapshot { document: mut report, mut internals } = engine.snapshot(engine.now());
     engine.finish();
     let end = engine.snapshot(engine.now());
-    for service in &mut report.services {
-        let same =
-            |other: &&ServiceReport| (other.address, other.port) == (service.address, service.port);
-        service.verdict = end.services.iter().find(same).and_then(|other| other.verdict);
+    for (service, hidden) in report.services.iter().zip(&mut internals.services) {
+        let name = (service.address, service.port);
+        let same = end.services().find(|(other, _)| (other.address, other.port) == name);
+        hidden.verdict = same.and_then(|(_, hidden)| hidden.verdict);
     }
-    report.detections = end.detections;
+    report.detections = end.document.detections;
     report.status = report
         .detections
         .iter()
         .map(|detection| detection.severity.status())
         .max()
         .unwrap_or_default();
-    report.capture.source = source.name();
+    report.capture.source = source.name().into();
     report.capture.interfaces = source.interfaces();
     if source.has_stepped() {
         report.capture.limits.push(Limit::Clock);
@@ -82,7 +82,7 @@ pub fn replay<P: AsRef<Path>>(
     }
     let mut unseen = source.unread();
     unseen.extend(skipped(&report));
-    Ok((report, unseen))
+    Ok((Snapshot { document: report, internals }, unseen))
 }
 
 /// Reasons for which a packet may have been a TCP segment all the same.
@@ -97,20 +97,20 @@ const HIDING: [(Skip, &str); 7] = [
 ];
 
 /// Whether there was a packet, and at least one of them was known for what it is.
-fn is_understood(report: &Report) -> bool {
+fn is_understood(report: &Document) -> bool {
     let hidden: u64 = hidden(report).map(|(count, _)| count).sum();
     report.capture.packets > hidden
 }
 
 /// Packets that were skipped though they may have been segments, and why.
-fn skipped(report: &Report) -> impl Iterator<Item = String> {
+fn skipped(report: &Document) -> impl Iterator<Item = String> {
     hidden(report).map(|(count, why)| match count {
         1 => format!("1 packet {why}"),
         _ => format!("{count} packets {why}"),
     })
 }
 
-fn hidden(report: &Report) -> impl Iterator<Item = (u64, &'static str)> {
+fn hidden(report: &Document) -> impl Iterator<Item = (u64, &'static str)> {
     HIDING.into_iter().filter_map(|(skip, why)| {
         report.capture.skipped.get(skip.name()).map(|count| (*count, why))
     })

@@ -1,18 +1,20 @@
 //! The classic BPF program that keeps the kernel from passing up what nobody wants to look at.
 //!
 //! It passes segments of TCP with SYN, FIN or RST, and those without payload; of a bulk transfer
-//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under load
-//! only a sample of the flows, each of them whole: then it computes the [`Rank`](synwatch_core::flow::Rank) of the
-//! flow just as user space does.
+//! that leaves the acknowledgements. Of those it may be told to pass certain ports only, and under
+//! load only a sample of the flows, each of them whole: then it computes the
+//! [`SamplingHash`](synwatch_core::sampling::SamplingHash) of the flow just as user space does.
 //!
-//! User space has the last word. Where the program cannot tell it passes the packet, whole: fragments, which user
-//! space joins, authentication headers, and more than two IPv6 extension headers. Of any other packet it knows where
-//! the TCP header ends, and keeps that. One program serves all interfaces: it asks for the device's type. It does the usual frames,
-//! Ethernet without a tag in the data and IP without options, by fixed offsets, which the kernel compiles to
-//! plain loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a call of
-//! a function for each load.
+//! User space has the last word. Where the program cannot tell it passes the packet, whole:
+//! fragments, which user space joins, authentication headers, and more than two IPv6 extension
+//! headers. Of any other packet it knows where the TCP header ends, and keeps that. One program
+//! serves all interfaces: it asks for the device's type. It does the usual frames, Ethernet without
+//! a tag in the data and IP without options, by fixed offsets, which the kernel compiles to plain
+//! loads; an offset that is computed, or relative to the network header (`SKF_NET_OFF`), costs a
+//! call of a function for each load.
 //!
-//! Where several sockets share the traffic, a [second program](fanout()) tells the kernel which of them gets a flow.
+//! Where several sockets share the traffic, a [second program](fanout()) tells the kernel which of
+//! them gets a flow.
 
 mod assembler;
 mod fanout;
@@ -20,7 +22,7 @@ mod fanout;
 use std::collections::BTreeSet;
 
 use libc::sock_filter;
-use synwatch_core::flow::{Ranks, Sampling};
+use synwatch_core::sampling::{Sampling, SamplingKey};
 
 use crate::capture::Selection;
 
@@ -34,14 +36,15 @@ pub use self::fanout::fanout;
 /// take 142. Where the TCP header is found behind other headers, so many from there on.
 pub const SNAP_LENGTH: u32 = 160;
 
-/// Octets kept of a packet in which the program does not find the TCP header: all that any has. The ring takes
-/// frames up to the size of a block.
+/// Octets kept of a packet in which the program does not find the TCP header: all that any has. The
+/// ring takes frames up to the size of a block.
 pub const WHOLE: u32 = 128 << 10;
 
 /// What the kernel passes up.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// Only on these interfaces, by index; all where there is no list, and nothing where it is empty.
+    /// Only on these interfaces, by index; all where there is no list, and nothing where it is
+    /// empty.
     pub interfaces: Option<Vec<u32>>,
     /// Also loopback devices, each packet once: as it is received.
     pub loopback: bool,
@@ -69,15 +72,15 @@ impl Filter {
         ipv4(&mut asm);
         ipv6(&mut asm);
         self.segment(&mut asm, Headers::Anywhere);
-        if let Some((ranks, _)) = self.sampling() {
-            hash_ends(&mut asm, ranks);
+        if let Some((sampling_key, _)) = self.sampling() {
+            hash_ends(&mut asm, sampling_key);
         }
         asm.label(Label::Wanted);
         if !self.ports.is_empty() {
             self.ports(&mut asm);
         }
-        if let Some((ranks, sampling)) = self.sampling() {
-            sample(&mut asm, ranks, sampling);
+        if let Some((sampling_key, sampling)) = self.sampling() {
+            sample(&mut asm, sampling_key, sampling);
         }
         asm.label(Label::Accept);
         asm.op(LD_MEM, KEEP);
@@ -92,11 +95,12 @@ impl Filter {
     }
 
     /// The sampling, where it leaves anything out.
-    fn sampling(&self) -> Option<&(Ranks, Sampling)> {
+    fn sampling(&self) -> Option<&(SamplingKey, Sampling)> {
         self.selection.flows.as_ref().filter(|(_, sampling)| !sampling.is_exact())
     }
 
-    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked for.
+    /// Drops segments with data, unless they are wanted; of all others keeps what will be asked
+    /// for.
     fn segment(&self, asm: &mut Assembler, headers: Headers) {
         use Label::{Candidate, Drop, Next, Wanted};
 
@@ -104,8 +108,8 @@ impl Filter {
         headers.load_tcp(asm, BYTE, 13);
         if !self.selection.data {
             asm.jump_if_set(SYN_FIN_RST, Candidate(headers), Next);
-            // Without payload the segment is as long as its header. The total length of 0 that the kernel
-            // writes into what it will segment later (BIG TCP) is never that: it is data.
+            // Without payload the segment is as long as its header. The total length of 0 that the
+            // kernel writes into what it will segment later (BIG TCP) is never that: it is data.
             headers.load_tcp(asm, BYTE, 12);
             asm.op(AND, 0xf0);
             asm.op(RSH, 2);
@@ -176,8 +180,8 @@ fn link(asm: &mut Assembler, loopback: bool) {
     network(asm, ETHERNET);
 }
 
-/// From the EtherType in A, which is that of what begins at offset `at`, to the IP header; its offset is in X
-/// where that is not `at`.
+/// From the EtherType in A, which is that of what begins at offset `at`, to the IP header; its
+/// offset is in X where that is not `at`.
 fn network(asm: &mut Assembler, at: u32) {
     use Label::{Drop, FixedIpv4, FixedIpv6, Ipv4, Ipv6, Next, Tag};
 
@@ -253,7 +257,8 @@ fn ipv4(asm: &mut Assembler) {
     asm.jump_if_equal(AUTHENTICATION, Whole, Drop);
 }
 
-/// From an IPv6 header at X to the TCP header, behind up to [`EXTENSION_HEADERS`] of variable length.
+/// From an IPv6 header at X to the TCP header, behind up to [`EXTENSION_HEADERS`] of variable
+/// length.
 fn ipv6(asm: &mut Assembler) {
     use Label::{Drop, Extension, Ipv6, Next, NextHeader, TcpAnywhere, TcpOverIpv6, Whole};
 
@@ -420,21 +425,21 @@ impl Headers {
     }
 }
 
-/// Computes [`Ranks::end`] of both ends.
-fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
+/// Computes [`SamplingKey::end`] of both ends.
+fn hash_ends(asm: &mut Assembler, sampling_key: &SamplingKey) {
     use Label::{HashIpv4, HashIpv6, LastWord, Next, NotMapped, Wanted};
 
     asm.label(HashIpv4);
     for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
-        asm.op(LDX_IMM, ranks.seed);
-        hash_word(asm, ranks, address + 3);
-        hash_port(asm, ranks, port, end);
+        asm.op(LDX_IMM, sampling_key.seed);
+        hash_word(asm, sampling_key, address + 3);
+        hash_port(asm, sampling_key, port, end);
     }
     asm.jump(Wanted);
 
     asm.label(HashIpv6);
     for ((address, port), end) in ADDRESSES.into_iter().zip(PORTS).zip(ENDS) {
-        asm.op(LDX_IMM, ranks.seed);
+        asm.op(LDX_IMM, sampling_key.seed);
         // User space takes an IPv4-mapped address for the IPv4 address. Nobody sends one but an
         // attacker, who would be glad to get by unsampled.
         for (word, mapped) in (address..).zip([0, 0, 0xffff]) {
@@ -444,28 +449,28 @@ fn hash_ends(asm: &mut Assembler, ranks: &Ranks) {
         asm.jump(LastWord(end));
         asm.label(NotMapped(end));
         for word in address..address + 3 {
-            hash_word(asm, ranks, word);
+            hash_word(asm, sampling_key, word);
         }
         asm.label(LastWord(end));
-        hash_word(asm, ranks, address + 3);
-        hash_port(asm, ranks, port, end);
+        hash_word(asm, sampling_key, address + 3);
+        hash_port(asm, sampling_key, port, end);
     }
 }
 
 /// Takes a word into the hash in X.
-fn hash_word(asm: &mut Assembler, ranks: &Ranks, word: u32) {
+fn hash_word(asm: &mut Assembler, sampling_key: &SamplingKey, word: u32) {
     asm.op(LD_MEM, word);
     asm.op(XOR_X, 0);
-    asm.op(MUL, ranks.odd[0]);
+    asm.op(MUL, sampling_key.odd[0]);
     fold(asm, 16);
     asm.op(TAX, 0);
 }
 
 /// Takes a port into the hash in X, which then is that of an end.
-fn hash_port(asm: &mut Assembler, ranks: &Ranks, port: u32, end: u32) {
+fn hash_port(asm: &mut Assembler, sampling_key: &SamplingKey, port: u32, end: u32) {
     asm.op(LD_MEM, port);
     asm.op(ADD_X, 0);
-    asm.op(MUL, ranks.odd[1]);
+    asm.op(MUL, sampling_key.odd[1]);
     fold(asm, 15);
     asm.op(ST, end);
 }
@@ -477,21 +482,21 @@ fn fold(asm: &mut Assembler, shift: u32) {
     asm.op(XOR_X, 0);
 }
 
-/// A: the rank of the flow ([`Ranks::of`]).
-fn rank(asm: &mut Assembler, ranks: &Ranks) {
+/// A: the sampling hash of the flow ([`SamplingKey::of`]).
+fn sampling_hash(asm: &mut Assembler, sampling_key: &SamplingKey) {
     asm.op(LD_MEM, ENDS[0]);
     asm.op(LDX_MEM, ENDS[1]);
     asm.op(ADD_X, 0);
-    asm.op(MUL, ranks.odd[2]);
+    asm.op(MUL, sampling_key.odd[2]);
     fold(asm, 16);
-    asm.op(MUL, ranks.odd[3]);
+    asm.op(MUL, sampling_key.odd[3]);
 }
 
-/// Drops flows by their rank at the level that [`Sampling::level`] gives them.
-fn sample(asm: &mut Assembler, ranks: &Ranks, sampling: &Sampling) {
+/// Drops flows by their sampling hash at the level that [`Sampling::level`] gives them.
+fn sample(asm: &mut Assembler, sampling_key: &SamplingKey, sampling: &Sampling) {
     use Label::{Accept, Drop, Next, Sampled};
 
-    rank(asm, ranks);
+    sampling_hash(asm, sampling_key);
     asm.op(ST, RANK);
     for (heavy, level) in &sampling.heavy {
         for end in ENDS {
@@ -520,20 +525,20 @@ const ETHERTYPES_VLAN: [u32; 2] = [0x8100, 0x88a8];
 /// Version 4, and a header of five words.
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
 const TCP: u32 = 6;
-/// Hop-by-hop options, destination options, routing (RFC 8200, section 4.1): all begin with the next header's type and
-/// their length in units of 8 octets, without the first.
+/// Hop-by-hop options, destination options, routing (RFC 8200, section 4.1): all begin with the
+/// next header's type and their length in units of 8 octets, without the first.
 const OPTIONS_AND_ROUTING: [u32; 3] = [0, 60, 43];
 const FRAGMENT: u32 = 44;
 const AUTHENTICATION: u32 = 51;
-/// How many of them are followed: with a third, two of the largest programs would not fit into a socket's memory. Linux
-/// sets no limit; who has more is passed whole.
+/// How many of them are followed: with a third, two of the largest programs would not fit into a
+/// socket's memory. Linux sets no limit; who has more is passed whole.
 const EXTENSION_HEADERS: u32 = 2;
 /// More fragments, or an offset that is not 0.
 const IPV4_FRAGMENT: u32 = 0x3fff;
 const SYN_FIN_RST: u32 = 0x02 | 0x01 | 0x04;
 
-// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the headers
-// are, if that is anywhere.
+// Words of scratch memory, of which there are 16 (BPF_MEMWORDS). The first three hold where the
+// headers are, if that is anywhere.
 const IP_HEADER: u32 = 0;
 const TCP_HEADER: u32 = 1;
 /// Octets of the TCP segment.

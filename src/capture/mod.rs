@@ -1,14 +1,15 @@
 //! Frames from the wire or from files, in batches, with what was lost on the way.
 //!
 //! Three sources: [`ring::Ring`] (TPACKET_V3, the default), [`pnet::Pnet`] (portable, slow) and
-//! [`pcap::Pcap`] (files); with the feature `ebpf` also `xdp::Xdp` (mirror ports). None of them decodes: a
-//! frame is a link type and bytes.
+//! [`pcap::Pcap`] (files); with the feature `ebpf` also `xdp::Xdp` (mirror ports). None of them
+//! decodes: a frame is a link type and bytes.
 //!
 //! # Who drops copies of a packet
 //! A packet that crosses several interfaces (bridge and port, bond and member, VLAN on top of
 //! Ethernet, both ends of a veth) is delivered once for each, with its interface index: the engine
 //! keeps to one interface per flow, since only it knows flows. The capture drops what it can tell
-//! without state, in the kernel: the outgoing copy on a loopback device, which comes back as incoming.
+//! without state, in the kernel: the outgoing copy on a loopback device, which comes back as
+//! incoming.
 //!
 //! # VLAN tags
 //! The kernel takes the outermost tag off an incoming frame before the capture sees it. The frame
@@ -19,6 +20,7 @@ pub mod filter;
 pub mod pcap;
 pub mod pnet;
 pub mod ring;
+mod socket;
 #[cfg(feature = "ebpf")]
 pub mod xdp;
 
@@ -26,12 +28,13 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use synwatch_core::flow::{Ranks, Sampling};
 use synwatch_core::observe::CaptureStats;
+use synwatch_core::sampling::{Sampling, SamplingKey};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use self::filter::Filter;
+use crate::sys::{Needs, packet};
 
 /// One frame as it was captured; it may have been cut to its headers.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +47,8 @@ pub struct Frame<'a> {
     pub data: &'a [u8],
     /// Octets on the wire, from the beginning of `data`; at least the captured ones.
     pub original_len: u32,
-    /// Interface index (RFC 2863 ifIndex); of files a number that tells their interfaces apart, 0 where there is none.
+    /// Interface index (RFC 2863 ifIndex); of files a number that tells their interfaces apart, 0
+    /// where there is none.
     pub interface: u32,
     /// Whether this host sent it.
     pub direction: Direction,
@@ -93,22 +97,29 @@ pub trait Source: Send {
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error>;
 
+    /// What reading takes, now that the source is open.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// Frames received and dropped since the source was opened.
     fn stats(&mut self) -> CaptureStats;
 
-    /// Passes what `selection` asks for, from now on; frames that wait to be read were passed by the
-    /// selection before. So to look at fewer flows, begin with that and then select them; to look at more,
-    /// the other way around. It costs nothing where nothing has changed. Files always have all.
+    /// Passes what `selection` asks for, from now on; frames that wait to be read were passed by
+    /// the selection before. So to look at fewer flows, begin with that and then select them; to
+    /// look at more, the other way around. It costs nothing where nothing has changed. Files always
+    /// have all.
     ///
     /// # Errors
-    /// The kernel does not take the other filter, and keeps the one that it has; another call tries again.
+    /// The kernel does not take the other filter, and keeps the one that it has; another call tries
+    /// again.
     fn select(&mut self, _selection: &Selection) -> Result<(), Error> {
         Ok(())
     }
 }
 
-/// The same frames for a visitor that is known when this is compiled: the loop over them and what is done with each become
-/// one, which saves a file of millions of packets a tenth of its time.
+/// The same frames for a visitor that is known when this is compiled: the loop over them and what
+/// is done with each become one, which saves a file of millions of packets a tenth of its time.
 pub trait Frames {
     /// As [`Source::read_batch`].
     ///
@@ -130,11 +141,11 @@ impl Frames for dyn Source + '_ {
 /// What of the traffic is wanted; it may change with every moment. A source may pass more.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Selection {
-    /// Also segments that carry data: where only one direction is seen, data may be the only sign that a
-    /// handshake completed.
+    /// Also segments that carry data: where only one direction is seen, data may be the only sign
+    /// that a handshake completed.
     pub data: bool,
     /// Only the flows of this sample, each of them whole; all where there is none.
-    pub flows: Option<(Ranks, Sampling)>,
+    pub flows: Option<(SamplingKey, Sampling)>,
 }
 
 /// How a live source is opened.
@@ -321,6 +332,12 @@ pub enum Error {
         /// Minor version.
         minor: u16,
     },
+}
+
+impl From<packet::Error> for Error {
+    fn from(packet::Error { call, source }: packet::Error) -> Self {
+        Self::Socket { call, source }
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::Filter;
-use crate::capture::ring::{PacketSocket, select, wait};
+use crate::capture::socket::{FilteredSocket, select, wait};
 use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
+use crate::sys::Needs;
+use crate::sys::privileges::Capability;
 
 /// Frames read from one interface before it is the next one's turn.
 const TURN: usize = 64;
@@ -31,7 +33,8 @@ pub struct Pnet {
 }
 
 impl Pnet {
-    /// Listens in the network namespace of the calling thread, which must then also be the one that reads.
+    /// Listens in the network namespace of the calling thread, which must then also be the one that
+    /// reads.
     ///
     /// # Errors
     /// An unknown interface, or no CAP_NET_RAW.
@@ -39,7 +42,7 @@ impl Pnet {
         settings.interfaces.check()?;
         let filter = settings.filter();
         // Without an interface that is up nothing else would tell that capture is not permitted.
-        PacketSocket::open(&filter)?;
+        FilteredSocket::open(&filter)?;
         let mut pnet = Self {
             interfaces: settings.interfaces.clone(),
             filter,
@@ -97,6 +100,11 @@ impl Source for Pnet {
         self.taps.iter().map(|tap| tap.name.clone()).collect()
     }
 
+    /// It opens a socket for every interface that comes up.
+    fn needs(&self) -> Needs {
+        Needs { capabilities: vec![Capability::CAP_NET_RAW], ..Needs::default() }
+    }
+
     /// Visits up to 64 frames of each interface.
     fn read_batch(
         &mut self,
@@ -134,13 +142,13 @@ struct Tap {
     link: LinkType,
     receiver: Box<dyn DataLinkReceiver>,
     /// The channel's socket, for what `pnet_datalink` has no call for.
-    socket: PacketSocket,
+    socket: FilteredSocket,
 }
 
 impl Tap {
     fn open(interface: &NetworkInterface, filter: &Filter) -> Result<Self, Error> {
         let failed = |source| Error::Interface { interface: interface.name.clone(), source };
-        let socket = PacketSocket::open(filter)?;
+        let socket = FilteredSocket::open(filter)?;
         let config = Config {
             promiscuous: false,
             read_timeout: Some(Duration::ZERO),

@@ -1,9 +1,10 @@
 //! The configuration: a TOML file, then the command line on top of it.
 //!
-//! Every key has a default, so an empty file, or none, is valid. A key or a value that is not known is
-//! refused with its line: what is misspelt must not be silently without effect. There is no raw form
-//! to validate later, as the file is parsed straight into types that hold valid values only
-//! (module `value`). `config/synwatch.toml` is the reference for users and is tested against this module.
+//! Every key has a default, so an empty file, or none, is valid. A key or a value that is not known
+//! is refused with its line: what is misspelt must not be silently without effect. There is no raw
+//! form to validate later, as the file is parsed straight into types that hold valid values only
+//! (module `value`). `config/synwatch.toml` is the reference for users and is tested against this
+//! module.
 
 mod overrides;
 mod ports;
@@ -65,7 +66,8 @@ pub struct Capture {
     pub backend: Backend,
     /// Memory of the packet ring in bytes.
     pub ring_size: RingSize,
-    /// Packets per second beyond which flows are sampled; `None` is 100,000 live, and no limit in `replay`.
+    /// Packets per second beyond which flows are sampled; `None` is 100,000 live, and no limit in
+    /// `replay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet_budget: Option<PacketBudget>,
     /// The part of a processor's time beyond which they are, in percent.
@@ -100,7 +102,8 @@ pub struct Watch {
     pub backlog: Backlog,
     /// Services that are followed one by one.
     pub max_services: MaxServices,
-    /// The network namespace to look into, on the wire and in the kernel; `None` for the current one.
+    /// The network namespace to look into, on the wire and in the kernel; `None` for the current
+    /// one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<Netns>,
 }
@@ -236,8 +239,8 @@ pub enum Error {
 }
 
 impl Config {
-    /// Reads the file at `path`, or else [`DEFAULT_PATH`] where that exists, and lays `overrides` over
-    /// it.
+    /// Reads the file at `path`, or else [`DEFAULT_PATH`] where that exists, and lays `overrides`
+    /// over it.
     ///
     /// # Errors
     ///

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use synwatch_core::observe::{Detection, Report, ServiceReport, Severity, Status};
+use synwatch_core::observe::{
+    Detection, Document, ServiceInternals, ServiceReport, Severity, Snapshot, Status,
+};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page for `report`.
-pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
+/// The page for `snapshot`.
+pub(super) fn render(snapshot: &Snapshot, telemetry_path: &str) -> String {
+    let report = &snapshot.document;
     let status = report.status.word();
     let tone = match report.status {
         Status::Ok => "ok",
@@ -16,7 +19,8 @@ pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
         Status::Critical => "critical",
         Status::Unknown => "unknown",
     };
-    let services: String = report.services.iter().map(service_row).collect();
+    let services = snapshot.services().map(|(service, hidden)| service_row(service, hidden));
+    let services: String = services.collect();
     let (active, over): (Vec<_>, Vec<_>) =
         report.detections.iter().partition(|detection| detection.cleared_at.is_none());
     let none = "<p class=\"quiet\">None.</p>";
@@ -65,13 +69,13 @@ pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
         capture = capture(report),
         active = list(active),
         over = list(over),
-        version = Escaped(report.version),
+        version = Escaped(&report.version),
         to = report.observed.to,
         telemetry_path = Escaped(telemetry_path),
     )
 }
 
-fn capture(report: &Report) -> String {
+fn capture(report: &Document) -> String {
     let capture = &report.capture;
     let half_open = report.totals.half_open;
     let kernel = report
@@ -86,14 +90,14 @@ fn capture(report: &Report) -> String {
          {:.0}% of the flows tracked.",
         capture.packets,
         report.observed.seconds,
-        Escaped(capture.source),
+        Escaped(&capture.source),
         Escaped(&capture.interfaces.join(", ")),
         capture.dropped,
         capture.sampling_ratio * 100.0,
     )
 }
 
-fn service_row(service: &ServiceReport) -> String {
+fn service_row(service: &ServiceReport, hidden: &ServiceInternals) -> String {
     let owner = service.process.as_ref().map_or_else(String::new, |process| {
         let name = process.unit.as_deref().or(process.name.as_deref()).unwrap_or("");
         match process.pid {
@@ -102,8 +106,8 @@ fn service_row(service: &ServiceReport) -> String {
         }
     });
     let kernel = service.half_open_kernel.map_or_else(|| "-".to_owned(), |n| n.to_string());
-    let assumed = if service.backlog_known { "" } else { "~" };
-    let (tone, verdict) = match service.verdict {
+    let assumed = if hidden.backlog_known { "" } else { "~" };
+    let (tone, verdict) = match hidden.verdict {
         None => ("ok", "ok".to_owned()),
         Some((class, variant, severity)) => {
             let variant = variant.map_or_else(String::new, |v| format!(" ({})", v.name()));

@@ -10,7 +10,7 @@ use hyper::{Method, Response, StatusCode};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use synwatch_core::metrics::{self, Exporter};
-use synwatch_core::observe::Report;
+use synwatch_core::observe::Snapshot;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -31,7 +31,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inl
 
 /// What the answers are made of.
 pub struct State {
-    reports: watch::Receiver<Arc<Report>>,
+    reports: watch::Receiver<Arc<Snapshot>>,
     exporter: Box<dyn Fn() -> Exporter + Send + Sync>,
     telemetry_path: String,
     process: ProcessCollector,
@@ -43,7 +43,7 @@ impl State {
     /// Answers from the latest of `reports`; `exporter` is asked at every scrape, so it must be
     /// quick. The value that the channel was made with does not count as a report.
     pub fn new(
-        reports: watch::Receiver<Arc<Report>>,
+        reports: watch::Receiver<Arc<Snapshot>>,
         exporter: impl Fn() -> Exporter + Send + Sync + 'static,
         telemetry_path: impl Into<String>,
     ) -> Self {
@@ -73,8 +73,8 @@ impl State {
             "/-/healthy" => |_| ok(TEXT, "healthy\n"),
             "/-/ready" => Self::ready,
             "/" => Self::page,
-            "/api/v1/status" => |state| json(&**state.reports.borrow()),
-            "/api/v1/detections" => |state| json(&state.reports.borrow().detections),
+            "/api/v1/status" => |state| json(&state.reports.borrow().document),
+            "/api/v1/detections" => |state| json(&state.reports.borrow().document.detections),
             _ => return answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
         };
         // hyper sends the head of the answer only where HEAD asked for it.

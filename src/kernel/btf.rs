@@ -1,8 +1,8 @@
-//! Where the kernel keeps what no interface of it tells: the layout of its structures, in the BPF Type Format
-//! (`Documentation/bpf/btf.rst`).
+//! Where the kernel keeps what no interface of it tells: the layout of its structures, in the BPF
+//! Type Format (`Documentation/bpf/btf.rst`).
 //!
-//! It has more than a hundred thousand types, of which a handful is asked for, once: one walk over the bytes, of which
-//! nothing is kept.
+//! It has more than a hundred thousand types, of which a handful is asked for, once: one walk over
+//! the bytes, of which nothing is kept.
 
 /// `BTF_MAGIC`.
 const MAGIC: u16 = 0xeb9f;
@@ -20,8 +20,8 @@ pub(super) enum Item<'a> {
     Member(&'a str, &'a str),
 }
 
-/// The answers for `items`, of several types with a name for the first one; `None` where one is not found, or where this
-/// is no BTF in the machine's byte order.
+/// The answers for `items`, of several types with a name for the first one; `None` where one is not
+/// found, or where this is no BTF in the machine's byte order.
 pub(super) fn look_up<const N: usize>(btf: &[u8], items: [Item<'_>; N]) -> Option<[u32; N]> {
     let (mut types, strings) = sections(btf)?;
     let mut answers = [None; N];
@@ -61,7 +61,8 @@ struct Type<'a> {
 }
 
 impl<'a> Type<'a> {
-    /// Takes the first one off `types`; not where it is of a kind that is not known, whose length cannot be told.
+    /// Takes the first one off `types`; not where it is of a kind that is not known, whose length
+    /// cannot be told.
     fn take(types: &mut &'a [u8]) -> Option<Self> {
         // Name, info, size or type.
         let [name, info, _] = words(types)?;
@@ -91,7 +92,8 @@ impl<'a> Type<'a> {
     /// The offset of a structure's member, in octets.
     fn offset(&self, strings: &[u8], member: &str) -> Option<u32> {
         let mut members = self.details;
-        // struct btf_member: name, type, offset in bits. With bit fields, its upper octet is their size.
+        // struct btf_member: name, type, offset in bits. With bit fields, its upper octet is their
+        // size.
         while let Some([name, _, bits]) = words(&mut members) {
             if is(strings, name, member) {
                 let has_bit_fields = self.info >> 31 == 1;

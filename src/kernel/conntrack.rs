@@ -24,7 +24,8 @@ pub(super) fn read() -> Option<Conntrack> {
 ///
 /// That is packets for which the table had no room and, from Linux 5.8 on, packets that lost a race
 /// to insert the same flow. `early_drop` is no packet (an entry evicted to make room), and
-/// `insert_failed` counts the lost races a second time, on older kernels even those that cost no packet.
+/// `insert_failed` counts the lost races a second time, on older kernels even those that cost no
+/// packet.
 fn dropped(stat: &str) -> u64 {
     let mut lines = stat.lines();
     let Some(column) = lines

@@ -1,7 +1,7 @@
 //! The kernel as a witness: what a flood does to this host.
 //!
-//! [`Reader::sample`] asks the kernel for its half-open connections, listening sockets, counters and
-//! settings. What each part needs:
+//! [`Reader::sample`] asks the kernel for its half-open connections, listening sockets, counters
+//! and settings. What each part needs:
 //!
 //! | part | source | privilege |
 //! |---|---|---|
@@ -78,12 +78,13 @@ pub struct Reader {
 impl Reader {
     /// Opens the way to the kernel of the calling thread's network namespace.
     ///
-    /// Once a second is often enough to ask. A sample blocks and takes about 15 ms with 33,000 half-open
-    /// connections beside 19,000 established ones (2-core virtual machine, Linux 6.18), most of that in
-    /// the kernel, which walks its whole table of connections; where the lengths of the SYN queues may be asked for, it
-    /// takes 1 ms with 30,000 (`cargo test --release --test kernel -- --ignored --nocapture cost`). The first one, and
-    /// the first after new listeners appeared, takes some milliseconds more to find their owners: about 5 us per open
-    /// descriptor of the processes that are looked into.
+    /// Once a second is often enough to ask. A sample blocks and takes about 15 ms with 33,000
+    /// half-open connections beside 19,000 established ones (2-core virtual machine, Linux 6.18),
+    /// most of that in the kernel, which walks its whole table of connections; where the lengths of
+    /// the SYN queues may be asked for, it takes 1 ms with 30,000 (`cargo test --release --test
+    /// kernel -- --ignored --nocapture cost`). The first one, and the first after new listeners
+    /// appeared, takes some milliseconds more to find their owners: about 5 us per open descriptor
+    /// of the processes that are looked into.
     ///
     /// # Errors
     ///
@@ -97,8 +98,9 @@ impl Reader {
         })
     }
 
-    /// Does now what [`Reader::sample`] else does when it first meets a long SYN queue, for a thread that gives its
-    /// capabilities up. Returns whether the lengths of the queues can be asked for.
+    /// Does now what [`Reader::sample`] else does when it first meets a long SYN queue, for a
+    /// thread that gives its capabilities up. Returns whether the lengths of the queues can be
+    /// asked for.
     pub fn prepare(&self) -> bool {
         self.queues.get_or_init(open_queues).is_some()
     }
@@ -130,8 +132,8 @@ impl Reader {
         })
     }
 
-    /// The listeners and the requests: all of them, or, where the kernel tells otherwise how many there are, as many
-    /// as it takes to know what they are like.
+    /// The listeners and the requests: all of them, or, where the kernel tells otherwise how many
+    /// there are, as many as it takes to know what they are like.
     fn dump(&mut self) -> Result<Dump, Error> {
         let lengths = OnceCell::new();
         let ask = |dump: &Dump| {
@@ -217,7 +219,8 @@ fn listeners<'a>(
     groups.into_values().collect()
 }
 
-/// The owner to show of a group: of several processes the one with the lowest id, mostly the parent.
+/// The owner to show of a group: of several processes the one with the lowest id, mostly the
+/// parent.
 fn better_owner(shown: Option<Process>, other: Option<&Process>) -> Option<Process> {
     let rank = |process: &Process| (process.pid.is_none(), process.pid);
     match (shown, other) {

@@ -1,8 +1,8 @@
 //! Who owns a listening socket: its systemd unit (by cgroup) and its process (by `/proc/PID/fd`).
 //!
 //! Reading every descriptor of every process is what makes `netstat -p` slow, so nothing is looked
-//! up twice: a socket is searched for when it first appears, its cgroup tells where, and from then on
-//! one readlink per sample confirms that its process still holds it.
+//! up twice: a socket is searched for when it first appears, its cgroup tells where, and from then
+//! on one readlink per sample confirms that its process still holds it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -26,7 +26,8 @@ use super::dump::ListenSocket;
 const MAX_DESCRIPTORS: usize = 1024;
 
 /// Octets for the names of descriptors that are read at once: some 40 of them. The kernel does work
-/// for each that it names, and a server with ten thousand connections has its listeners among the first.
+/// for each that it names, and a server with ten thousand connections has its listeners among the
+/// first.
 const NAMES: usize = 1024;
 
 /// Octets of a link's target that are read: those of a socket's need at most 19.
@@ -245,8 +246,8 @@ fn members(cgroup: &Path) -> Vec<u32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// The systemd unit that a cgroup (its path within the hierarchy) belongs to: the innermost service,
-/// socket or scope, else simply the last part.
+/// The systemd unit that a cgroup (its path within the hierarchy) belongs to: the innermost
+/// service, socket or scope, else simply the last part.
 fn unit(path: &Path) -> Option<String> {
     let parts = || path.iter().rev().filter_map(|part| part.to_str()).filter(|part| *part != "/");
     parts()

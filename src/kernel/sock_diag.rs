@@ -49,8 +49,8 @@ impl SockDiag {
         Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
-    /// All sockets in LISTEN and then the requests in SYN_RECV, of IPv4 and IPv6, until those that were told are
-    /// `enough`.
+    /// All sockets in LISTEN and then the requests in SYN_RECV, of IPv4 and IPv6, until those that
+    /// were told are `enough`.
     ///
     /// The kernel walks its tables between one datagram and the next, so a busy table is seen over
     /// a span of time: a request that comes or goes meanwhile may be missed.
@@ -103,9 +103,9 @@ impl SockDiag {
 
 /// The request for all LISTEN and SYN_RECV sockets.
 ///
-/// `TCPDIAG_GETSOCK` with a `struct inet_diag_req` is the older form of `SOCK_DIAG_BY_FAMILY`, and the
-/// only one that asks for IPv4 and IPv6 at once (`inet_diag_dump_compat`, which ignores the family).
-/// It halves the time: the kernel goes through all its connections for each request.
+/// `TCPDIAG_GETSOCK` with a `struct inet_diag_req` is the older form of `SOCK_DIAG_BY_FAMILY`, and
+/// the only one that asks for IPv4 and IPv6 at once (`inet_diag_dump_compat`, which ignores the
+/// family). It halves the time: the kernel goes through all its connections for each request.
 ///
 /// With the bit of SYN_RECV the kernel also shows its request sockets (TCP_NEW_SYN_RECV, state 12;
 /// `inet_diag_dump_icsk`, since Linux 6.14 `tcp_diag_dump`), which are the half-open connections; a

@@ -1,8 +1,9 @@
 //! How many requests each listening socket has in SYN_RECV, without a look at any of them.
 //!
-//! The kernel counts them (`icsk_accept_queue.qlen`), and decides by that number whether a queue is full, but shows it
-//! nowhere. So a BPF program iterates over the TCP sockets of the namespace (`bpf_iter_tcp`, Linux 5.9) and writes down
-//! the number for those in LISTEN; these come first, and at the first other socket it stops.
+//! The kernel counts them (`icsk_accept_queue.qlen`), and decides by that number whether a queue is
+//! full, but shows it nowhere. So a BPF program iterates over the TCP sockets of the namespace
+//! (`bpf_iter_tcp`, Linux 5.9) and writes down the number for those in LISTEN; these come first,
+//! and at the first other socket it stops.
 //!
 //! It needs CAP_BPF and CAP_PERFMON to be loaded, none to be run (Linux 5.19).
 
@@ -61,8 +62,9 @@ impl SynQueues {
         Ok(Self { link: bpf::attach_iterator(&program)? })
     }
 
-    /// The requests in SYN_RECV of each listening socket in the calling thread's network namespace, by the socket's
-    /// cookie, which a socket has from the first time that sock_diag or another asks for it.
+    /// The requests in SYN_RECV of each listening socket in the calling thread's network namespace,
+    /// by the socket's cookie, which a socket has from the first time that sock_diag or another
+    /// asks for it.
     ///
     /// # Errors
     /// The kernel does not let the program be run.
@@ -86,8 +88,8 @@ impl SynQueues {
     }
 }
 
-/// The program, for a kernel that has the state and the cookie at these offsets of `struct sock_common` and the length of
-/// the queue at that of `struct tcp_sock`.
+/// The program, for a kernel that has the state and the cookie at these offsets of `struct
+/// sock_common` and the length of the queue at that of `struct tcp_sock`.
 fn program(state: i16, cookie: i16, length: i16) -> [Instruction; 22] {
     [
         // struct bpf_iter__tcp: its meta data, and the socket, which is none at the end.
@@ -122,9 +124,9 @@ fn program(state: i16, cookie: i16, length: i16) -> [Instruction; 22] {
 
 /// Fewer requests than these in a queue are nothing to ask about: no verdict hangs on them.
 const FEW: u32 = 16;
-/// So many tell what the others of a queue are like. The dump follows the kernel's hash table, whose order is keyed and
-/// has nothing to do with the addresses: the first ones are as good a sample as any, and a share of them is off by
-/// 1.1 percentage points at most (one standard error).
+/// So many tell what the others of a queue are like. The dump follows the kernel's hash table,
+/// whose order is keyed and has nothing to do with the addresses: the first ones are as good a
+/// sample as any, and a share of them is off by 1.1 percentage points at most (one standard error).
 pub(super) const ENOUGH: u32 = 2_048;
 
 /// The lengths of the SYN queues of all services.
@@ -145,8 +147,8 @@ impl Lengths {
         Some(Self { listeners: listeners(sockets, |_| None), lengths })
     }
 
-    /// Whether the requests of `dump` tell what those in the queues are like. Not where one is in no queue: its listener
-    /// is gone, or has another address (transparent proxies).
+    /// Whether the requests of `dump` tell what those in the queues are like. Not where one is in
+    /// no queue: its listener is gone, or has another address (transparent proxies).
     pub fn suffice(&self, dump: &Dump) -> bool {
         let mut seen = BTreeMap::<_, u32>::new();
         for row in dump.half_open.values() {

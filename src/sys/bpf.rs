@@ -10,7 +10,8 @@ use memmap2::{Mmap, MmapOptions};
 /// An instruction as it lies in memory (`struct bpf_insn` of `linux/bpf.h`).
 pub type Instruction = u64;
 
-/// Operations (RFC 9669, section 4), each with the size or the kind of operand that it is used with.
+/// Operations (RFC 9669, section 4), each with the size or the kind of operand that it is used
+/// with.
 pub mod op {
     /// to += number, of 64 bits
     pub const ADD_NUMBER: u8 = 0x07;
@@ -77,11 +78,13 @@ struct ProgramAttributes {
     attach_btf_id: u32,
 }
 
-/// Loads a program of type `kind`. Those for attaching to a function of the kernel (`BPF_PROG_TYPE_TRACING`) say
-/// how (`enum bpf_attach_type`) and, by its number in the kernel's BTF, to which; others say zero.
+/// Loads a program of type `kind`. Those for attaching to a function of the kernel
+/// (`BPF_PROG_TYPE_TRACING`) say how (`enum bpf_attach_type`) and, by its number in the kernel's
+/// BTF, to which; others say zero.
 ///
 /// # Errors
-/// The kernel refuses it, for want of CAP_BPF and what else the type needs, or because it finds a fault in it.
+/// The kernel refuses it, for want of CAP_BPF and what else the type needs, or because it finds a
+/// fault in it.
 pub fn load(
     kind: u32,
     (attach_type, attach_btf_id): (u32, u32),
@@ -97,7 +100,8 @@ pub fn load(
         attach_btf_id,
         ..ProgramAttributes::default()
     };
-    // SAFETY: the attributes point to as many instructions as they say, and to a string with its end.
+    // SAFETY: the attributes point to as many instructions as they say, and to a string with its
+    // end.
     unsafe { call_for_descriptor(PROG_LOAD, &mut attributes) }
 }
 
@@ -112,8 +116,8 @@ pub fn attach_iterator(program: &OwnedFd) -> io::Result<OwnedFd> {
     unsafe { call_for_descriptor(LINK_CREATE, &mut attributes) }
 }
 
-/// A file that runs an attached iterator when it is read, in the network namespace of the thread that calls this, and
-/// holds what the program writes.
+/// A file that runs an attached iterator when it is read, in the network namespace of the thread
+/// that calls this, and holds what the program writes.
 ///
 /// # Errors
 /// The kernel refuses: before Linux 5.19, a thread without CAP_BPF.
@@ -125,7 +129,8 @@ pub fn open_iterator(link: &OwnedFd) -> io::Result<OwnedFd> {
 
 /// The running kernel's types (BTF).
 pub enum KernelTypes {
-    /// As the kernel has them. To have a copy of their 5 MB takes several times as long as to look through them.
+    /// As the kernel has them. To have a copy of their 5 MB takes several times as long as to look
+    /// through them.
     Mapped(Mmap),
     /// A copy, before Linux 6.16.
     Read(Vec<u8>),
@@ -148,8 +153,8 @@ impl Deref for KernelTypes {
 /// It does not tell them, or not to this user.
 pub fn kernel_types() -> io::Result<KernelTypes> {
     let mut file = File::open("/sys/kernel/btf/vmlinux")?;
-    // SAFETY: this is no file on a disk, which another could cut short or write to, but memory of the kernel that
-    // stays as it is.
+    // SAFETY: this is no file on a disk, which another could cut short or write to, but memory of
+    // the kernel that stays as it is.
     match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
         Ok(bytes) => Ok(KernelTypes::Mapped(bytes)),
         Err(_) => {
@@ -180,13 +185,15 @@ unsafe fn call_for_descriptor<T>(command: libc::c_long, attributes: &mut T) -> i
 /// A call of bpf(2).
 ///
 /// # Safety
-/// `attributes` is what the command reads and writes of `union bpf_attr`, without padding; the pointers in it are to
-/// memory of the lengths beside them, which may be written to where the command does so.
+/// `attributes` is what the command reads and writes of `union bpf_attr`, without padding; the
+/// pointers in it are to memory of the lengths beside them, which may be written to where the
+/// command does so.
 ///
 /// # Errors
 /// The kernel's.
 pub unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the attributes are valid for their length, and what they point to as the caller promises.
+    // SAFETY: the attributes are valid for their length, and what they point to as the caller
+    // promises.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, (&raw mut *attributes), size_of::<T>()) };
     match libc::c_int::try_from(result) {

@@ -2,23 +2,23 @@
 
 use std::ops::Range;
 
-/// Asks the kernel to back memory that nothing was written to so far with huge pages, so that a look-up in a table
-/// of many megabytes does not also have to wait for the page tables. Whether it does makes no difference but
-/// in speed.
+/// Asks the kernel to back memory that nothing was written to so far with huge pages, so that a
+/// look-up in a table of many megabytes does not also have to wait for the page tables. Whether it
+/// does makes no difference but in speed.
 pub fn use_huge_pages(memory: &Range<*const u8>) {
     const HUGE: usize = 2 << 20;
     let start = (memory.start as usize).next_multiple_of(HUGE);
     let length = (memory.end as usize / HUGE * HUGE).saturating_sub(start);
     if length > 0 {
         let address = memory.start.wrapping_add(start - memory.start as usize).cast_mut().cast();
-        // SAFETY: the advice changes neither the contents nor the addresses of the memory, so it is harmless
-        // whatever the range is.
+        // SAFETY: the advice changes neither the contents nor the addresses of the memory, so it is
+        // harmless whatever the range is.
         unsafe { libc::madvise(address, length, libc::MADV_HUGEPAGE) };
     }
 }
 
-/// Has all threads allocate from one heap: by default glibc gives each its own, of which what one frees is of no use to
-/// another. None of them allocates where it matters.
+/// Has all threads allocate from one heap: by default glibc gives each its own, of which what one
+/// frees is of no use to another. None of them allocates where it matters.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a parameter of the allocator; it takes any number.

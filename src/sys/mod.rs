@@ -5,7 +5,12 @@ pub mod bpf;
 #[cfg(test)]
 pub(crate) mod headers;
 pub mod memory;
+mod needs;
 pub mod netns;
+pub mod packet;
 pub mod privileges;
-pub mod sandbox;
-pub mod service;
+mod sandbox;
+pub mod systemd;
+pub mod threads;
+
+pub use needs::Needs;

@@ -59,7 +59,8 @@ pub fn enter(spec: &str) -> Result<(), Error> {
         io::ErrorKind::PermissionDenied => Error::NotPermitted(path.clone()),
         _ => Error::Open { path: path.clone(), source },
     })?;
-    // SAFETY: setns takes a descriptor, which `namespace` keeps open, and a flag; it touches no memory.
+    // SAFETY: setns takes a descriptor, which `namespace` keeps open, and a flag; it touches no
+    // memory.
     if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
         return Ok(());
     }

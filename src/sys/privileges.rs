@@ -2,18 +2,24 @@
 //!
 //! # Order
 //!
-//! Capabilities and no_new_privs belong to a *thread*; a new thread inherits those of the thread that
-//! starts it, and none can change another's. So a program that is to end up without privileges does, on
-//! its first thread: open what needs them (capture sockets, another network namespace, ports below
-//! 1024), then [`drop_except`], and only then start threads, a tokio runtime included. A thread
-//! that must keep more (the reader of other processes' descriptors, say) starts before that and drops
-//! the rest for itself.
+//! Capabilities and no_new_privs belong to a *thread*; a new thread inherits those of the thread
+//! that starts it, and none can change another's. So a program that is to end up without privileges
+//! does, on its first thread: open what needs them (capture sockets, another network namespace,
+//! ports below 1024), then [`drop_except`], and only then start threads, a tokio runtime included.
+//! A thread that must keep more (the reader of other processes' descriptors, say) starts before
+//! that and drops the rest for itself. [`threads`](crate::sys::threads) has a type for each of
+//! these states.
 
 use std::io;
 
 use caps::CapSet;
 pub use caps::Capability;
 use thiserror::Error;
+
+/// What it takes to name the owners of sockets: to read the links in `/proc/PID/fd` of other users'
+/// processes.
+pub const INSPECT_PROCESSES: [Capability; 2] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// Why privileges remain.
 #[derive(Debug, Error)]
@@ -40,8 +46,8 @@ pub fn has(capability: Capability) -> bool {
 /// Takes all capabilities but those of `keep` from the calling thread, and from the threads and
 /// programs that it starts from now on, for good.
 ///
-/// What is not held is not gained: `keep` may name more than the thread has. The bounding set can be
-/// reduced with CAP_SETPCAP only; without it, no_new_privs alone keeps programs from regaining
+/// What is not held is not gained: `keep` may name more than the thread has. The bounding set can
+/// be reduced with CAP_SETPCAP only; without it, no_new_privs alone keeps programs from regaining
 /// capabilities.
 ///
 /// # Errors
@@ -72,8 +78,8 @@ pub fn drop_except(keep: &[Capability]) -> Result<(), Error> {
 
 /// From now on no program that is started gains a privilege by set-user-ID or file capabilities.
 fn set_no_new_privileges() -> io::Result<()> {
-    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only, touches no memory of ours and, as prctl(2) asks,
-    // has 1 in the first and 0 in the unused arguments.
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only, touches no memory of ours and, as prctl(2)
+    // asks, has 1 in the first and 0 in the unused arguments.
     let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,22 +1,23 @@
 //! Confines the process to the files that it needs, by Landlock.
 //!
-//! Landlock is an addition for where systemd's own sandbox is not: it needs no privilege, and no kernel
-//! that lacks it stops synwatch. Filtering of system calls is left to the unit file.
+//! Landlock is an addition for where systemd's own sandbox is not: it needs no privilege, and no
+//! kernel that lacks it stops synwatch. Filtering of system calls is left to the unit file.
 //!
-//! Like privileges it holds for the calling thread and the threads that it starts from then on, so it
-//! is applied before the tokio runtime starts, after everything is open that lies elsewhere.
+//! Like privileges it holds for the calling thread and the threads that it starts from then on, so
+//! it is applied before the tokio runtime starts, after everything is open that lies elsewhere.
 //!
-//! A confined thread may not look into processes outside of its sandbox as a debugger would, which is
-//! what reading the links in `/proc/PID/fd` counts as; `/proc/PID/comm`, `/proc/PID/cgroup` and the
-//! like stay readable. Who needs those links runs on a thread that was started earlier.
+//! A confined thread may not look into processes outside of its sandbox as a debugger would, which
+//! is what reading the links in `/proc/PID/fd` counts as; `/proc/PID/comm`, `/proc/PID/cgroup` and
+//! the like stay readable. Who needs those links runs on a thread that was started earlier.
 
 use std::fmt;
-use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, make_bitflags, path_beneath_rules,
 };
+
+use crate::sys::Needs;
 
 /// Always readable: counters, sysctls and processes; the units that own them; time zones and the
 /// like are not needed.
@@ -24,7 +25,7 @@ const READABLE: [&str; 2] = ["/proc", "/sys/fs/cgroup"];
 
 /// What came of it; for the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Sandbox {
+pub(super) enum Sandbox {
     /// Everything asked for is in force.
     Full,
     /// The kernel knows Landlock, but an older version of it: a part is in force.
@@ -46,16 +47,15 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// Confines the calling thread and those it starts: of the file system it may read `/proc`,
-/// `/sys/fs/cgroup` and `readable`, create and append to files in the directories `writable`, and also
-/// replace and remove those in the directories `replaceable`; it
-/// may run no program and connect to nobody by TCP. What is already open stays usable.
+/// Confines the calling thread and those it starts. Of the file system it may read `/proc`,
+/// `/sys/fs/cgroup` and what `needs` names, and write where `needs` says so. It may run no program
+/// and connect to nobody by TCP. What is already open stays usable.
 ///
-/// Files can be replaced (as editors and log rotation do) only where their directory is given, not the
-/// file itself. Paths that do not exist are passed over.
+/// Files can be replaced (as editors and log rotation do) only where their directory is given, not
+/// the file itself. Paths that do not exist are passed over.
 #[must_use]
-pub fn confine(readable: &[&Path], writable: &[&Path], replaceable: &[&Path]) -> Sandbox {
-    match apply(readable, writable, replaceable) {
+pub(super) fn confine(needs: &Needs) -> Sandbox {
+    match apply(needs) {
         Ok((RulesetStatus::FullyEnforced, _)) => Sandbox::Full,
         Ok((RulesetStatus::PartiallyEnforced, _)) => Sandbox::Partial,
         Ok((RulesetStatus::NotEnforced, LandlockStatus::NotEnabled)) => Sandbox::Unavailable(
@@ -68,11 +68,7 @@ pub fn confine(readable: &[&Path], writable: &[&Path], replaceable: &[&Path]) ->
     }
 }
 
-fn apply(
-    readable: &[&Path],
-    writable: &[&Path],
-    replaceable: &[&Path],
-) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
+fn apply(needs: &Needs) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
     // The newest version that these rules were written for; an older kernel enforces what it knows.
     let abi = ABI::V5;
     let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
@@ -83,9 +79,9 @@ fn apply(
         .handle_access(AccessNet::ConnectTcp)?
         .create()?
         .add_rules(path_beneath_rules(READABLE, read))?
-        .add_rules(path_beneath_rules(readable, read))?
-        .add_rules(path_beneath_rules(writable, append))?
-        .add_rules(path_beneath_rules(replaceable, replace))?
+        .add_rules(path_beneath_rules(&needs.readable, read))?
+        .add_rules(path_beneath_rules(&needs.writable, append))?
+        .add_rules(path_beneath_rules(&needs.replaceable, replace))?
         .restrict_self()?;
     Ok((status.ruleset, status.landlock))
 }
@@ -94,6 +90,7 @@ fn apply(
 mod tests {
     use std::fs::{self, OpenOptions};
     use std::io::{ErrorKind, Write};
+    use std::path::PathBuf;
     use std::thread;
 
     use super::*;
@@ -111,8 +108,13 @@ mod tests {
 
         // On a thread of its own: the sandbox cannot be left again.
         let confined = thread::spawn(move || {
-            let missing = Path::new("/nonexistent");
-            let sandbox = confine(&[config.path(), missing], &[events.path()], &[state.path()]);
+            let needs = Needs {
+                readable: vec![config.path().to_owned(), PathBuf::from("/nonexistent")],
+                writable: vec![events.path().to_owned()],
+                replaceable: vec![state.path().to_owned()],
+                ..Needs::default()
+            };
+            let sandbox = confine(&needs);
             if let Sandbox::Unavailable(reason) = &sandbox {
                 eprintln!("skipped: {reason}");
                 return;

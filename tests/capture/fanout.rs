@@ -8,30 +8,33 @@ use std::time::{Duration, Instant};
 use pnet_datalink::DataLinkSender;
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Error, Selection, Settings, Source};
-use synwatch_core::flow::Ranks;
+use synwatch_core::sampling::SamplingKey;
 
 use crate::live::{named, tun};
 use crate::netns::{Lab, inside, ip};
-use crate::sampling::{Identity, drain, frames, ranks, sampled, sender, wanted};
+use crate::sampling::{Identity, drain, frames, sampled, sampling_key, sender, wanted};
 
-/// Not a power of two: every bit of a rank decides.
+/// Not a power of two: every bit of a sampling hash decides.
 const SHARDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// A group of rings, and one that sees everything.
 struct Rings {
-    ranks: Ranks,
+    sampling_key: SamplingKey,
     group: Vec<Ring>,
     single: Ring,
 }
 
 impl Rings {
     fn open(namespace: &str, settings: &Settings) -> Self {
-        let ranks = ranks(5);
+        let sampling_key = sampling_key(5);
         let (group, single) = inside(namespace, || {
-            (Ring::open_group(settings, SHARDS, &ranks).unwrap(), Ring::open(settings).unwrap())
+            (
+                Ring::open_group(settings, SHARDS, &sampling_key).unwrap(),
+                Ring::open(settings).unwrap(),
+            )
         });
         assert_eq!(group.len(), SHARDS.get());
-        Self { ranks, group, single }
+        Self { sampling_key, group, single }
     }
 
     fn select(&mut self, selection: &Selection) {
@@ -45,7 +48,7 @@ impl Rings {
         let mut all = Vec::new();
         for (shard, ring) in self.group.iter_mut().enumerate() {
             let segments = drain(ring);
-            check_shard(&self.ranks, shard, &segments);
+            check_shard(&self.sampling_key, shard, &segments);
             all.extend(segments);
             assert_eq!(ring.stats().dropped, 0);
         }
@@ -74,18 +77,21 @@ impl Rings {
 }
 
 /// Every flow belongs to this shard.
-fn check_shard(ranks: &Ranks, shard: usize, segments: &[Identity]) {
+fn check_shard(sampling_key: &SamplingKey, shard: usize, segments: &[Identity]) {
     for segment in segments {
         let (source, source_port, destination, destination_port, _) = *segment;
-        let ends = [ranks.end(source, source_port), ranks.end(destination, destination_port)];
-        assert_eq!(ranks.of(ends).shard(SHARDS), shard, "{segment:?}");
+        let ends = [
+            sampling_key.end(source, source_port),
+            sampling_key.end(destination, destination_port),
+        ];
+        assert_eq!(sampling_key.of(ends).shard(SHARDS), shard, "{segment:?}");
     }
 }
 
-/// All, with data too, and few, by the ranks that decide the shard and by others.
+/// All, with data too, and few, by the sampling_key that decide the shard and by others.
 fn selections() -> [Selection; 4] {
     let with_data = Selection { data: true, flows: None };
-    [Selection::default(), with_data, sampled(ranks(5), 3), sampled(ranks(6), 2)]
+    [Selection::default(), with_data, sampled(sampling_key(5), 3), sampled(sampling_key(6), 2)]
 }
 
 type Sender = Box<dyn DataLinkSender>;
@@ -242,7 +248,7 @@ fn a_group_follows_interfaces_that_come_and_go() {
             while start.elapsed() < Duration::from_millis(1_300) {
                 rings.drain();
             }
-            rings.check(&sampled(ranks(5), 1), 100, by(&mut veth_senders(&lab)));
+            rings.check(&sampled(sampling_key(5), 1), 100, by(&mut veth_senders(&lab)));
         };
         check();
         assert!(ip(&format!("-n {} link set veth0 down", lab.server)));
@@ -267,7 +273,7 @@ fn a_group_may_be_opened_before_its_interface_is_up() {
 #[test]
 fn a_group_that_is_opened_under_load_hears_nothing_wrong() {
     let Some(lab) = Lab::new() else { return };
-    let (frames, ranks) = (frames(500, false), ranks(5));
+    let (frames, sampling_key) = (frames(500, false), sampling_key(5));
     let mut senders = veth_senders(&lab);
     let mut send = || {
         for (sender, frame) in &frames {
@@ -276,7 +282,7 @@ fn a_group_that_is_opened_under_load_hears_nothing_wrong() {
     };
     let groups = std::thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let open = || Ring::open_group(&named(&[]), SHARDS, &ranks).unwrap();
+            let open = || Ring::open_group(&named(&[]), SHARDS, &sampling_key).unwrap();
             inside(&lab.server, || [(); 10].map(|()| open()))
         });
         while !opening.is_finished() {
@@ -290,7 +296,7 @@ fn a_group_that_is_opened_under_load_hears_nothing_wrong() {
         for (shard, ring) in group.iter_mut().enumerate() {
             let segments = drain(ring);
             assert!(!segments.is_empty());
-            check_shard(&ranks, shard, &segments);
+            check_shard(&sampling_key, shard, &segments);
         }
     }
 }
@@ -300,8 +306,9 @@ fn a_group_that_is_opened_under_load_hears_nothing_wrong() {
 fn a_group_of_one_is_a_ring() {
     let Some(lab) = Lab::new() else { return };
     let settings = named(&["veth0"]);
-    let mut group =
-        inside(&lab.server, || Ring::open_group(&settings, NonZeroUsize::MIN, &ranks(5)).unwrap());
+    let mut group = inside(&lab.server, || {
+        Ring::open_group(&settings, NonZeroUsize::MIN, &sampling_key(5)).unwrap()
+    });
     let [ring] = &mut group[..] else { panic!("{} rings", group.len()) };
     let (frames, mut senders) = (frames(50, true), veth_senders(&lab));
     for (sender, frame) in &frames {
@@ -315,7 +322,7 @@ fn a_group_that_cannot_be_opened_says_why() {
     let Some(lab) = Lab::new() else { return };
     inside(&lab.server, || {
         let open = |settings: &Settings, count| {
-            Ring::open_group(settings, NonZeroUsize::new(count).unwrap(), &ranks(5)).err()
+            Ring::open_group(settings, NonZeroUsize::new(count).unwrap(), &sampling_key(5)).err()
         };
         let error = open(&named(&["no-such-if"]), 2).unwrap();
         assert!(matches!(error, Error::UnknownInterface { .. }), "{error}");

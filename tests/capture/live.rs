@@ -217,8 +217,9 @@ fn vlan_tags_in_the_data_are_stepped_over() {
 
 #[test]
 fn devices_without_a_link_header_give_ip_packets() {
-    let Some(lab) = Lab::new() else { return };
     for open in [RING, PNET] {
+        // A child that is being started may still hold the device of the first turn.
+        let Some(lab) = Lab::new() else { return };
         let Some(mut tun) = inside(&lab.server, tun) else { return };
         assert!(ip(&format!("-n {} link set tun0 up", lab.server)));
         for settings in [named(&["tun0"]), named(&[])] {

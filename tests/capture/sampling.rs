@@ -9,7 +9,7 @@ use etherparse::{PacketBuilder, TcpHeader};
 use pnet_datalink::{Channel, Config, DataLinkSender};
 use synwatch::capture::ring::Ring;
 use synwatch::capture::{Batch, Selection, Settings, Source};
-use synwatch_core::flow::{HashKey, Hasher, Level, Ranks, Sampling};
+use synwatch_core::sampling::{HashKey, Hasher, Sampling, SamplingKey, SamplingLevel};
 use synwatch_core::wire::{Address, LinkType, Segment, decode};
 
 use crate::live::{Open, PNET, RING, named, tun};
@@ -81,9 +81,9 @@ pub fn wanted(frames: &[(usize, Vec<u8>)], selection: &Selection) -> Vec<Identit
         .map(|(_, frame)| decode(LinkType::Ethernet, frame, frame.len() as u32).unwrap())
         .filter(|segment| selection.data || segment.payload_len == 0)
         .filter(|segment| {
-            selection.flows.as_ref().is_none_or(|(ranks, sampling)| {
-                let ends = ranks.ends(segment);
-                sampling.level(ends).includes(ranks.of(ends))
+            selection.flows.as_ref().is_none_or(|(sampling_key, sampling)| {
+                let ends = sampling_key.ends(segment);
+                sampling.level(ends).includes(sampling_key.of(ends))
             })
         })
         .map(|segment| identity(&segment))
@@ -109,33 +109,36 @@ pub fn drain(source: &mut dyn Source) -> Vec<Identity> {
     segments
 }
 
-pub fn ranks(key: u8) -> Ranks {
-    *Hasher::new(HashKey([key; 16])).ranks()
+pub fn sampling_key(key: u8) -> SamplingKey {
+    *Hasher::new(HashKey([key; 16])).sampling_key()
 }
 
-pub fn sampled(ranks: Ranks, general: u8) -> Selection {
-    let sampling = Sampling { general: Level::new(general), heavy: Vec::new() };
-    Selection { data: false, flows: Some((ranks, sampling)) }
+pub fn sampled(sampling_key: SamplingKey, general: u8) -> Selection {
+    let sampling = Sampling { general: SamplingLevel::new(general), heavy: Vec::new() };
+    Selection { data: false, flows: Some((sampling_key, sampling)) }
 }
 
 /// Selections to go through one after the other.
 fn selections() -> Vec<Selection> {
-    let ranks = ranks(5);
+    let sampling_key = sampling_key(5);
     let [v4, v6]: [IpAddr; 2] =
         ["198.51.100.10".parse().unwrap(), "2001:db8:8::10".parse().unwrap()];
     let heavy =
-        [(v4, 440, 3), (v6, 440, 3), (v4, 441, 0), (v6, 441, 0), (v4, 442, 16), (v6, 442, 16)]
-            .map(|(address, port, level)| (ranks.end(address.into(), port), Level::new(level)));
-    let sampling = Sampling { general: Level::new(1), heavy: heavy.to_vec() };
-    let heavy = Selection { data: false, flows: Some((ranks, sampling)) };
-    let with_data = Selection { data: true, ..sampled(ranks, 1) };
+        [(v4, 440, 3), (v6, 440, 3), (v4, 441, 0), (v6, 441, 0), (v4, 442, 16), (v6, 442, 16)].map(
+            |(address, port, level)| {
+                (sampling_key.end(address.into(), port), SamplingLevel::new(level))
+            },
+        );
+    let sampling = Sampling { general: SamplingLevel::new(1), heavy: heavy.to_vec() };
+    let heavy = Selection { data: false, flows: Some((sampling_key, sampling)) };
+    let with_data = Selection { data: true, ..sampled(sampling_key, 1) };
     let all = Selection::default();
     vec![
         all.clone(),
-        sampled(ranks, 2),
-        sampled(ranks, 3),
+        sampled(sampling_key, 2),
+        sampled(sampling_key, 3),
         heavy,
-        sampled(ranks, 2),
+        sampled(sampling_key, 2),
         with_data,
         all,
     ]
@@ -208,7 +211,7 @@ fn no_flow_of_both_samples_is_lost_while_one_replaces_the_other() {
     let Some(lab) = Lab::new() else { return };
     let mut senders = [&lab.client, &lab.server].map(|namespace| sender(namespace, "veth0"));
     let mut ring = open(RING, &lab.server, &named(&["veth0"]));
-    let [more, fewer] = [1, 3].map(|level| sampled(ranks(6), level));
+    let [more, fewer] = [1, 3].map(|level| sampled(sampling_key(6), level));
     ring.select(&more).unwrap();
     drain(ring.as_mut());
     let frames = frames(2_000, false);
@@ -242,9 +245,10 @@ fn the_largest_program_fits_into_the_memory_that_a_socket_may_have() {
         let ports = (0..64).collect();
         let mut ring = Ring::open(&Settings { ports, ..named(&["veth0"]) }).unwrap();
         for number in 0..4 {
-            let heavy = (0..Sampling::HEAVY as u32).map(|n| (!n - number, Level::new(n as u8)));
-            let sampling = Sampling { general: Level::MAX, heavy: heavy.collect() };
-            let flows = Some((ranks(7), sampling));
+            let heavy =
+                (0..Sampling::HEAVY as u32).map(|n| (!n - number, SamplingLevel::new(n as u8)));
+            let sampling = Sampling { general: SamplingLevel::MAX, heavy: heavy.collect() };
+            let flows = Some((sampling_key(7), sampling));
             ring.select(&Selection { data: false, flows }).unwrap();
         }
     });

@@ -5,12 +5,12 @@ use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use synwatch_core::engine::STEP;
 use synwatch_core::engine::{self, Action, Engine};
-use synwatch_core::flow::HashKey;
 use synwatch_core::observe::{
-    CaptureStats, KernelHalfOpen, KernelSample, Listener, Report, Sysctls,
+    CaptureStats, Document, KernelHalfOpen, KernelSample, Listener, Sysctls,
 };
-use synwatch_core::stats::STEP;
+use synwatch_core::sampling::HashKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{
     Address, Flags, Fragments, LinkType, OptionLayout, Segment, SeqNumber, Skip, decode_into,
@@ -139,8 +139,8 @@ pub struct Played {
     /// The host that the event came from.
     pub attacker: Option<IpAddr>,
     /// As of the end of the events, and of the whole.
-    pub height: Report,
-    pub end: Report,
+    pub height: Document,
+    pub end: Document,
     pub packets: u64,
 }
 
@@ -212,9 +212,9 @@ impl<'a> World<'a> {
     pub fn play(mut self) -> Played {
         let length = nanos(self.scenario.length());
         self.until(self.origin + length);
-        let height = self.engine.snapshot(START + Duration::from_nanos(self.now));
+        let height = self.engine.snapshot(START + Duration::from_nanos(self.now)).document;
         self.until(self.origin + length + nanos(self.scenario.cool_down));
-        let end = self.engine.snapshot(START + Duration::from_nanos(self.now));
+        let end = self.engine.snapshot(START + Duration::from_nanos(self.now)).document;
         if self.form.is_some() && self.stats.dropped == 0 {
             assert_eq!(end.capture.tcp_segments, self.datagrams);
         }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use synwatch_core::detect::{Detector, Observation, RateLimits};
+use synwatch_core::engine::RateLimits;
+use synwatch_core::engine::STEP;
 use synwatch_core::observe::Severity;
-use synwatch_core::stats::{STEP, Step};
+use synwatch_core::testing::Step;
+use synwatch_core::testing::{Detector, Observation};
 use synwatch_core::time::Timestamp;
 
 use crate::random::Random;

@@ -12,10 +12,10 @@ use std::thread;
 use crate::files::{
     DAY, ETHERNET, FLOOD, File, Folder, USER0, anonymous, block, gzip, packet_block, section, syn,
 };
-use crate::program::{Report, replay, replay_with};
+use crate::program::{Document, replay, replay_with};
 
 /// The report on a file of this content.
-fn report(content: impl AsRef<[u8]>) -> Report {
+fn report(content: impl AsRef<[u8]>) -> Document {
     replay(&[Folder::new().write(content)]).report()
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::program::{Answer, Report, replay};
+use crate::program::{Answer, Document, replay};
 
 #[derive(Deserialize)]
 struct Labels {
@@ -46,7 +46,7 @@ impl Capture {
     ///
     /// # Panics
     /// Where the program did neither, or refused a sound file.
-    pub fn report(&self) -> Option<Report> {
+    pub fn report(&self) -> Option<Document> {
         if self.label.readable || self.answer.code != Some(3) {
             return Some(self.answer.report());
         }

@@ -27,7 +27,7 @@ pub struct Answer {
 
 /// The part of the JSON document that is looked at.
 #[derive(Deserialize)]
-pub struct Report {
+pub struct Document {
     pub status: String,
     pub capture: CaptureReport,
     pub totals: Totals,
@@ -80,7 +80,7 @@ pub enum Severity {
     Critical,
 }
 
-impl Report {
+impl Document {
     /// How many records were skipped for `reason`.
     pub fn skipped(&self, reason: &str) -> u64 {
         self.capture.skipped.get(reason).copied().unwrap_or_default()
@@ -92,9 +92,9 @@ impl Answer {
     ///
     /// # Panics
     /// Where there is none, or anything else besides.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> Document {
         assert_eq!(self.stderr, "", "{}", self.call);
-        let report: Report = serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+        let report: Document = serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
             panic!("{}: {error} in {:?}", self.call, self.stdout);
         });
         let code = match &*report.status {
@@ -120,7 +120,7 @@ impl Answer {
     }
 
     /// Either of the two.
-    pub fn report_or_refusal(&self) -> Option<Report> {
+    pub fn report_or_refusal(&self) -> Option<Document> {
         if self.code == Some(3) && self.stdout.is_empty() {
             self.refusal();
             return None;

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use synwatch_core::observe::{
-    CaptureReport, Class, Conntrack, Detection, Durations, Evidence, Fingerprint, FlowCounts,
-    Handshakes, Internals, KernelReport, Limit, Observed, PrefixShare, Process, Report,
-    SCHEMA_VERSION, ServiceReport, Severity, SeverityChange, Status, Target, Totals, Variant,
+    CaptureReport, Class, Conntrack, Detection, Document, Durations, Evidence, Fingerprint,
+    FlowCounts, Handshakes, Internals, KernelReport, Limit, Observed, PrefixShare, Process,
+    SCHEMA_VERSION, ServiceInternals, ServiceReport, Severity, SeverityChange, Snapshot, Status,
+    Target, Totals, Variant,
 };
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::OptionLayout;
@@ -41,15 +42,12 @@ pub fn service(address: &str, port: u16) -> ServiceReport {
         completion_ratio: 1.0,
         sources: 12,
         source_entropy_ratio: 0.0,
-        accept_queue: Some(0),
-        backlog_known: true,
-        verdict: None,
         stderr: None,
     }
 }
 
 /// A quiet host with three services.
-pub fn quiet() -> Report {
+pub fn quiet() -> Snapshot {
     let mut durations = Durations::default();
     for seconds in [0.0004, 0.012, 0.03, 0.031, 0.2, 7.0] {
         durations.observe(seconds, 1);
@@ -79,34 +77,32 @@ pub fn quiet() -> Report {
     web.source_entropy_ratio = 0.61;
     let mut remote = service("2001:db8::5", 8080);
     remote.half_open_kernel = None;
-    remote.accept_queue = None;
-    remote.backlog_known = false;
-    Report {
+    let own = ServiceInternals { accept_queue: Some(0), backlog_known: true, verdict: None };
+    let document = Document {
         schema_version: SCHEMA_VERSION,
-        version: "0.1.0",
+        version: "0.1.0".into(),
         status: Status::Ok,
         observed: Observed { from: at(0), to: at(300), seconds: 300.0 },
         capture: CaptureReport {
-            source: "afpacket",
+            source: "afpacket".into(),
             interfaces: vec!["eth0".into()],
             packets: 123_456,
             tcp_segments: 120_000,
             dropped: 0,
             sampling_ratio: 1.0,
             limits: vec![],
-            skipped: BTreeMap::from([("not_tcp", 3_400), ("fragment", 56)]),
+            skipped: BTreeMap::from([("not_tcp".into(), 3_400), ("fragment".into(), 56)]),
         },
         kernel: KernelReport {
             available: true,
             syn_recv: Some(3),
             syncookies: Some(1),
             counters: BTreeMap::from([
-                ("ListenOverflows", 0),
-                ("SyncookiesSent", 0),
-                ("TCPReqQFullDoCookies", 0),
-                ("TCPReqQFullDrop", 0),
+                ("ListenOverflows".into(), 0),
+                ("SyncookiesSent".into(), 0),
+                ("TCPReqQFullDoCookies".into(), 0),
+                ("TCPReqQFullDrop".into(), 0),
             ]),
-            conntrack: Some(Conntrack { entries: 900, limit: 262_144, dropped: 0 }),
         },
         totals: Totals {
             syn: 30_080,
@@ -127,6 +123,9 @@ pub fn quiet() -> Report {
         flows: FlowCounts { syn_recv: 3, established: 410, time_wait: 77, ..FlowCounts::default() },
         services: vec![web, ssh, remote],
         detections: vec![],
+    };
+    Snapshot {
+        document,
         internals: Internals {
             flow_table_entries: 490,
             flow_table_capacity: 1 << 20,
@@ -140,8 +139,19 @@ pub fn quiet() -> Report {
             },
             handshake_durations: durations,
             detections_total: BTreeMap::new(),
+            conntrack: Some(Conntrack { entries: 900, limit: 262_144, dropped: 0 }),
+            services: vec![own, own, ServiceInternals::default()],
         },
     }
+}
+
+/// The quiet host with these services instead.
+pub fn with_services(services: impl Iterator<Item = ServiceReport>) -> Snapshot {
+    let mut snapshot = quiet();
+    let own = snapshot.internals.services[0];
+    snapshot.document.services = services.collect();
+    snapshot.internals.services = vec![own; snapshot.document.services.len()];
+    snapshot
 }
 
 /// A SYN flood from forged addresses that is still on.
@@ -196,8 +206,8 @@ pub fn flood() -> Detection {
 }
 
 /// The same host with [`flood`] going on.
-pub fn flooded() -> Report {
-    let mut report = quiet();
+pub fn flooded() -> Snapshot {
+    let Snapshot { document: mut report, mut internals } = quiet();
     report.status = Status::Critical;
     report.observed = Observed { from: at(0), to: at(310), seconds: 310.0 };
     report.capture.packets = 900_000;
@@ -205,7 +215,7 @@ pub fn flooded() -> Report {
     report.capture.sampling_ratio = 0.25;
     report.capture.limits = vec![Limit::Dropping, Limit::Truncated];
     report.kernel.syn_recv = Some(511);
-    report.kernel.counters.insert("TCPReqQFullDoCookies", 470_000);
+    report.kernel.counters.insert("TCPReqQFullDoCookies".into(), 470_000);
     report.totals.half_open = 70_310;
     report.totals.half_open_peak = 70_400;
     let web = &mut report.services[0];
@@ -217,8 +227,9 @@ pub fn flooded() -> Report {
     web.completion_ratio = 0.002;
     web.sources = 44_000;
     web.source_entropy_ratio = 0.99;
-    web.verdict = Some((Class::SynFlood, Some(Variant::SpoofedRandom), Severity::Critical));
+    internals.services[0].verdict =
+        Some((Class::SynFlood, Some(Variant::SpoofedRandom), Severity::Critical));
     report.detections = vec![flood()];
-    report.internals.detections_total.insert((Class::SynFlood, Severity::Critical), 1);
-    report
+    internals.detections_total.insert((Class::SynFlood, Severity::Critical), 1);
+    Snapshot { document: report, internals }
 }

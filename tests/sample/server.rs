@@ -6,18 +6,18 @@ use std::thread;
 
 use synwatch::http::{Settings, State, bind, serve};
 use synwatch_core::metrics::Exporter;
-use synwatch_core::observe::Report;
+use synwatch_core::observe::Snapshot;
 use tokio::sync::{oneshot, watch};
 
 pub struct Server {
     pub address: SocketAddr,
-    pub reports: watch::Sender<Arc<Report>>,
+    pub reports: watch::Sender<Arc<Snapshot>>,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn start(report: Report, settings: Settings) -> Self {
+    pub fn start(report: Snapshot, settings: Settings) -> Self {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (reports, receiver) = watch::channel(Arc::new(report));

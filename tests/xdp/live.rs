@@ -1,13 +1,13 @@
 //! What the source shows of the frames that come in, and that they go on to the stack.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use synwatch::capture::xdp::Xdp;
 use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings, Source};
 use synwatch::sys::privileges::{self, Capability};
+use synwatch::sys::threads::Unconfined;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Flags, LinkType, Skip, decode};
 
@@ -242,9 +242,9 @@ fn reading_counting_and_sampling_need_no_privileges() {
     let frame = Shape::V4.frame(client, server, Flags::ACK, b"data");
     thread::scope(|scope| {
         let confined = scope.spawn(|| {
-            privileges::drop_except(&[]).unwrap();
-            let processors = Path::new("/sys/devices/system/cpu");
-            let _ = synwatch::sys::sandbox::confine(&[processors], &[], &[]);
+            let needs = xdp.needs();
+            assert!(needs.capabilities.is_empty());
+            Unconfined::of_this_thread().confine(&needs).unwrap();
             assert!(!privileges::has(Capability::CAP_BPF));
             assert!(read(&mut xdp).is_empty());
             xdp.select(&DATA_TOO).unwrap();

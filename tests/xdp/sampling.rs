@@ -1,7 +1,7 @@
 //! The program looks at the very flows that user space would.
 
 use synwatch::capture::{Selection, Source};
-use synwatch_core::flow::{HashKey, Hasher, Level, Sampling};
+use synwatch_core::sampling::{HashKey, Hasher, Sampling, SamplingLevel};
 use synwatch_core::wire::{Address, Flags};
 
 use crate::live::{open, read};
@@ -39,23 +39,24 @@ fn sampling_agrees_with_user_space_flow_by_flow() {
         (5, 2, 1..2),
         (6, 4, 0..Sampling::HEAVY as u32),
     ] {
-        let ranks = *Hasher::new(HashKey([key; 16])).ranks();
+        let sampling_key = *Hasher::new(HashKey([key; 16])).sampling_key();
         let heavy = heavy.map(|number| {
             let server = Shape::ALL[number as usize % 6].connection(number / 6).1;
-            let end = ranks.end(Address::from(server.ip()), server.port());
-            (end, Level::new((number as u8 + 3) % 8))
+            let end = sampling_key.end(Address::from(server.ip()), server.port());
+            (end, SamplingLevel::new((number as u8 + 3) % 8))
         });
-        let sampling = Sampling { general: Level::new(general), heavy: heavy.collect() };
+        let sampling = Sampling { general: SamplingLevel::new(general), heavy: heavy.collect() };
         let expected: Vec<Identity> = segments
             .iter()
             .filter(|segment| {
-                let ends = ranks.ends(segment);
-                sampling.level(ends).includes(ranks.of(ends))
+                let ends = sampling_key.ends(segment);
+                sampling.level(ends).includes(sampling_key.of(ends))
             })
             .map(identity)
             .collect();
         let before = xdp.counts();
-        xdp.select(&Selection { data: false, flows: Some((ranks, sampling.clone())) }).unwrap();
+        xdp.select(&Selection { data: false, flows: Some((sampling_key, sampling.clone())) })
+            .unwrap();
         frames.iter().for_each(|frame| mirror.send(frame));
         let seen: Vec<Identity> = read(&mut xdp);
         assert_eq!(seen, expected, "{sampling:?}");

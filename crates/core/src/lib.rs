@@ -1,8 +1,8 @@
 //! The detector of synwatch: segments of TCP in, findings out.
 //!
-//! It touches nothing outside of itself: no I/O, no clock, no thread, no `unsafe`. Time is an argument, and
-//! whatever is to be done is returned. So it gives the same findings for the same segments, live, from a
-//! file, or inside of another program:
+//! It touches nothing outside of itself: no I/O, no clock, no thread, no `unsafe`. Time is an
+//! argument, and whatever is to be done is returned. So it gives the same findings for the same
+//! segments, live, from a file, or inside of another program:
 //!
 //! ```
 //! use std::time::Duration;
@@ -42,61 +42,72 @@
 //! }
 //! let Some(Action::Raised(detection)) = actions.first() else { panic!("it is a flood") };
 //! assert_eq!(detection.class, Class::SynFlood);
-//! assert_eq!(engine.snapshot(now).totals.syn, 6_000);
+//! assert_eq!(engine.snapshot(now).document.totals.syn, 6_000);
 //! ```
 //!
-//! # Modules
-//!
-//! Each uses those above it, and none below it.
+//! # Public names
 //!
 //! | module | |
 //! |---|---|
+//! | [`wire`] | [`wire::decode`]: a frame's octets become a [`wire::Segment`], or a [`wire::Skip`] says why not |
+//! | [`engine`] | [`engine::Engine`]: segments, kernel samples and time in, [`engine::Action`]s and a snapshot out |
+//! | [`observe`] | what the kernel says, in ([`observe::KernelSample`]); what was found, out ([`observe::Document`]) |
+//! | [`metrics`] | a snapshot becomes Prometheus metric families |
+//! | [`sampling`] | which flows are looked at under load, for filters in the kernel that choose as the engine does |
 //! | [`time`] | [`time::Timestamp`], passed in everywhere |
-//! | [`wire`] | a frame's bytes become a [`wire::Segment`], or a reason why not |
-//! | [`flow`] | the state machine of a connection, and the bounded table that holds connections |
-//! | [`stats`] | per service: counts by step, a sample of failing attempts, the number of sources |
-//! | [`observe`] | the plain values that cross the border: kernel samples in, the report out |
-//! | [`detect`] | change detection, severity, kind, confidence, incidents, the verdict in words |
-//! | [`engine`] | owns all of the above: segments, kernel samples and time in, actions and a report out |
-//! | [`metrics`] | a report becomes Prometheus metric families |
+//!
+//! Everything else is private. Data goes down one way: `wire`, `flow` (the state machine of a
+//! connection and the bounded table that holds connections), `stats` (counts by step, samples),
+//! `detect` (change detection), `findings` (a room for each class), `incident`, `engine`.
 //!
 //! # The life of a packet
 //!
-//! [`wire::decode`] takes link, VLAN, tunnel and IP headers off a frame and gives a [`wire::Segment`]. Whatever is
-//! no TCP segment is one counted [`wire::Skip`].
+//! [`wire::decode`] takes link, VLAN, tunnel and IP headers off a frame and gives a
+//! [`wire::Segment`]. Whatever is no TCP segment is one counted [`wire::Skip`].
 //!
-//! Both ends of the connection are hashed with secret numbers, so that both directions find the same flow. The hash
-//! says which [`engine::Shard`] keeps it. The shard first lets time pass. Every 62.5 ms it closes a bin, in which
-//! the counting calendars of [`flow`] drop what was due. Every fourth bin ends a step of the detector.
+//! Both ends of the connection are hashed with secret numbers, so that both directions find the
+//! same flow. The hash says which [`engine::Shard`] keeps it. The shard first lets time pass. Every
+//! 62.5 ms it closes a bin, in which the counting calendars of `flow` drop what was due. Every
+//! fourth bin ends a step of the detector.
 //!
-//! A SYN of an unknown flow begins one in SYN_SENT ([`flow::Tracker::handle`]). This is an *attempt*: it is counted in the
-//! window of the present step of its service, its source goes into the service's sketch, and it may be drawn into
-//! the sample of this step.
+//! A SYN of an unknown flow begins one in SYN_SENT (`flow::Tracker::handle`). This is an *attempt*:
+//! it is counted in the window of the present step of its service, its source goes into the
+//! service's sketch, and it may be drawn into the sample of this step.
 //!
-//! The SYN-ACK finds that flow, moves it to SYN_RECV and enters it into its service's calendar: it is half-open. An
-//! ACK of the server's number + 1 completes it, and a valid RST ends it. Where the repeat of the SYN-ACK is overdue, the
-//! server gave up, or it had sent a SYN cookie and kept nothing. The copy of a segment that crosses a second interface
-//! changes nothing and is counted as `duplicate`.
+//! The SYN-ACK finds that flow, moves it to SYN_RECV and enters it into its service's calendar: it
+//! is half-open. An ACK of the server's number + 1 completes it, and a valid RST ends it. Where the
+//! repeat of the SYN-ACK is overdue, the server gave up, or it had sent a SYN cookie and kept
+//! nothing. The copy of a segment that crosses a second interface changes nothing and is counted as
+//! `duplicate`.
 //!
-//! At the end of the step the engine collects what its shards have counted. 1.5 s later the attempts of that step are
-//! judged. Those drawn are looked up once more: the failed ones say who fails, and how much each failure counts. The
-//! step's completions and weighted failures go into [`detect::Detector`]. Its severity, together with the kernel's
-//! latest sample, raises, changes or clears an incident. [`engine::Engine::tick`] returns that as an
-//! [`engine::Action`], and [`engine::Engine::snapshot`] makes the [`observe::Report`].
+//! At the end of the step the engine collects what its shards have counted. 1.5 s later the
+//! attempts of that step are judged. Those drawn are looked up once more: the failed ones say who
+//! fails, and how much each failure counts. The step's completions and weighted failures go into
+//! the service's `detect::Detector`. Its severity, together with the kernel's latest sample,
+//! raises, changes or clears an incident. [`engine::Engine::tick`] returns that as an
+//! [`engine::Action`], and [`engine::Engine::snapshot`] makes the [`observe::Snapshot`].
 //!
 //! # Invariants
 //!
 //! - The same segments and samples give the same report, however many shards count them.
-//! - Every attempt has one outcome in the end, and the sums of [`observe::Totals`] hold at any time (`docs/counts.md`).
+//! - Every attempt has one outcome in the end, and the sums of [`observe::Totals`] hold at any time
+//!   (`docs/counts.md`).
 //! - Segments that their receiver drops move nothing (RFC 9293, section 3.10.7).
 //! - A frame gives one segment or one counted reason.
 //! - Memory is fixed by [`engine::Settings`]: nothing grows with an attack.
 
-pub mod detect;
+mod detect;
+mod document;
 pub mod engine;
-pub mod flow;
+mod findings;
+mod flow;
+mod incident;
 pub mod metrics;
+mod model;
 pub mod observe;
-pub mod stats;
+pub mod sampling;
+mod stats;
+#[doc(hidden)]
+pub mod testing;
 pub mod time;
 pub mod wire;

@@ -12,12 +12,14 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::observe::{Class, Durations, Internals, Report, ServiceReport, Severity};
+use crate::document::{Durations, Internals, ServiceInternals, ServiceReport, Snapshot};
+use crate::findings::Class;
+use crate::model::Severity;
 
 /// `Content-Type` of the text format that [`render`] writes.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// What the exporter knows beside the report.
+/// What the exporter knows beside the snapshot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Exporter {
     /// Whether the last attempt of each collector (`capture`, `kernel`) gave something.
@@ -54,8 +56,8 @@ impl Default for Exporter {
 
 /// All families in text format 0.0.4, in a fixed order.
 #[must_use]
-pub fn render(report: &Report, exporter: &Exporter) -> String {
-    encode(&families(report, exporter))
+pub fn render(snapshot: &Snapshot, exporter: &Exporter) -> String {
+    encode(&families(snapshot, exporter))
 }
 
 /// `families` in text format 0.0.4.
@@ -68,21 +70,21 @@ pub fn encode(families: &[MetricFamily]) -> String {
 
 /// All families, in a fixed order.
 #[must_use]
-pub fn families(report: &Report, exporter: &Exporter) -> Vec<MetricFamily> {
+pub fn families(snapshot: &Snapshot, exporter: &Exporter) -> Vec<MetricFamily> {
     let mut families = Vec::with_capacity(32);
-    exporter_families(report, exporter, &mut families);
-    capture_families(report, &mut families);
-    handshake_families(report, &mut families);
-    service_families(&report.services, exporter.max_services, &mut families);
-    flow_families(report, &mut families);
-    kernel_families(report, &mut families);
-    detection_families(report, &mut families);
+    exporter_families(snapshot, exporter, &mut families);
+    capture_families(snapshot, &mut families);
+    handshake_families(snapshot, &mut families);
+    service_families(snapshot, exporter.max_services, &mut families);
+    flow_families(snapshot, &mut families);
+    kernel_families(snapshot, &mut families);
+    detection_families(snapshot, &mut families);
     families
 }
 
-fn exporter_families(report: &Report, exporter: &Exporter, out: &mut Vec<MetricFamily>) {
+fn exporter_families(snapshot: &Snapshot, exporter: &Exporter, out: &mut Vec<MetricFamily>) {
     Family::gauge("synwatch_build_info", "Version of synwatch; the value is always 1.")
-        .with(&[("version", report.version)], 1.0)
+        .with(&[("version", snapshot.document.version.as_ref())], 1.0)
         .push_to(out);
     let mut collectors = Family::gauge(
         "synwatch_collector_success",
@@ -115,8 +117,8 @@ fn exporter_families(report: &Report, exporter: &Exporter, out: &mut Vec<MetricF
     .push_to(out);
 }
 
-fn capture_families(report: &Report, out: &mut Vec<MetricFamily>) {
-    let capture = &report.capture;
+fn capture_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
+    let capture = &snapshot.document.capture;
     Family::counter("synwatch_packets_total", "Packets that the capture delivered.")
         .value(count(capture.packets))
         .push_to(out);
@@ -144,9 +146,9 @@ fn capture_families(report: &Report, out: &mut Vec<MetricFamily>) {
         .push_to(out);
 }
 
-fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
-    let totals = &report.totals;
-    let handshakes = &report.internals.handshakes;
+fn handshake_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
+    let totals = &snapshot.document.totals;
+    let handshakes = &snapshot.internals.handshakes;
     Family::counter("synwatch_syn_packets_total", "Segments with SYN and without ACK.")
         .value(count(totals.syn))
         .push_to(out);
@@ -197,7 +199,7 @@ fn handshake_families(report: &Report, out: &mut Vec<MetricFamily>) {
         errors.syn_unanswered_stderr,
     ])
     .push_to(out);
-    out.push(duration_family(&report.internals.handshake_durations));
+    out.push(duration_family(&snapshot.internals.handshake_durations));
 }
 
 fn duration_family(durations: &Durations) -> MetricFamily {
@@ -224,33 +226,36 @@ fn duration_family(durations: &Durations) -> MetricFamily {
 }
 
 /// A figure of a service; `None` where it is not known.
-type Figure = fn(&ServiceReport) -> Option<f64>;
+type Figure = fn(Service<'_>) -> Option<f64>;
+
+/// A service of the document, and what that does not say of it.
+type Service<'a> = (&'a ServiceReport, &'a ServiceInternals);
 
 /// Figures that add up over services.
 const SUMMABLE: [(&str, &str, Figure); 5] = [
     (
         "synwatch_half_open_connections",
         "Half-open connections as the wire shows them.",
-        |service| Some(count(service.half_open)),
+        |(service, _)| Some(count(service.half_open)),
     ),
     (
         "synwatch_half_open_unconfirmed_connections",
         "Half-open connections too young for a SYN-ACK retransmission: held, or answered by a SYN \
          cookie.",
-        |service| Some(count(service.half_open_unconfirmed)),
+        |(service, _)| Some(count(service.half_open_unconfirmed)),
     ),
     (
         "synwatch_kernel_half_open_connections",
         "Connections in SYN_RECV as the kernel counts them.",
-        |service| service.half_open_kernel.map(count),
+        |(service, _)| service.half_open_kernel.map(count),
     ),
     (
         "synwatch_listen_backlog_limit",
         "Limit of the SYN queue and of the accept queue, as the kernel has it.",
-        |service| service.backlog_known.then_some(f64::from(service.backlog)),
+        |(service, hidden)| hidden.backlog_known.then_some(f64::from(service.backlog)),
     ),
-    ("synwatch_accept_queue_length", "Connections waiting for accept().", |service| {
-        service.accept_queue.map(f64::from)
+    ("synwatch_accept_queue_length", "Connections waiting for accept().", |(_, hidden)| {
+        hidden.accept_queue.map(f64::from)
     }),
 ];
 
@@ -259,33 +264,35 @@ const SINGULAR: [(&str, &str, Figure); 4] = [
     (
         "synwatch_half_open_connections_stderr",
         "Standard error of the half-open connections, where flows of the service are sampled.",
-        |service| Some(service.stderr.map_or(0.0, |stderr| count(stderr.half_open_stderr))),
+        |(service, _)| Some(service.stderr.map_or(0.0, |stderr| count(stderr.half_open_stderr))),
     ),
     (
         "synwatch_source_addresses",
         "Distinct source addresses of SYNs since the start (estimate).",
-        |service| Some(count(service.sources)),
+        |(service, _)| Some(count(service.sources)),
     ),
     (
         "synwatch_source_entropy_ratio",
         "Entropy of the source addresses of failing attempts over the highest possible.",
-        |service| Some(service.source_entropy_ratio),
+        |(service, _)| Some(service.source_entropy_ratio),
     ),
     (
         "synwatch_handshake_completion_ratio",
         "Share of the answered attempts of the last window that completed.",
-        |service| Some(service.completion_ratio),
+        |(service, _)| Some(service.completion_ratio),
     ),
 ];
 
 /// The busiest `max_services` (the report's order) have labels of their own; what adds up of the
 /// rest is summed under `other`.
-fn service_families(services: &[ServiceReport], max_services: usize, out: &mut Vec<MetricFamily>) {
+fn service_families(snapshot: &Snapshot, max_services: usize, out: &mut Vec<MetricFamily>) {
+    let services: Vec<Service<'_>> = snapshot.services().collect();
     let (own, rest) = services.split_at(services.len().min(max_services));
     let of_own = |name, help, figure: Figure| {
         let mut family = Family::gauge(name, help);
         for service in own {
-            if let Some(value) = figure(service) {
+            if let Some(value) = figure(*service) {
+                let (service, _) = service;
                 let (address, port) = (service.address.to_string(), service.port.to_string());
                 family.add(&[("address", &address), ("port", &port)], value);
             }
@@ -294,7 +301,9 @@ fn service_families(services: &[ServiceReport], max_services: usize, out: &mut V
     };
     for (name, help, figure) in SUMMABLE {
         let mut family = of_own(name, help, figure);
-        if let Some(sum) = rest.iter().filter_map(figure).reduce(|sum, value| sum + value) {
+        if let Some(sum) =
+            rest.iter().filter_map(|service| figure(*service)).reduce(|sum, value| sum + value)
+        {
             family.add(&[("address", "other"), ("port", "other")], sum);
         }
         family.push_to(out);
@@ -304,10 +313,11 @@ fn service_families(services: &[ServiceReport], max_services: usize, out: &mut V
     }
 }
 
-fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
+fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let mut flows =
         Family::gauge("synwatch_flows", "Tracked connections by their state of RFC 9293.");
-    for (state, connections) in report.flows.by_state() {
+    let flows_of = &snapshot.document.flows;
+    for (state, connections) in flows_of.by_state() {
         flows.add(&[("state", state)], count(connections));
     }
     flows.push_to(out);
@@ -315,12 +325,13 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
         "synwatch_flows_stderr",
         "Standard error of the connections by state, 0 where all are tracked.",
     );
-    let exact = || report.flows.by_state().map(|(state, _)| (state, 0));
-    for (state, error) in report.flows.stderr.map_or_else(exact, |stderr| stderr.0) {
+    let stderr = flows_of.stderr.unwrap_or_default();
+    for (state, error) in stderr.by_state() {
         errors.add(&[("state", state)], count(error));
     }
     errors.push_to(out);
-    let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } = report.internals;
+    let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } =
+        snapshot.internals;
     Family::gauge("synwatch_flow_table_entries", "Connections in the flow table.")
         .value(count(flow_table_entries))
         .push_to(out);
@@ -335,8 +346,8 @@ fn flow_families(report: &Report, out: &mut Vec<MetricFamily>) {
     .push_to(out);
 }
 
-fn kernel_families(report: &Report, out: &mut Vec<MetricFamily>) {
-    let kernel = &report.kernel;
+fn kernel_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
+    let kernel = &snapshot.document.kernel;
     let mut counters = Family::counter(
         "synwatch_kernel_tcpext_total",
         "Counters of the kernel's TCP (TcpExt), by their kernel names.",
@@ -345,7 +356,7 @@ fn kernel_families(report: &Report, out: &mut Vec<MetricFamily>) {
         counters.add(&[("counter", counter)], count(*value));
     }
     counters.push_to(out);
-    if let Some(conntrack) = &kernel.conntrack {
+    if let Some(conntrack) = &snapshot.internals.conntrack {
         Family::gauge("synwatch_conntrack_entries", "Entries in netfilter's connection table.")
             .value(count(conntrack.entries))
             .push_to(out);
@@ -363,7 +374,7 @@ fn kernel_families(report: &Report, out: &mut Vec<MetricFamily>) {
 
 /// Every class and severity is there from the start: a rule can only fire on a series that exists,
 /// and `increase()` does not see the step from absent to 1.
-fn detection_families(report: &Report, out: &mut Vec<MetricFamily>) {
+fn detection_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let mut active = Family::gauge(
         "synwatch_detection_active",
         "Active detections by class and present severity.",
@@ -375,13 +386,14 @@ fn detection_families(report: &Report, out: &mut Vec<MetricFamily>) {
     for class in Class::ALL {
         for severity in Severity::ALL {
             let labels = [("class", class.name()), ("severity", severity.name())];
-            let now = report
+            let now = snapshot
+                .document
                 .detections
                 .iter()
                 .filter(|d| d.class == class && d.current_severity() == Some(severity))
                 .count();
             active.add(&labels, count(now as u64));
-            let raised = report.internals.detections_total.get(&(class, severity));
+            let raised = snapshot.internals.detections_total.get(&(class, severity));
             total.add(&labels, count(raised.copied().unwrap_or(0)));
         }
     }

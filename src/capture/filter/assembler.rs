@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use libc::sock_filter;
-use synwatch_core::flow::Level;
+use synwatch_core::sampling::SamplingLevel;
 
 use super::Headers;
 
@@ -85,7 +85,7 @@ pub(super) enum Label {
     Wanted,
     WantedPort,
     /// The flow is sampled at this level.
-    Sampled(Level),
+    Sampled(SamplingLevel),
     Accept,
     /// A fragment of IPv4 without options at a fixed offset.
     FixedFragment,
@@ -172,8 +172,8 @@ impl Assembler {
     }
 }
 
-/// The end of a program. It grows towards the beginning, so that where a jump leads to is known when the
-/// jump is made. A position is the number of instructions from there on.
+/// The end of a program. It grows towards the beginning, so that where a jump leads to is known
+/// when the jump is made. A position is the number of instructions from there on.
 #[derive(Default)]
 struct Tail {
     reversed: Vec<sock_filter>,
@@ -199,8 +199,8 @@ impl Tail {
         self.prepend(code, distance(jt), distance(jf), k);
     }
 
-    /// A position from which execution gets to `target`, and that a branch can name after one more jump
-    /// has been put in between: its distances have 8 bits.
+    /// A position from which execution gets to `target`, and that a branch can name after one more
+    /// jump has been put in between: its distances have 8 bits.
     fn within_reach(&mut self, target: usize) -> usize {
         if self.reversed.len() - target >= usize::from(u8::MAX) {
             self.prepend_jump(target);

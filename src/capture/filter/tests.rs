@@ -127,7 +127,8 @@ fn tagged_with(last: u16, tags: &[u16], rest: &[u8]) -> Packet {
     ethernet(tags[0], &inner)
 }
 
-/// A device without a link header; `prefix` octets that only the kernel understands lie before the packet.
+/// A device without a link header; `prefix` octets that only the kernel understands lie before the
+/// packet.
 fn raw(protocol: u16, prefix: usize, rest: &[u8]) -> Packet {
     let mut data = vec![0xee; prefix];
     data.extend(rest);
@@ -264,9 +265,12 @@ fn fragments_of_tcp_pass() {
         }
     }
     // Nobody knows whose they are: ports and samples leave none of them out.
-    let ranks = *synwatch_core::flow::Hasher::new(synwatch_core::flow::HashKey([7; 16])).ranks();
-    let sampling = Sampling { general: synwatch_core::flow::Level::MAX, heavy: Vec::new() };
-    let selection = Selection { data: false, flows: Some((ranks, sampling)) };
+    let sampling_key =
+        *synwatch_core::sampling::Hasher::new(synwatch_core::sampling::HashKey([7; 16]))
+            .sampling_key();
+    let sampling =
+        Sampling { general: synwatch_core::sampling::SamplingLevel::MAX, heavy: Vec::new() };
+    let selection = Selection { data: false, flows: Some((sampling_key, sampling)) };
     let filter = Filter { ports: vec![80], selection, ..Filter::default() };
     let mut fragment = ipv4(6, 0, &[0xff; 8]);
     fragment[7] = 1;
@@ -310,7 +314,8 @@ fn data_behind_extension_headers_is_dropped() {
     }
 }
 
-/// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by decoding what is.
+/// Whatever chain of headers Linux accepts, the TCP header with its options is kept, as is found by
+/// decoding what is.
 #[test]
 fn no_chain_of_headers_is_cut() {
     use synwatch_core::wire::{LinkType, decode};

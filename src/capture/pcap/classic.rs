@@ -1,6 +1,7 @@
 //! The pcap format (draft-ietf-opsawg-pcap).
 //!
-//! The records' headers are read here: the parser library's call for each doubles the instructions of a record.
+//! The records' headers are read here: the parser library's call for each doubles the instructions
+//! of a record.
 
 use std::io;
 
@@ -30,7 +31,8 @@ pub(super) struct Classic {
     nanos_per_unit: u64,
 }
 
-/// Which comes first in a record's header: before version 2.3 of the format it was the length on the wire.
+/// Which comes first in a record's header: before version 2.3 of the format it was the length on
+/// the wire.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lengths {
     CapturedFirst,
@@ -164,7 +166,8 @@ impl Classic {
             .record(window, position)
             .map(|(record, _)| record)
             .filter(|record| {
-                // Lengths that contradict one another, or times from nowhere, are a damage unless another record follows.
+                // Lengths that contradict one another, or times from nowhere, are a damage unless
+                // another record follows.
                 let sound = self
                     .header(&window[position..])
                     .is_some_and(|header| self.is_sound(&header) && self.is_timely(&header, near));
@@ -184,7 +187,8 @@ impl Classic {
             .is_none_or(|header| self.is_sound(&header) && self.is_timely(&header, near))
     }
 
-    /// Looks for the next record, from the octet behind the present one on; false where there is none.
+    /// Looks for the next record, from the octet behind the present one on; false where there is
+    /// none.
     pub(super) fn search(&self, input: &mut Input, near: Option<Timestamp>) -> io::Result<bool> {
         input.consume(1);
         input.widen(SEARCH);

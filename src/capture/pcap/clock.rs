@@ -1,8 +1,9 @@
 //! Time stamps as a clock that never runs backwards.
 //!
-//! Stamps come from the recorder's wall clock, which may be set, and single ones are wrong. The order of the
-//! records is right. So a step back moves no packet: from there on the file's time counts with an offset. A
-//! stamp far ahead is a silence, unless the next record is earlier again: then it is wrong.
+//! Stamps come from the recorder's wall clock, which may be set, and single ones are wrong. The
+//! order of the records is right. So a step back moves no packet: from there on the file's time
+//! counts with an offset. A stamp far ahead is a silence, unless the next record is earlier again:
+//! then it is wrong.
 
 use synwatch_core::time::Timestamp;
 

@@ -12,8 +12,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 /// Octets that tell a compression.
 pub(super) const MAGIC: usize = 6;
 
-/// Memory that a file may ask for to be decompressed, in KiB: twice what `xz -9` needs. That of zstd is bounded by the
-/// library, at what `zstd --long` needs.
+/// Memory that a file may ask for to be decompressed, in KiB: twice what `xz -9` needs. That of
+/// zstd is bounded by the library, at what `zstd --long` needs.
 const XZ_MEMORY: u32 = 128 << 10;
 
 /// A compression.

@@ -1,8 +1,10 @@
-//! A file's octets in a window that moves on: a buffer that is filled by reading, through the decompressor where need be.
+//! A file's octets in a window that moves on: a buffer that is filled by reading, through the
+//! decompressor where need be.
 //!
-//! Files are not mapped: to have the kernel put all pages of a large file into the page tables and out again takes
-//! longer than to copy it from the page cache to a buffer that stays in the processor's own; and who reads a
-//! mapping of a file that is cut short meanwhile is killed (SIGBUS).
+//! Files are not mapped: to have the kernel put all pages of a large file into the page tables and
+//! out again takes longer than to copy it from the page cache to a buffer that stays in the
+//! processor's own; and who reads a mapping of a file that is cut short meanwhile is killed
+//! (SIGBUS).
 
 use std::fs::File;
 use std::io::{self, Cursor, ErrorKind, Read, Seek};
@@ -10,8 +12,8 @@ use std::io::{self, Cursor, ErrorKind, Read, Seek};
 use super::Unknown;
 use super::compression::{Compression, MAGIC};
 
-/// Octets read at once: far more than a record, so that system calls do not count, and little enough for a core's
-/// second-level cache.
+/// Octets read at once: far more than a record, so that system calls do not count, and little
+/// enough for a core's second-level cache.
 const BUFFER: usize = 128 << 10;
 
 /// The octets of a file, of which the caller sees a window.
@@ -77,8 +79,8 @@ impl Input {
         &self.buffer[self.start..self.end]
     }
 
-    /// The window, and the place in it up to which it is consumed. What comes before stays until the
-    /// next `fill`.
+    /// The window, and the place in it up to which it is consumed. What comes before stays until
+    /// the next `fill`.
     pub(super) fn window(&self) -> (&[u8], usize) {
         (&self.buffer[..self.end], self.start)
     }
@@ -134,7 +136,8 @@ impl Input {
         Ok(self.end - self.start >= length)
     }
 
-    /// Steps over `length` octets that need not fit in the window; false where the input ends before that.
+    /// Steps over `length` octets that need not fit in the window; false where the input ends
+    /// before that.
     pub(super) fn skip(&mut self, length: u64) -> io::Result<bool> {
         let mut rest = length;
         while rest > 0 {

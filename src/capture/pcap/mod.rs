@@ -1,8 +1,10 @@
-//! Capture files: pcap and pcapng, plain or compressed with gzip, zstd, xz or lz4, one or several at once.
+//! Capture files: pcap and pcapng, plain or compressed with gzip, zstd, xz or lz4, one or several
+//! at once.
 //!
-//! A cut file gives all that comes before the cut, then one record that could not be read, then its end. Behind
-//! a damaged record reading goes on where records or a file's header are found again; what was left
-//! out is told. Memory is bounded by the largest record allowed, whatever a file claims.
+//! A cut file gives all that comes before the cut, then one record that could not be read, then its
+//! end. Behind a damaged record reading goes on where records or a file's header are found again;
+//! what was left out is told. Memory is bounded by the largest record allowed, whatever a file
+//! claims.
 
 mod classic;
 mod clock;
@@ -36,13 +38,13 @@ const BATCH: usize = 4096;
 /// of 512 KiB). A length beyond it is damage.
 const MAX_RECORD: usize = 1 << 20;
 
-/// Octets of the window while the next record behind a damage is looked for, and how many at its end are left for the
-/// next time, since what follows them tells.
+/// Octets of the window while the next record behind a damage is looked for, and how many at its
+/// end are left for the next time, since what follows them tells.
 const SEARCH: usize = 512 << 10;
 const MARGIN: usize = 64 << 10;
 
-/// Frames from capture files. Of several files always the one with the oldest next frame goes on; within
-/// a file the order is the file's own.
+/// Frames from capture files. Of several files always the one with the oldest next frame goes on;
+/// within a file the order is the file's own.
 pub struct Pcap {
     files: Vec<File>,
     /// The file whose turn it is; none where all have ended.
@@ -67,8 +69,8 @@ impl Pcap {
         Ok(Self { files, current, waiting, received: 0 })
     }
 
-    /// Octets of all files together as they lie on disk; none where one of them has no end that is known,
-    /// as standard input and pipes.
+    /// Octets of all files together as they lie on disk; none where one of them has no end that is
+    /// known, as standard input and pipes.
     pub fn length(&self) -> Option<u64> {
         self.files.iter().map(|file| file.length).sum()
     }
@@ -83,8 +85,8 @@ impl Pcap {
         self.files.iter().flat_map(File::unread).collect()
     }
 
-    /// Whether so much was not read that nothing is known of what it was: all behind a damage, or a hundredth of a
-    /// file. A last record that is cut is no such thing.
+    /// Whether so much was not read that nothing is known of what it was: all behind a damage, or a
+    /// hundredth of a file. A last record that is cut is no such thing.
     pub fn has_gaps(&self) -> bool {
         self.files.iter().any(File::has_gaps)
     }
@@ -189,7 +191,8 @@ impl Record {
     /// The frame with the octets `data`.
     fn frame<'a>(&self, data: &'a [u8]) -> Frame<'a> {
         let interface = match (self.link, data) {
-            // A cooked header of version 2 says where the packet was seen, after protocol and reserved octets.
+            // A cooked header of version 2 says where the packet was seen, after protocol and
+            // reserved octets.
             (LinkType::LinuxSll2, &[_, _, _, _, a, b, c, d, ..]) => {
                 u32::from_be_bytes([a, b, c, d])
             }
@@ -271,8 +274,8 @@ impl File {
         })
     }
 
-    /// Visits the next frame and those after it, as long as they are `due` and lie in the window, but
-    /// no more than `limit`; says how many.
+    /// Visits the next frame and those after it, as long as they are `due` and lie in the window,
+    /// but no more than `limit`; says how many.
     #[inline]
     fn run(
         &mut self,

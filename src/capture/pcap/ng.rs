@@ -62,8 +62,8 @@ impl Ng {
             && Section::read(octets).is_some_and(|section| section.is_supported())
     }
 
-    /// The packet block at `position`, where all of it lies in the window, and it is of the kind that
-    /// all of today's programs write.
+    /// The packet block at `position`, where all of it lies in the window, and it is of the kind
+    /// that all of today's programs write.
     #[inline]
     pub(super) fn record<'w>(&mut self, window: &'w [u8], position: usize) -> Option<Located<'w>> {
         let octets = window.get(position..)?;
@@ -94,8 +94,8 @@ impl Ng {
         }
     }
 
-    /// Looks for the next packet block or section, from the octet behind the present one on; false where there is
-    /// none.
+    /// Looks for the next packet block or section, from the octet behind the present one on; false
+    /// where there is none.
     pub(super) fn search(&self, input: &mut Input) -> io::Result<bool> {
         input.consume(1);
         input.widen(SEARCH);
@@ -302,7 +302,8 @@ impl Ng {
 /// What a block was.
 pub(super) enum Block {
     Packet(Record),
-    /// A packet block of this length that contradicts itself, or names an interface that was not described.
+    /// A packet block of this length that contradicts itself, or names an interface that was not
+    /// described.
     BadPacket(usize),
     /// Nothing that matters here.
     Other,

@@ -31,7 +31,8 @@ const ADDRESS: usize = size_of::<tpacket3_hdr>().next_multiple_of(libc::TPACKET_
 /// Header and address together.
 const HEADER: usize = ADDRESS + size_of::<sockaddr_ll>();
 
-/// The frames of a block that the kernel has handed over. Ends early where a block contradicts itself.
+/// The frames of a block that the kernel has handed over. Ends early where a block contradicts
+/// itself.
 pub(super) fn packets(block: &[u8]) -> impl Iterator<Item = Packet<'_>> {
     const HEAD: usize = offset_of!(tpacket_block_desc, hdr);
     let count = u32_at(block, HEAD + offset_of!(tpacket_hdr_v1, num_pkts)).unwrap_or(0);
@@ -89,7 +90,8 @@ mod tests {
         );
     }
 
-    /// A block with one frame of `length` octets for each of `lengths`, laid out as the kernel does.
+    /// A block with one frame of `length` octets for each of `lengths`, laid out as the kernel
+    /// does.
     fn block(lengths: &[usize]) -> Vec<u8> {
         let mut block = vec![0; 48];
         block[12..16].copy_from_slice(&u32::try_from(lengths.len()).unwrap().to_ne_bytes());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use libc::{tpacket_block_desc, tpacket_hdr_v1};
 
-use super::socket::PacketSocket;
 use crate::capture::Error;
+use crate::sys::packet::PacketSocket;
 
 pub(super) const STATUS: usize =
     offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
@@ -20,7 +20,8 @@ pub(super) struct Map {
     blocks: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to the thread that made it, and `Map` is its only owner.
+// SAFETY: the mapping belongs to the process, not to the thread that made it, and `Map` is its only
+// owner.
 unsafe impl Send for Map {}
 
 impl Map {
@@ -46,8 +47,8 @@ impl Map {
         // Acquire: what the kernel wrote before it handed the block over is seen after this.
         (self.status(index).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0).then(|| {
             // SAFETY: the block lies in the mapping (`at` checks the index), which lives as long as
-            // `self`. The kernel does not write to it until `release`, which takes `&mut self` and so
-            // cannot be called while this borrow lives.
+            // `self`. The kernel does not write to it until `release`, which takes `&mut self` and
+            // so cannot be called while this borrow lives.
             unsafe { std::slice::from_raw_parts(self.at(index), self.block_size) }
         })
     }

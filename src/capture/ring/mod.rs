@@ -5,19 +5,20 @@
 //! when it is full, or when its first frame has waited for 64 ms. Needs CAP_NET_RAW to open,
 //! nothing to read, and leaves nothing behind.
 //!
-//! By default one socket listens on every interface, so that those which come up later are heard too;
-//! interfaces asked for by name get a socket and a share of the memory each, so that traffic on others costs nothing.
+//! By default one socket listens on every interface, so that those which come up later are heard
+//! too; interfaces asked for by name get a socket and a share of the memory each, so that traffic
+//! on others costs nothing.
 //!
 //! # More than one core
-//! A group of rings shares the traffic ([`Ring::open_group`]): their sockets are members of a fan-out group, to
-//! which the kernel delivers each frame once, to the member that a [program](filter::fanout()) chooses by the flow.
-//! A member can never be bound again, and opening another socket takes a capability that the process may
-//! have given up. So each ring of a group has one socket on every interface, also where interfaces are asked for by
-//! name; then its filter keeps to those, which it can be told anew when one is created again.
+//! A group of rings shares the traffic ([`Ring::open_group`]): their sockets are members of a
+//! fan-out group, to which the kernel delivers each frame once, to the member that a
+//! [program](filter::fanout()) chooses by the flow. A member can never be bound again, and opening
+//! another socket takes a capability that the process may have given up. So each ring of a group
+//! has one socket on every interface, also where interfaces are asked for by name; then its filter
+//! keeps to those, which it can be told anew when one is created again.
 
 mod block;
 mod map;
-mod socket;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -25,17 +26,14 @@ use std::time::{Duration, Instant};
 
 use block::Packet;
 use map::Map;
-use socket::update;
-pub(super) use socket::{PacketSocket, select, wait};
-use synwatch_core::flow::Ranks;
 use synwatch_core::observe::CaptureStats;
+use synwatch_core::sampling::SamplingKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::filter::{self, Filter};
-use crate::capture::{
-    Batch, Direction, Error, Frame, Frames, Interfaces, Selection, Settings, Source,
-};
+use crate::capture::socket::{FilteredSocket, select, update, wait};
+use crate::capture::{Batch, Direction, Error, Frame, Interfaces, Selection, Settings, Source};
 
 /// Octets of a block: at 1 M packets/s one is full every 1.6 ms, so a wake-up is paid by some
 /// 1,600 packets, and a block still fits in a core's cache.
@@ -84,26 +82,29 @@ impl Ring {
         Ok(Self::new(&settings.interfaces, filter, taps))
     }
 
-    /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the ring at its
-    /// [shard](synwatch_core::flow::Rank::shard), whole and in both directions. What only the decoder finds in a packet
-    /// (fragments, long chains of IPv6 extension headers) comes to the first ring, whatever its flow.
+    /// Opens `count` rings that share the traffic and `settings.ring_bytes`: a flow comes to the
+    /// ring at its [shard](synwatch_core::sampling::SamplingHash::shard), whole and in both
+    /// directions. What only the decoder finds in a packet (fragments, long chains of IPv6
+    /// extension headers) comes to the first ring, whatever its flow.
     ///
-    /// They belong together: when one is dropped the kernel divides the flows among the rest in another way.
+    /// They belong together: when one is dropped the kernel divides the flows among the rest in
+    /// another way.
     ///
     /// # Errors
-    /// Those of [`Ring::open`], which it is for one ring; a kernel before Linux 4.12, or more than 256 rings.
+    /// Those of [`Ring::open`], which it is for one ring; a kernel before Linux 4.12, or more than
+    /// 256 rings.
     pub fn open_group(
         settings: &Settings,
         count: NonZeroUsize,
-        ranks: &Ranks,
+        sampling_key: &SamplingKey,
     ) -> Result<Vec<Self>, Error> {
         if count == NonZeroUsize::MIN {
             return Ok(vec![Self::open(settings)?]);
         }
         settings.interfaces.check()?;
         let mut filter = settings.filter();
-        // Only a bound socket can join, so frames arrive before the group is complete. Nobody hears them:
-        // there is no interface to hear them on.
+        // Only a bound socket can join, so frames arrive before the group is complete. Nobody hears
+        // them: there is no interface to hear them on.
         filter.interfaces = Some(Vec::new());
         let mut rings = (0..count.get())
             .map(|_| {
@@ -116,7 +117,7 @@ impl Ring {
         for socket in sockets() {
             group = Some(socket.join_fanout(group)?);
             // The last time, it also waits for the frames that saw a smaller group.
-            socket.divide(filter::fanout(ranks))?;
+            socket.divide(filter::fanout(sampling_key))?;
         }
         for ring in &mut rings {
             ring.keep_to_interfaces()?;
@@ -180,12 +181,22 @@ impl Source for Ring {
         self.names.clone()
     }
 
+    /// Visits the frames of one block.
     fn read_batch(
         &mut self,
         timeout: Duration,
         visit: &mut dyn FnMut(Frame<'_>),
     ) -> Result<Batch, Error> {
-        self.visit(timeout, visit)
+        self.follow_interfaces();
+        let mut ready = self.ready();
+        if ready.is_none() {
+            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
+            ready = self.ready();
+        }
+        let Some(index) = ready else { return Ok(Batch::Idle) };
+        self.taps[index].read_block(visit);
+        self.turn = index + 1;
+        Ok(Batch::Frames)
     }
 
     fn stats(&mut self) -> CaptureStats {
@@ -204,25 +215,9 @@ impl Source for Ring {
     }
 }
 
-impl Frames for Ring {
-    /// Visits the frames of one block.
-    fn visit(&mut self, timeout: Duration, visit: impl FnMut(Frame<'_>)) -> Result<Batch, Error> {
-        self.follow_interfaces();
-        let mut ready = self.ready();
-        if ready.is_none() {
-            wait(self.taps.iter().map(|tap| &tap.socket), timeout)?;
-            ready = self.ready();
-        }
-        let Some(index) = ready else { return Ok(Batch::Idle) };
-        self.taps[index].read_block(visit);
-        self.turn = index + 1;
-        Ok(Batch::Frames)
-    }
-}
-
 /// One socket with its ring.
 struct Tap {
-    socket: PacketSocket,
+    socket: FilteredSocket,
     map: Map,
     /// The block to read next; the kernel goes around in the same order.
     block: usize,
@@ -233,7 +228,7 @@ struct Tap {
 
 impl Tap {
     fn open(filter: &Filter, bytes: usize, interface: Option<&String>) -> Result<Self, Error> {
-        let socket = PacketSocket::open(filter)?;
+        let socket = FilteredSocket::open(filter)?;
         let blocks = (bytes / BLOCK_SIZE).max(MIN_BLOCKS);
         let map = Map::new(&socket, BLOCK_SIZE, blocks, RETIRE_TIMEOUT)?;
         // Last of all: from here on frames arrive.
@@ -271,7 +266,7 @@ impl Tap {
         self.map.block(self.block).is_some()
     }
 
-    fn read_block(&mut self, mut visit: impl FnMut(Frame<'_>)) {
+    fn read_block(&mut self, visit: &mut dyn FnMut(Frame<'_>)) {
         if let Some(block) = self.map.block(self.block) {
             for packet in block::packets(block) {
                 visit(frame(&packet));

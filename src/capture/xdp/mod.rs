@@ -1,7 +1,9 @@
-//! Frames that an XDP program copies before the kernel makes a socket buffer of them (feature `ebpf`).
+//! Frames that an XDP program copies before the kernel makes a socket buffer of them (feature
+//! `ebpf`).
 //!
-//! For mirror ports, where both directions come in: XDP sees nothing that this host sends. On a server the
-//! answers are missing, which the report shows as `one_way_ingress`; the ring is better there.
+//! For mirror ports, where both directions come in: XDP sees nothing that this host sends. On a
+//! server the answers are missing, which the report shows as `one_way_ingress`; the ring is better
+//! there.
 //!
 //! The program lets every packet pass. It counts segments and copies those that
 //! [`crate::capture::filter`] would pass, of the flows of the [`Selection`], and what it cannot
@@ -30,12 +32,14 @@ use synwatch_core::time::Timestamp;
 use synwatch_core::wire::LinkType;
 
 use crate::capture::{self, Batch, Direction, Frame, Interfaces, Selection, Settings, Source};
+use crate::sys::Needs;
 
-/// How long frames may gather before they are read: it adds to the delay of an alert, and bounds the
-/// wake-ups of a slow trickle. Without frames there are none.
+/// How long frames may gather before they are read: it adds to the delay of an alert, and bounds
+/// the wake-ups of a slow trickle. Without frames there are none.
 const GATHER: Duration = Duration::from_millis(64);
 
-/// Octets that end the gathering: at 1 M frames/s reached every 1.5 ms, so a wake-up is paid by some 1,500.
+/// Octets that end the gathering: at 1 M frames/s reached every 1.5 ms, so a wake-up is paid by
+/// some 1,500.
 const WAKE: u32 = 256 << 10;
 
 /// Frames of a batch at most: nobody waits longer for what is done between batches.
@@ -74,8 +78,8 @@ impl Xdp {
     /// Attaches the program in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// No interface, one that is unknown or has a program already, missing privileges, or a kernel that
-    /// does not take the program.
+    /// No interface, one that is unknown or has a program already, missing privileges, or a kernel
+    /// that does not take the program.
     pub fn open(settings: &Settings) -> Result<Self, capture::Error> {
         settings.interfaces.check()?;
         let Interfaces::Named(names) = &settings.interfaces else {
@@ -175,6 +179,11 @@ impl Source for Xdp {
         Ok(if count == 0 { Batch::Idle } else { Batch::Frames })
     }
 
+    /// The counters are read for each processor that there may be.
+    fn needs(&self) -> Needs {
+        Needs { readable: vec!["/sys/devices/system/cpu".into()], ..Needs::default() }
+    }
+
     fn stats(&mut self) -> CaptureStats {
         let Counts { passed, lost, .. } = self.counts();
         CaptureStats { received: passed + lost, dropped: lost }
@@ -211,7 +220,8 @@ fn boot() -> u64 {
     nanos(wall).wrapping_sub(nanos(up))
 }
 
-/// A descriptor to wait on, which fires at each of the program's wake-ups and not as long as frames wait.
+/// A descriptor to wait on, which fires at each of the program's wake-ups and not as long as frames
+/// wait.
 fn wake_ups(frames: &RingBuf<MapData>) -> Result<OwnedFd, Errno> {
     let wake_ups = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;

@@ -1,11 +1,11 @@
-//! The program in the kernel: loading, attaching, its rules and its counters. The layouts are those of
-//! `ebpf/handshakes.bpf.c`.
+//! The program in the kernel: loading, attaching, its rules and its counters. The layouts are those
+//! of `ebpf/handshakes.bpf.c`.
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use synwatch_core::flow::Sampling;
+use synwatch_core::sampling::Sampling;
 
 use crate::capture::Selection;
 
@@ -16,8 +16,8 @@ compile_error!("the object in ebpf/ is for little-endian machines");
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/handshakes.bpf.o");
 
-/// The program, attached as long as this lives: links end with their descriptors, however the process
-/// ends. What was opened keeps working without privileges (Linux 5.19; before, only where
+/// The program, attached as long as this lives: links end with their descriptors, however the
+/// process ends. What was opened keeps working without privileges (Linux 5.19; before, only where
 /// `kernel.unprivileged_bpf_disabled` is 0).
 pub(super) struct Program {
     ebpf: Ebpf,
@@ -26,8 +26,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads the program; `ring_bytes`, a power of two, is the size of the ring, which is returned too. Only
-    /// flows with one of `ports` at an end come up; all where there is none.
+    /// Loads the program; `ring_bytes`, a power of two, is the size of the ring, which is returned
+    /// too. Only flows with one of `ports` at an end come up; all where there is none.
     pub(super) fn load(ring_bytes: u32, ports: &[u16]) -> Result<(Self, RingBuf<MapData>), Error> {
         let mut ebpf = EbpfLoader::new().map_max_entries("frames", ring_bytes).load(OBJECT)?;
         let mut take =
@@ -48,8 +48,8 @@ impl Program {
         Ok(program.try_into().map_err(EbpfError::from)?)
     }
 
-    /// Has every packet that comes in by the interface pass through the program; by the driver, or by the
-    /// network stack where the driver cannot.
+    /// Has every packet that comes in by the interface pass through the program; by the driver, or
+    /// by the network stack where the driver cannot.
     pub(super) fn attach(&mut self, interface: &str) -> Result<(), Error> {
         let xdp = self.xdp()?;
         let failed = |source| Error::attach(interface, &source);
@@ -109,9 +109,9 @@ impl Rules {
     /// `struct rules`.
     fn words(&self) -> Words {
         let mut words = [0; _];
-        if let Some((ranks, sampling)) = &self.selection.flows {
-            words[0] = ranks.seed;
-            words[1..5].copy_from_slice(&ranks.odd);
+        if let Some((sampling_key, sampling)) = &self.selection.flows {
+            words[0] = sampling_key.seed;
+            words[1..5].copy_from_slice(&sampling_key.odd);
             words[5] = sampling.general.mask();
             let heavy = &sampling.heavy[..sampling.heavy.len().min(Sampling::HEAVY)];
             words[8] = heavy.len() as u32;
@@ -140,17 +140,17 @@ fn port_bits(ports: &[u16]) -> PortBits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synwatch_core::flow::{HashKey, Hasher, Level};
+    use synwatch_core::sampling::{HashKey, Hasher, Level};
 
     #[test]
     fn rules_as_the_program_reads_them() {
-        let ranks = *Hasher::new(HashKey([7; 16])).ranks();
+        let sampling_key = *Hasher::new(HashKey([7; 16])).sampling_key();
         let heavy = vec![(5, Level::new(3)), (6, Level::ALL)];
-        let flows = Some((ranks, Sampling { general: Level::new(1), heavy }));
+        let flows = Some((sampling_key, Sampling { general: Level::new(1), heavy }));
         let selection = Selection { data: true, flows };
         let words = Rules { wake: 1 << 18, ports: true, selection }.words();
-        assert_eq!(words[0], ranks.seed);
-        assert_eq!(words[1..5], ranks.odd);
+        assert_eq!(words[0], sampling_key.seed);
+        assert_eq!(words[1..5], sampling_key.odd);
         assert_eq!(words[5..10], [1 << 31, 1, 1 << 18, 2, 1]);
         assert_eq!(words[10..14], [5, 7 << 29, 6, 0]);
         assert!(words[14..].iter().all(|word| *word == 0));
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(words.iter().filter(|word| **word != 0).count(), 1);
     }
 
-    /// What the program costs by itself, warm: `cargo test --features ebpf --lib cost_of_the_program --
-    /// --ignored --nocapture`, as root.
+    /// What the program costs by itself, warm: `cargo test --features ebpf --lib
+    /// cost_of_the_program -- --ignored --nocapture`, as root.
     #[test]
     #[ignore = "a measurement"]
     fn cost_of_the_program() {
@@ -168,10 +168,10 @@ mod tests {
         use etherparse::PacketBuilder;
 
         let (mut program, mut frames) = Program::load(8 << 20, &[]).unwrap();
-        let ranks = *Hasher::new(HashKey([7; 16])).ranks();
+        let sampling_key = *Hasher::new(HashKey([7; 16])).sampling_key();
         let level = |general, heavy| {
             let heavy = vec![(7, Level::MAX); heavy];
-            Some((ranks, Sampling { general: Level::new(general), heavy }))
+            Some((sampling_key, Sampling { general: Level::new(general), heavy }))
         };
         let ethernet = || PacketBuilder::ethernet2([2; 6], [2; 6]);
         let ipv4 = || ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 10], 64);

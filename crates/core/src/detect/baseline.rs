@@ -11,13 +11,15 @@ pub(crate) const D: f64 = STEP.as_millis() as f64 / 1_000.0;
 const ARL0_STEPS: f64 = 10.0 * 365.25 * 86_400.0 / D;
 /// Steps of the baseline's time constant: 10 minutes.
 const LEARNING: f64 = 600.0 / D;
-/// Steps of the time constant of what is known of the noise: an hour. It has to outlive quiet minutes.
+/// Steps of the time constant of what is known of the noise: an hour. It has to outlive quiet
+/// minutes.
 const NOISE: f64 = 3_600.0 / D;
 /// Steps over which noise is measured: 10 s. Failures come in clumps and their share wanders; both
 /// show over many steps, not in the variance of single ones.
 const SPAN: f64 = 10.0 / D;
-/// Noise is learned from what is clear and winsorised, and its tail is heavier than a normal one: it is
-/// taken twice. (With less, 100/s that vary five-fold page once in a few days at a backlog of 128.)
+/// Noise is learned from what is clear and winsorised, and its tail is heavier than a normal one:
+/// it is taken twice. (With less, 100/s that vary five-fold page once in a few days at a backlog of
+/// 128.)
 const MARGIN: f64 = 2.0;
 /// Steps of the time constant of the excess rate: 5 s.
 const RATE: f64 = 5.0 / D;
@@ -93,8 +95,8 @@ pub(crate) struct Baseline {
     /// What was expected, and what came beyond it, over the last 10 s.
     expected: Ewma,
     residual: Ewma,
-    /// Mean square of its positive part, in proportion to the variance that independent failures would
-    /// have, and in proportion to what was expected.
+    /// Mean square of its positive part, in proportion to the variance that independent failures
+    /// would have, and in proportion to what was expected.
     spread: Ewma,
     upper: Ewma,
     /// The CUSUM, and in how many steps it has risen since it was last empty.
@@ -114,8 +116,8 @@ pub(crate) struct Baseline {
 impl Baseline {
     pub(crate) fn new() -> Self {
         Self {
-            // What is usual at a service that does well. Twice that is allowed for as long as nothing has
-            // been learned, which 5 % would make too much to see 10/s on top of 100/s.
+            // What is usual at a service that does well. Twice that is allowed for as long as
+            // nothing has been learned, which 5 % would make too much to see 10/s on top of 100/s.
             rho: 0.02,
             lambda: 0.5,
             kappa: 1.0,
@@ -137,20 +139,21 @@ impl Baseline {
         }
     }
 
-    /// From now on each attempt stands for `weight` of them: a count then varies as much more, about the
-    /// same mean (a compound Poisson count).
+    /// From now on each attempt stands for `weight` of them: a count then varies as much more,
+    /// about the same mean (a compound Poisson count).
     pub(crate) fn weigh(&mut self, weight: u32) {
         self.weight = f64::from(weight.max(1));
     }
 
-    /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with a
-    /// listen backlog of `backlog`; `learns` from it or not.
+    /// Takes in a matured step with `completed` and (weighted) `failed` attempts of a service with
+    /// a listen backlog of `backlog`; `learns` from it or not.
     pub(crate) fn step(&mut self, completed: f64, failed: f64, backlog: f64, learns: bool) {
         if self.learned >= SETTLED {
             self.fit(backlog);
         }
-        // However long it lasts, no more is normal, noise included, than one failure for two completions
-        // or, where that is more, two of the highest lambda: else who grows slowly would hide a flood.
+        // However long it lasts, no more is normal, noise included, than one failure for two
+        // completions or, where that is more, two of the highest lambda: else who grows slowly
+        // would hide a flood.
         let most = (completed / 2.0).max(2.0 * lambda_range(backlog).end() * D);
         let usual = self.rho / (1.0 - self.rho) * completed + self.lambda * D;
         let expected = usual.min(most / 2.0);
@@ -182,8 +185,8 @@ impl Baseline {
         self.expected.add(expected);
         self.residual.add(failed - expected);
         let (usual, above) = (self.expected.mean(), self.residual.mean().max(0.0));
-        // The mean of independent counts over this span has a 2 SPAN-th of their variance, and half of
-        // that comes from what is above it.
+        // The mean of independent counts over this span has a 2 SPAN-th of their variance, and half
+        // of that comes from what is above it.
         self.spread.add(4.0 * SPAN * above.powi(2) / (weight * usual));
         self.upper.add((above / usual.max(D)).powi(2));
         self.learned = self.learned.saturating_add(1);
@@ -195,7 +198,8 @@ impl Baseline {
         self.rho = clamp(failed / (failed + completed).max(f64::MIN_POSITIVE), &RHO);
         let unexplained = (failed - self.rho / (1.0 - self.rho) * completed) / D;
         self.lambda = clamp(unexplained, &lambda_range(backlog));
-        // A few minutes tell little of noise: it is believed as far as its time constant has passed.
+        // A few minutes tell little of noise: it is believed as far as its time constant has
+        // passed.
         let believed = |noise: f64| 1.0 + self.spread.weight * (MARGIN * noise - 1.0).max(0.0);
         self.phi = clamp(believed(self.spread.mean()), &PHI);
         let kappa = clamp(believed(DEVIATIONS * self.upper.mean().sqrt()), &KAPPA);
@@ -213,8 +217,8 @@ impl Baseline {
         }
     }
 
-    /// Goes on from what was learned before. Each moment is cut to what the limits above can be made
-    /// of, so that a wrong one is forgotten as fast as it would have been learned.
+    /// Goes on from what was learned before. Each moment is cut to what the limits above can be
+    /// made of, so that a wrong one is forgotten as fast as it would have been learned.
     pub(crate) fn restore(&mut self, saved: &SavedSeries) {
         const MOST_COMPLETED: f64 = 1e7 * D;
         const HIGHEST_BACKLOG: f64 = 65_535.0;
@@ -276,8 +280,8 @@ impl Baseline {
     }
 }
 
-/// The positive root of e^theta - 1 = (1 + kappa) theta: the rate at which the chance falls that a Poisson
-/// stream of mean mu exceeds its allowance kappa mu (Lorden 1971).
+/// The positive root of e^theta - 1 = (1 + kappa) theta: the rate at which the chance falls that a
+/// Poisson stream of mean mu exceeds its allowance kappa mu (Lorden 1971).
 fn theta(kappa: f64) -> f64 {
     let mut theta = 1.0 + kappa.ln_1p();
     for _ in 0..6 {

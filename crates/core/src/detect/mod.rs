@@ -1,23 +1,19 @@
-//! Windows become a verdict: change detection, severity from impact, class, and words.
+//! Whether a service is under attack, step by step: change detection, the queue, crowds, and the
+//! severity that comes of them.
 
-mod advice;
 mod baseline;
 mod change;
-mod classify;
-mod configured;
-mod explain;
-mod filter;
-mod incident;
+mod crowd;
+mod detector;
+mod episode;
+mod limits;
+mod observation;
 #[cfg(test)]
 mod poisoning;
+mod queue;
 mod saved;
-mod scan;
 
-pub use change::{Detector, Observation, Reason};
-pub use classify::{are_real, variant};
-pub use configured::{Configured, RateLimits};
-pub use explain::{Circumstances, Detail};
-pub use filter::Filter;
-pub use incident::{Action, Incidents, Onset, Subject};
+pub use detector::Detector;
+pub use limits::{RateLimits, Reason};
+pub use observation::Observation;
 pub use saved::{SavedBaseline, SavedSeries};
-pub use scan::{Scan, Scanners};

@@ -1,14 +1,15 @@
-//! Attackers who teach the detector: whatever they do to the baseline for hours, a flood is paged in time.
+//! Attackers who teach the detector: whatever they do to the baseline for hours, a flood is paged
+//! in time.
 //!
-//! A listener with a backlog of 4,096 and 100 honest connections a second, 2 % of which fail. The queue is
-//! taken to be empty throughout, as with `tcp_syncookies` = 2: else its occupancy would freeze the
-//! baseline long before.
+//! A listener with a backlog of 4,096 and 100 honest connections a second, 2 % of which fail. The
+//! queue is taken to be empty throughout, as with `tcp_syncookies` = 2: else its occupancy would
+//! freeze the baseline long before.
 
 use std::time::Duration;
 
 use crate::detect::baseline::D;
-use crate::detect::change::{Detector, Observation};
-use crate::observe::Severity;
+use crate::detect::{Detector, Observation};
+use crate::model::Severity;
 use crate::stats::Step;
 use crate::time::Timestamp;
 

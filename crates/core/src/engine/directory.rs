@@ -1,7 +1,8 @@
-//! Where the services are: the way from an address and port to a place in the bounded list of services.
+//! Where the services are: the way from an address and port to a place in the bounded list of
+//! services.
 //!
-//! One directory serves all shards. It is asked when a shard meets a service that it does not remember, not with every
-//! segment.
+//! One directory serves all shards. It is asked when a shard meets a service that it does not
+//! remember, not with every segment.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::engine::settings::Settings;
 use crate::flow::{End, Hasher, Patience, ServiceId};
-use crate::observe::Listener;
+use crate::model::Listener;
 use crate::stats::Keyed;
 use crate::wire::Address;
 
@@ -20,7 +21,7 @@ const MAX_ALIASES: usize = 8_192;
 
 /// Who has a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Tenant {
+pub struct Slot {
     /// The address of the service; unspecified for a wildcard listener.
     pub address: Address,
     /// Its port.
@@ -37,7 +38,7 @@ pub struct Tenant {
     pub may_go: bool,
 }
 
-impl Tenant {
+impl Slot {
     /// Whose place is not known.
     pub const NOBODY: Self = Self::new(Address::from_bits(0), 0, u32::MAX);
 
@@ -72,7 +73,7 @@ pub struct Directory {
     /// Destinations that belong to a wildcard listener.
     aliases: HashMap<(Address, u16), ServiceId, Keyed>,
     /// By the numbers of the services; the first is nobody's.
-    tenants: Vec<Tenant>,
+    slots: Vec<Slot>,
     /// Those that took their places since they were last asked for.
     newcomers: Vec<ServiceId>,
     listeners: Vec<Listener>,
@@ -88,7 +89,7 @@ impl Directory {
         Self {
             places: HashMap::with_hasher(Keyed(hasher)),
             aliases: HashMap::with_hasher(Keyed(hasher)),
-            tenants: vec![Tenant::new(Address::from_bits(0), 0, 0)],
+            slots: vec![Slot::new(Address::from_bits(0), 0, 0)],
             newcomers: Vec::new(),
             listeners: Vec::new(),
             networks: settings.networks.clone(),
@@ -106,13 +107,13 @@ impl Directory {
 
     /// Who has a place.
     #[must_use]
-    pub fn tenant(&self, id: ServiceId) -> &Tenant {
-        &self.tenants[usize::from(id.0)]
+    pub fn slot(&self, id: ServiceId) -> &Slot {
+        &self.slots[usize::from(id.0)]
     }
 
     /// What is known of who has a place.
-    pub fn tenant_mut(&mut self, id: ServiceId) -> &mut Tenant {
-        &mut self.tenants[usize::from(id.0)]
+    pub fn slot_mut(&mut self, id: ServiceId) -> &mut Slot {
+        &mut self.slots[usize::from(id.0)]
     }
 
     /// Those that took their places since the last call.
@@ -134,16 +135,20 @@ impl Directory {
         self.version = self.version.wrapping_add(1);
     }
 
-    /// The ends of flows that belong to a service: of one on a wildcard address as many as were seen.
+    /// The ends of flows that belong to a service: of one on a wildcard address as many as were
+    /// seen.
     pub fn ends(&self, id: ServiceId, hasher: &Hasher) -> impl Iterator<Item = End> {
-        let tenant = self.tenant(id);
-        let own = (tenant.address, tenant.port);
+        let slot = self.slot(id);
+        let own = (slot.address, slot.port);
         let own = (!IpAddr::from(own.0).is_unspecified()).then_some(own);
         let aliases = self.aliases.iter().filter(move |(_, of)| **of == id).map(|(at, _)| *at);
-        own.into_iter().chain(aliases).map(|(address, port)| hasher.ranks().end(address, port))
+        own.into_iter()
+            .chain(aliases)
+            .map(|(address, port)| hasher.sampling_key().end(address, port))
     }
 
-    /// Takes in the listening sockets of the host, and gives each its place before its first SYN comes.
+    /// Takes in the listening sockets of the host, and gives each its place before its first SYN
+    /// comes.
     pub fn listen(&mut self, listeners: &[Listener]) -> Vec<ServiceId> {
         let same = |a: &Listener, b: &Listener| (a.address, a.port) == (b.address, b.port);
         let moved = listeners.len() != self.listeners.len()
@@ -218,13 +223,13 @@ impl Directory {
         if let Some(id) = self.find(address, port) {
             return id;
         }
-        let place = if self.tenants.len() < limit {
-            self.tenants.push(Tenant::new(address, port, 0));
-            self.tenants.len() - 1
+        let place = if self.slots.len() < limit {
+            self.slots.push(Slot::new(address, port, 0));
+            self.slots.len() - 1
         } else {
             let Some(place) = self.idle_place() else { return ServiceId::OTHER };
-            let old = self.tenants[place];
-            self.tenants[place] = Tenant::new(address, port, old.generation.wrapping_add(1));
+            let old = self.slots[place];
+            self.slots[place] = Slot::new(address, port, old.generation.wrapping_add(1));
             self.places.remove(&(old.address, old.port));
             self.aliases.retain(|_, id| usize::from(id.0) != place);
             self.version = self.version.wrapping_add(1);
@@ -240,8 +245,8 @@ impl Directory {
     fn idle_place(&mut self) -> Option<usize> {
         const TRIES: usize = 8;
         for _ in 0..TRIES {
-            self.hand = self.hand % (self.tenants.len() - 1) + 1;
-            if self.tenants[self.hand].may_go {
+            self.hand = self.hand % (self.slots.len() - 1) + 1;
+            if self.slots[self.hand].may_go {
                 return Some(self.hand);
             }
         }
@@ -275,10 +280,10 @@ mod tests {
         assert_ne!(directory.version(), version);
         let after = directory.service(host, 443);
         assert_ne!(before, after);
-        assert!(IpAddr::from(directory.tenant(after).address).is_unspecified());
+        assert!(IpAddr::from(directory.slot(after).address).is_unspecified());
         directory.listen(&[listener("::", true), listener("192.0.2.10", false)]);
         let own = directory.service(host, 443);
-        assert_eq!(directory.tenant(own).address, host);
+        assert_eq!(directory.slot(own).address, host);
         assert_eq!(directory.newcomers(), [before, after]);
     }
 
@@ -299,11 +304,11 @@ mod tests {
             (0..20).map(|n| directory.service(Address::v4([192, 0, 2, n]), 80)).collect();
         // A quarter of the 16 places is kept for listeners, and one is that of all others.
         assert_eq!(ids.iter().filter(|id| **id == ServiceId::OTHER).count(), 9);
-        directory.tenant_mut(ids[3]).may_go = true;
+        directory.slot_mut(ids[3]).may_go = true;
         // It takes two searches at most to come around.
         let newcomer = |_| directory.service(Address::v4([192, 0, 2, 99]), 80);
         assert!((0..2).map(newcomer).any(|id| id == ids[3]));
-        assert_eq!(directory.tenant(ids[3]).generation, 1);
+        assert_eq!(directory.slot(ids[3]).generation, 1);
         assert_eq!(directory.find(Address::v4([192, 0, 2, 3]), 80), None);
     }
 }

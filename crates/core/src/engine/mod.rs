@@ -1,9 +1,9 @@
 //! The engine: segments, kernel samples and time go in, detections and a report come out.
 //!
-//! One engine serves the daemon, `--once` and `replay` alike. It holds all state, performs no I/O and reads no
-//! clock: whoever owns it hands in what was seen and when, and carries out the [`Action`]s.
+//! One engine serves the daemon, `--once` and `replay` alike. It holds all state, performs no I/O
+//! and reads no clock: whoever owns it hands in what was seen and when, and carries out the
+//! [`Action`]s.
 
-mod baselines;
 mod directory;
 mod judge;
 mod report;
@@ -13,90 +13,33 @@ mod settings;
 mod shard;
 mod shards;
 mod tally;
+mod witnesses;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use crate::detect::{Action, SavedBaseline};
+pub use crate::detect::{RateLimits, SavedBaseline, SavedSeries};
+pub use crate::incident::Action;
+pub use crate::stats::STEP;
 pub use settings::{Mute, ServiceSettings, Settings};
 pub use shard::Shard;
 
-use crate::detect::{Incidents, Scanners};
+use crate::document::{Handshakes, Snapshot};
 use crate::engine::directory::Shared;
-use crate::engine::judge::Groups;
+use crate::engine::judge::{Judge, Moment};
+use crate::engine::report::{View, totals};
 use crate::engine::sampling::Sampler;
 use crate::engine::services::Services;
 use crate::engine::shard::Completed;
 use crate::engine::shards::Shards;
-use crate::flow::{Hasher, Level, Ranks, Sampling, ServiceId};
-use crate::observe::{CaptureStats, Handshakes, KernelSample};
-use crate::stats::{Recent, STEP, Step};
+use crate::engine::witnesses::{CaptureView, KernelView};
+use crate::flow::{Hasher, Sampling, SamplingKey, SamplingLevel, ServiceId};
+use crate::model::{CaptureStats, KernelSample};
+use crate::stats::Step;
 use crate::time::Timestamp;
 use crate::wire::{Segment, Skip};
-
-/// What the kernel said last, and what has changed since the time before.
-struct KernelView {
-    sample: KernelSample,
-    /// Requests a second that were dropped because their queue was full.
-    drop_rate: f64,
-    /// Requests a second that were answered by a cookie because their queue was full.
-    cookie_rate: f64,
-    /// Connections a second that found an accept queue full.
-    overflow_rate: f64,
-}
-
-impl KernelView {
-    fn new(sample: KernelSample, before: Option<&KernelSample>) -> Self {
-        let rate = |name| {
-            let before = before?;
-            let more = sample.counters.get(name)?.saturating_sub(*before.counters.get(name)?);
-            let seconds = (sample.at - before.at).as_secs_f64();
-            #[expect(clippy::cast_precision_loss, reason = "a rate")]
-            (seconds > 0.0).then(|| more as f64 / seconds)
-        };
-        Self {
-            drop_rate: rate("TCPReqQFullDrop").unwrap_or(0.0),
-            // With cookies at 2 every request is answered by one, and counted as if the queue were full.
-            cookie_rate: rate("TCPReqQFullDoCookies")
-                .filter(|_| sample.sysctls.syncookies != Some(2))
-                .unwrap_or(0.0),
-            // Not `ListenDrops`, which a flood raises too.
-            overflow_rate: rate("ListenOverflows").unwrap_or(0.0),
-            sample,
-        }
-    }
-
-    /// Whether requests found their queue full.
-    fn is_queue_full(&self) -> bool {
-        self.drop_rate + self.cookie_rate > 0.0
-    }
-}
-
-/// What the capture said, over the last seconds.
-#[derive(Default)]
-struct CaptureView {
-    stats: CaptureStats,
-    /// Received and dropped in the seconds before.
-    recent: CaptureStats,
-    since: Timestamp,
-    /// Its own counter says so.
-    dropping: bool,
-    /// Handshakes (completed, presumed) as of the last look, when that was, and whether of those since the
-    /// one before too many had a part that was not shown.
-    handshakes: (i64, i64),
-    looked_at: Timestamp,
-    gaps: bool,
-}
-
-impl CaptureView {
-    /// Whether the capture loses packets: by its own counter, or by what connections show that it
-    /// missed.
-    const fn is_dropping(&self) -> bool {
-        self.dropping || self.gaps
-    }
-}
 
 /// The engine.
 pub struct Engine {
@@ -105,17 +48,9 @@ pub struct Engine {
     shards: Shards,
     sampler: Sampler,
     /// The highest level that there ever was.
-    heaviest: Level,
+    heaviest: SamplingLevel,
     services: Services,
-    scanners: Scanners,
-    groups: Groups,
-    completed: Completed,
-    /// Sources whose attempts failed in the last minute or two.
-    failed_sources: Recent,
-    incidents: Incidents,
-    /// How many of them are active.
-    told: u32,
-    actions: Vec<Action>,
+    judge: Judge,
     kernel: Option<KernelView>,
     capture: CaptureView,
     /// Outcomes as counters, as of the end of the step before.
@@ -134,19 +69,10 @@ pub struct Engine {
 
 /// Time that may pass without a segment before everything is known to have expired.
 const LONG_SILENCE: Duration = Duration::from_secs(1_200);
-/// The latest time that counts, in the year 2554: only a damaged file says so, and time must be able
-/// to go on.
+/// The latest time that counts, in the year 2554: only a damaged file says so, and time must be
+/// able to go on.
 pub const LATEST: Timestamp = Timestamp::from_nanos(u64::MAX - 3_600_000_000_000);
 const STEP_NANOS: u64 = STEP.as_nanos() as u64;
-/// Capture losses are judged over so long.
-const LOSS_WINDOW: Duration = Duration::from_secs(10);
-/// More than this share lost, and counts are too low.
-const LOSS_LIMIT: f64 = 0.05;
-/// A handshake is seen whole only if its three segments are, so a loss of 5 % leaves gaps in 14 % of them.
-const GAPS_LIMIT: f64 = 0.14;
-/// Handshakes that are needed to say so.
-const GAPS_ENOUGH: i64 = 30;
-
 impl Engine {
     /// An engine of one shard whose time begins at `start`.
     #[must_use]
@@ -172,17 +98,11 @@ impl Engine {
         let mut engine = Self {
             shards: Shards::new(&settings, shards, &directory, &completed),
             sampler: Sampler::new(settings.packet_budget),
-            heaviest: Level::ALL,
+            heaviest: SamplingLevel::ALL,
             services: Services::new(&settings, hasher, directory, start),
-            scanners: Scanners::new(hasher),
-            groups: Groups::new(hasher),
-            completed,
-            failed_sources: Recent::new(22, Duration::from_secs(60), start),
-            incidents: Incidents::default(),
-            told: 0,
-            actions: Vec::new(),
+            judge: Judge::new(hasher, completed, start),
             kernel: None,
-            capture: CaptureView { since: start, looked_at: start, ..CaptureView::default() },
+            capture: CaptureView::default(),
             handshakes: Handshakes::default(),
             half_open_peak: 0,
             start,
@@ -204,8 +124,7 @@ impl Engine {
         self.start = start;
         self.now = start;
         self.step_began = start;
-        self.capture.since = start;
-        self.capture.looked_at = start;
+        self.capture.begin(start);
         self.services.advance(start, self.step);
         for shard in self.shards.iter_mut() {
             shard.anchor(start);
@@ -231,8 +150,8 @@ impl Engine {
         &self.hasher
     }
 
-    /// Lends out the shards, in their order, for others to work on. Until all are [put back](Self::put_back) the engine can
-    /// neither take segments nor let time pass.
+    /// Lends out the shards, in their order, for others to work on. Until all are [put
+    /// back](Self::put_back) the engine can neither take segments nor let time pass.
     #[must_use]
     pub fn lend(&mut self) -> Vec<Shard> {
         std::mem::take(self.shards.all())
@@ -243,15 +162,16 @@ impl Engine {
         *self.shards.all() = shards;
     }
 
-    /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies on
-    /// several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the latest.
+    /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies
+    /// on several interfaces cannot be). Time never runs backwards: an earlier `now` counts as the
+    /// latest.
     pub fn handle_segment(&mut self, now: Timestamp, segment: &Segment, interface: u32) {
         self.queue_segment(now, segment, interface);
         self.handle_queue();
     }
 
-    /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor has fetched
-    /// what is known of the flow.
+    /// The same, but not before [`Self::handle_queue`], or 32 segments later: by then the processor
+    /// has fetched what is known of the flow.
     pub fn queue_segment(&mut self, at: Timestamp, segment: &Segment, interface: u32) {
         self.queue_frame(at, interface, |queued| {
             *queued = *segment;
@@ -259,7 +179,8 @@ impl Engine {
         });
     }
 
-    /// The same of a frame whose segment `decode` writes to where it will wait, or says why there is none.
+    /// The same of a frame whose segment `decode` writes to where it will wait, or says why there
+    /// is none.
     #[inline]
     pub fn queue_frame(
         &mut self,
@@ -319,40 +240,7 @@ impl Engine {
 
     /// Takes in what the capture says of itself.
     pub fn handle_capture(&mut self, stats: CaptureStats) {
-        let view = &mut self.capture;
-        view.stats = stats;
-        let lost = stats.dropped.saturating_sub(view.recent.dropped);
-        let received = stats.received.saturating_sub(view.recent.received);
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let share = lost as f64 / received.max(1) as f64;
-        view.dropping = view.dropping || share > LOSS_LIMIT;
-        if self.now - view.since >= LOSS_WINDOW {
-            view.dropping = share > LOSS_LIMIT;
-            view.recent = stats;
-            view.since = self.now;
-        }
-    }
-
-    /// Looks for losses that the capture does not count: connections that go on though a part of their
-    /// handshake was never shown. Where that is true of nearly all, one direction is not captured.
-    fn look_for_gaps(&mut self, at: Timestamp) {
-        let view = &mut self.capture;
-        if at - view.looked_at < LOSS_WINDOW {
-            return;
-        }
-        let sums = self.shards.sums();
-        let outcomes = sums.outcomes();
-        let whole = outcomes.completed;
-        let partly = outcomes.presumed + sums.completed_midway.cast_signed();
-        let presumed = partly - view.handshakes.1;
-        let all = whole - view.handshakes.0 + presumed;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let share = presumed as f64 / all.max(1) as f64;
-        if all >= GAPS_ENOUGH {
-            view.gaps = (GAPS_LIMIT..0.95).contains(&share);
-        }
-        view.handshakes = (whole, partly);
-        view.looked_at = at;
+        self.capture.take_in(stats, self.now);
     }
 
     /// Takes in a look at the kernel.
@@ -375,14 +263,64 @@ impl Engine {
         let before = self.kernel.take();
         self.kernel = Some(KernelView::new(sample, before.as_ref().map(|view| &view.sample)));
         if self.settings.kernel_only {
-            self.judge_kernel();
+            self.consult_kernel();
         }
     }
 
     /// Judges by the kernel's word too, where the wire was not watched long enough to see what the
     /// kernel has kept for a minute.
     pub fn consult_kernel(&mut self) {
-        self.judge_kernel();
+        let (judge, services, moment) = self.parts();
+        judge.judge_kernel(services, &moment);
+    }
+
+    /// Those who judge and are judged, and what is read for it.
+    const fn parts(&mut self) -> (&mut Judge, &mut Services, Moment<'_>) {
+        let moment = Moment {
+            now: self.now,
+            step: self.step,
+            step_began: self.step_began,
+            last_packet: self.last_packet,
+            settings: &self.settings,
+            shards: &self.shards,
+            sampler: &self.sampler,
+            kernel: self.kernel.as_ref(),
+            capture: &self.capture,
+        };
+        (&mut self.judge, &mut self.services, moment)
+    }
+
+    /// The state as of `now`, which is not before the last segment or tick.
+    #[must_use]
+    pub fn snapshot(&mut self, now: Timestamp) -> Snapshot {
+        self.collect();
+        let now = now.max(self.now);
+        let (heaviest, half_open_peak, start) = (self.heaviest, self.half_open_peak, self.start);
+        let mut handshakes = self.handshakes;
+        let (judge, services, moment) = self.parts();
+        let incidents = judge.incidents();
+        let view = View { moment, services, incidents, heaviest, half_open_peak, start };
+        let snapshot = view.snapshot(now, &mut handshakes);
+        self.handshakes = handshakes;
+        snapshot
+    }
+
+    /// What was learned of every service, those included that have not been seen since
+    /// [`restore`](Self::restore).
+    ///
+    /// An incident is no reason not to ask: nothing is learned from one that pages, so what is
+    /// given out is what was known before it.
+    #[must_use]
+    pub fn baselines(&self) -> Vec<SavedBaseline> {
+        self.services.baselines()
+    }
+
+    /// Takes in what was learned before, as much of it as there may be services, newest first;
+    /// returns how many baselines will be used. A service that has no place yet takes its baseline
+    /// when it gets one. Not used are those that are older than 30 days or hold what is no number,
+    /// and those of services that have begun to learn.
+    pub fn restore(&mut self, saved: Vec<SavedBaseline>) -> usize {
+        self.services.restore(saved, self.now)
     }
 
     /// Replaces the networks whose services are watched.
@@ -396,11 +334,11 @@ impl Engine {
     pub fn tick(&mut self, now: Timestamp) -> Vec<Action> {
         self.handle_queue();
         self.advance(now);
-        std::mem::take(&mut self.actions)
+        self.judge.take_actions()
     }
 
-    /// Lets the attempts that are underway mature, at the end of a file: their time would have come.
-    /// What comes of it is dated to the last packet.
+    /// Lets the attempts that are underway mature, at the end of a file: their time would have
+    /// come. What comes of it is dated to the last packet.
     pub fn finish(&mut self) -> Vec<Action> {
         self.collect();
         self.last_packet = Some(self.now);
@@ -428,11 +366,6 @@ impl Engine {
         }
     }
 
-    /// When a step began, or will begin.
-    fn begin_of(&self, step: Step) -> Timestamp {
-        self.step_began.before(STEP * self.step.0.saturating_sub(step.0))
-    }
-
     fn end_steps_until(&mut self, end: Timestamp) {
         while self.step_began + STEP <= end {
             let at = self.step_began + STEP;
@@ -441,9 +374,11 @@ impl Engine {
             }
             self.collect();
             self.draw();
-            self.look_for_gaps(at);
-            self.end_step(at);
-            self.settle();
+            self.capture.look_for_gaps(at, || self.shards.sums());
+            let (judge, services, moment) = self.parts();
+            judge.end_step(at, services, &moment);
+            // A counter must not fall where the first word was not the last.
+            self.handshakes = self.handshakes.max(&totals(&self.shards, &self.shards.sums()));
             self.sample();
             self.step = Step(self.step.0 + 1);
             self.step_began = at;
@@ -477,11 +412,11 @@ impl Engine {
         let answers_only = id != ServiceId::OTHER && service.sees_answers_only();
         let known = (service.is_one_way(), answers_only, service.patience(self.step_began));
         let mut directory = self.services.directory();
-        let tenant = directory.tenant_mut(id);
-        if (tenant.one_way, tenant.answers_only, tenant.patience) != known {
-            (tenant.one_way, tenant.answers_only, tenant.patience) = known;
+        let slot = directory.slot_mut(id);
+        if (slot.one_way, slot.answers_only, slot.patience) != known {
+            (slot.one_way, slot.answers_only, slot.patience) = known;
             for shard in self.shards.iter_mut() {
-                shard.tallies.update(id, *tenant);
+                shard.tallies.update(id, *slot);
             }
         }
     }
@@ -491,7 +426,7 @@ impl Engine {
         let (step, size) = (self.step, self.services.sample());
         for id in self.services.ids().chain([ServiceId::OTHER]) {
             let draws = self.shards.iter_mut().filter_map(|shard| shard.tallies.draw(id, step));
-            self.services.get_mut(id).drawn.end(step, size, draws);
+            self.services.get_mut(id).samples.end(step, size, draws);
         }
     }
 
@@ -521,8 +456,8 @@ impl Engine {
 
     /// Which flows are looked at, and the numbers that this is told by.
     #[must_use]
-    pub fn sampling(&self) -> (&Sampling, &Ranks) {
-        (self.sampler.now(), self.hasher.ranks())
+    pub fn sampling(&self) -> (&Sampling, &SamplingKey) {
+        (self.sampler.now(), self.hasher.sampling_key())
     }
 
     /// Takes in what part of a processor's time was spent since the last step.

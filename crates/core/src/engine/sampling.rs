@@ -1,13 +1,14 @@
 //! How many of the flows are looked at: as many as the budget allows.
 //!
-//! Below the budget every flow is tracked. Above it the services that take most of it are looked at by sample,
-//! each at a level of its own, so that the others stay exact; only where no single service stands out
-//! are the flows of all sampled alike. Levels rise at once and fall after two seconds of calm.
+//! Below the budget every flow is tracked. Above it the services that take most of it are looked at
+//! by sample, each at a level of its own, so that the others stay exact; only where no single
+//! service stands out are the flows of all sampled alike. Levels rise at once and fall after two
+//! seconds of calm.
 
 use std::sync::Arc;
 
 use crate::engine::services::Services;
-use crate::flow::{End, Fill, Hasher, Level, Sampling, ServiceId};
+use crate::flow::{End, Fill, Hasher, Sampling, SamplingLevel, ServiceId};
 use crate::stats::STEP;
 
 /// Steps of calm before a level falls.
@@ -16,11 +17,11 @@ const CALM: u32 = 8;
 const COMFORT: f64 = 0.7;
 /// A service that takes less of the budget than this is not worth a level of its own.
 const WORTH: f64 = 0.125;
-/// A change of levels is over when every flow that began before it has ended its handshake: as long as a half-open
-/// connection lives (`tcp_synack_retries` = 5: 63 s), in steps.
+/// A change of levels is over when every flow that began before it has ended its handshake: as long
+/// as a half-open connection lives (`tcp_synack_retries` = 5: 63 s), in steps.
 const SETTLED: u32 = 65 * 4;
-/// Share of the places of the flow table that handshakes may take. Above it more and more of them find the
-/// places of their set taken.
+/// Share of the places of the flow table that handshakes may take. Above it more and more of them
+/// find the places of their set taken.
 const HANDSHAKES: f64 = 0.5;
 /// The same of all flows whose loss would be one.
 const FLOWS: f64 = 0.9;
@@ -31,23 +32,24 @@ const PATIENCE: u32 = 8;
 #[derive(Clone, Copy, Debug)]
 struct Heavy {
     service: ServiceId,
-    level: Level,
-    /// The highest level that flows which are still underway began at, and how long that is to be remembered.
-    settled: Level,
+    level: SamplingLevel,
+    /// The highest level that flows which are still underway began at, and how long that is to be
+    /// remembered.
+    settled: SamplingLevel,
     steps: u32,
     /// The highest level that was asked for while it was calm, and for how long.
-    wanted: Level,
+    wanted: SamplingLevel,
     calm: u32,
 }
 
 impl Heavy {
     const fn new(service: ServiceId) -> Self {
-        let none = Level::ALL;
+        let none = SamplingLevel::ALL;
         Self { service, level: none, settled: none, steps: 0, wanted: none, calm: 0 }
     }
 
     /// Rises to `needed` at once, falls to `wanted` after calm; whether it rose.
-    fn adjust(&mut self, needed: Level, wanted: Level) -> bool {
+    fn adjust(&mut self, needed: SamplingLevel, wanted: SamplingLevel) -> bool {
         if self.level >= self.settled {
             self.settled = self.level;
             self.steps = 0;
@@ -78,7 +80,7 @@ impl Heavy {
     }
 
     fn is_exact(&self) -> bool {
-        self.level == Level::ALL && self.settled == Level::ALL
+        self.level == SamplingLevel::ALL && self.settled == SamplingLevel::ALL
     }
 }
 
@@ -109,7 +111,7 @@ pub struct Levels {
     /// Those at which flows are known that began before.
     settled: Sampling,
     /// Those of flows that begin now, by service.
-    services: Vec<(ServiceId, Level)>,
+    services: Vec<(ServiceId, SamplingLevel)>,
 }
 
 impl Levels {
@@ -120,17 +122,21 @@ impl Levels {
 
     /// The level of a flow that begins now, and the one at which flows are known that began before.
     #[inline]
-    pub fn of_flow(&self, ends: [End; 2]) -> (Level, Level) {
-        if self.exact { (Level::ALL, Level::ALL) } else { self.of_sampled_flow(ends) }
+    pub fn of_flow(&self, ends: [End; 2]) -> (SamplingLevel, SamplingLevel) {
+        if self.exact {
+            (SamplingLevel::ALL, SamplingLevel::ALL)
+        } else {
+            self.of_sampled_flow(ends)
+        }
     }
 
     #[inline(never)]
-    fn of_sampled_flow(&self, ends: [End; 2]) -> (Level, Level) {
+    fn of_sampled_flow(&self, ends: [End; 2]) -> (SamplingLevel, SamplingLevel) {
         (self.now.level(ends), self.settled.level(ends))
     }
 
     /// The level of a service's flows that begin now.
-    pub fn of_service(&self, service: ServiceId) -> Level {
+    pub fn of_service(&self, service: ServiceId) -> SamplingLevel {
         let own = self.services.iter().find(|(heavy, _)| *heavy == service);
         own.map_or(self.now.general, |(_, level)| *level)
     }
@@ -142,7 +148,7 @@ struct Load {
     service: ServiceId,
     /// Packets, as many as there would have been without sampling.
     packets: f64,
-    level: Level,
+    level: SamplingLevel,
 }
 
 impl Sampler {
@@ -177,12 +183,12 @@ impl Sampler {
     }
 
     /// The highest level at which flows of a service stand for others.
-    pub fn level(&self, service: ServiceId) -> Level {
+    pub fn level(&self, service: ServiceId) -> SamplingLevel {
         self.entry(service).map_or(self.general.settled, |heavy| heavy.settled)
     }
 
     /// The level of a service's flows that begin now.
-    pub fn level_now(&self, service: ServiceId) -> Level {
+    pub fn level_now(&self, service: ServiceId) -> SamplingLevel {
         self.entry(service).map_or(self.general.level, |heavy| heavy.level)
     }
 
@@ -191,17 +197,18 @@ impl Sampler {
     }
 
     /// The highest level at which flows stand for others.
-    pub fn highest_settled(&self) -> Level {
+    pub fn highest_settled(&self) -> SamplingLevel {
         let heavy = self.heavy.iter().map(|heavy| heavy.settled).max().unwrap_or_default();
         heavy.max(self.general.settled)
     }
 
     /// The highest level in force.
-    pub fn highest(&self) -> Level {
+    pub fn highest(&self) -> SamplingLevel {
         self.heavy.iter().map(|heavy| heavy.level).max().unwrap_or_default().max(self.general.level)
     }
 
-    /// Takes in what part of a processor's time the last step took, of which no more than `limit` may be taken.
+    /// Takes in what part of a processor's time the last step took, of which no more than `limit`
+    /// may be taken.
     pub fn afford(&mut self, share: f64, limit: f64) {
         self.affordable = if share > limit {
             (self.packets * limit / share).max(1.0)
@@ -227,7 +234,8 @@ impl Sampler {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         let fewer = room.log2().max(0.0) as u8;
         for (wanted, load) in wanted.iter_mut().zip(&loads) {
-            *wanted = (*wanted).max(Level::new(load.level.exponent().saturating_sub(fewer)));
+            *wanted =
+                (*wanted).max(SamplingLevel::new(load.level.exponent().saturating_sub(fewer)));
         }
         if too_full && self.patience == 0 {
             self.patience = PATIENCE;
@@ -237,7 +245,7 @@ impl Sampler {
                 .zip(&mut needed)
                 .max_by(|(a, _), (b, _)| a.sampled(a.level).total_cmp(&b.sampled(b.level)));
             if let Some((load, needed)) = most {
-                *needed = (*needed).max(Level::new(load.level.exponent() + 1));
+                *needed = (*needed).max(SamplingLevel::new(load.level.exponent() + 1));
             }
         }
         let rose = self.apply(&loads, &needed, &wanted);
@@ -245,8 +253,8 @@ impl Sampler {
         rose
     }
 
-    /// What each service takes, that of the rest of the world last. More services than can have levels of their
-    /// own are part of it.
+    /// What each service takes, that of the rest of the world last. More services than can have
+    /// levels of their own are part of it.
     fn loads(&self, services: &Services, hasher: &Hasher) -> Vec<Load> {
         let load = |service: ServiceId, packets: u32| Load {
             service,
@@ -274,7 +282,12 @@ impl Sampler {
         loads
     }
 
-    fn apply(&mut self, loads: &[Load], needed: &[Level], wanted: &[Level]) -> bool {
+    fn apply(
+        &mut self,
+        loads: &[Load],
+        needed: &[SamplingLevel],
+        wanted: &[SamplingLevel],
+    ) -> bool {
         let mut rose = false;
         for ((load, needed), wanted) in loads.iter().zip(needed).zip(wanted) {
             if load.service == ServiceId::OTHER {
@@ -317,21 +330,21 @@ impl Sampler {
     }
 }
 
-/// Services with levels of their own: half of the ends that can have one, since one on a wildcard address has
-/// several.
+/// Services with levels of their own: half of the ends that can have one, since one on a wildcard
+/// address has several.
 const MOST: usize = Sampling::HEAVY / 2;
 
 impl Load {
     /// Packets that come up at a level.
-    fn sampled(&self, level: Level) -> f64 {
+    fn sampled(&self, level: SamplingLevel) -> f64 {
         self.packets / f64::from(level.weight())
     }
 }
 
-/// The lowest levels that keep all loads together within a budget. Who takes most gives first; the rest of the
-/// world, the last of the loads, only where no service takes much.
-fn assign(loads: &[Load], budget: f64) -> Vec<Level> {
-    let mut levels = vec![Level::ALL; loads.len()];
+/// The lowest levels that keep all loads together within a budget. Who takes most gives first; the
+/// rest of the world, the last of the loads, only where no service takes much.
+fn assign(loads: &[Load], budget: f64) -> Vec<SamplingLevel> {
+    let mut levels = vec![SamplingLevel::ALL; loads.len()];
     let Some(general) = loads.len().checked_sub(1) else { return levels };
     loop {
         let taken = |index: usize| loads[index].sampled(levels[index]);
@@ -343,9 +356,9 @@ fn assign(loads: &[Load], budget: f64) -> Vec<Level> {
             Some(most) if taken(most) >= WORTH * budget => most,
             _ => general,
         };
-        if levels[index] == Level::MAX {
+        if levels[index] == SamplingLevel::MAX {
             return levels;
         }
-        levels[index] = Level::new(levels[index].exponent() + 1);
+        levels[index] = SamplingLevel::new(levels[index].exponent() + 1);
     }
 }

@@ -1,25 +1,29 @@
 //! The services that are watched: what is known of each.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
 use crate::detect::{Detector, SavedBaseline};
-use crate::engine::directory::{Directory, Shared, Tenant};
+use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
-use crate::observe::Listener;
-use crate::stats::{Drawn, Failures, Keyed, Step, Windows};
+use crate::incident::Subject;
+use crate::model::Listener;
+use crate::stats::{Failures, Keyed, Samples, Step, Windows};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// A service without any traffic for so long gives its place to another: no flow refers to it any more (a
-/// client gives up after 127 s).
+/// A service without any traffic for so long gives its place to another: no flow refers to it any
+/// more (a client gives up after 127 s).
 const IDLE: Duration = Duration::from_secs(135);
-/// The same for one that had hardly any: what a scanner leaves behind. At most three flows may still
-/// refer to it.
+/// The same for one that had hardly any: what a scanner leaves behind. At most three flows may
+/// still refer to it.
 const IDLE_FEW: Duration = Duration::from_secs(10);
+/// A baseline that is older says nothing of today.
+const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 
 /// One watched service.
 pub struct Service {
@@ -32,7 +36,7 @@ pub struct Service {
     /// Counts by step.
     pub windows: Windows,
     /// Some of its attempts, until it is known what became of them.
-    pub drawn: Drawn,
+    pub samples: Samples,
     /// Who fails.
     pub failures: Failures,
     /// Entropy of their sources over the highest that their number allows, as of its last turn.
@@ -62,7 +66,7 @@ impl Service {
             port,
             last_seen: now,
             windows,
-            drawn: Drawn::default(),
+            samples: Samples::default(),
             failures: Failures::default(),
             entropy_ratio: 0.0,
             counts: Counts::default(),
@@ -83,23 +87,29 @@ impl Service {
         tally.collect(&mut self.windows);
     }
 
+    /// What its incidents are about.
+    #[must_use]
+    pub const fn subject(&self) -> Subject {
+        Subject::Service(self.address, self.port)
+    }
+
     /// Whether only segments towards the service are seen: many SYNs and no answer at all.
     #[must_use]
     pub const fn is_one_way(&self) -> bool {
         self.counts.syn_ack == 0
     }
 
-    /// Whether only segments from the service are seen. Both directions of a listener of this host are;
-    /// answers without a SYN are then repeats for requests older than the capture. One answer shows
-    /// nothing: it may be thrown at a host that has not asked.
+    /// Whether only segments from the service are seen. Both directions of a listener of this host
+    /// are; answers without a SYN are then repeats for requests older than the capture. One answer
+    /// shows nothing: it may be thrown at a host that has not asked.
     #[must_use]
     pub const fn sees_answers_only(&self) -> bool {
         const ENOUGH: u64 = 8;
         self.counts.from_clients == 0 && self.counts.syn_ack >= ENOUGH && self.listener.is_none()
     }
 
-    /// Attempts are judged so many steps after their own. Where only answers are seen, a handshake shows
-    /// as complete with the server's first data, a round trip after the answer.
+    /// Attempts are judged so many steps after their own. Where only answers are seen, a handshake
+    /// shows as complete with the server's first data, a round trip after the answer.
     #[must_use]
     pub const fn maturity(&self) -> u32 {
         if self.sees_answers_only() { Step::MATURE_BY_DATA } else { Step::MATURE }
@@ -166,7 +176,7 @@ impl Services {
             baselines: HashMap::with_hasher(Keyed(hasher)),
             now,
             step: Step(0),
-            sample: Drawn::size(std::iter::empty()),
+            sample: Samples::size(std::iter::empty()),
             admitted: 0,
         }
     }
@@ -181,14 +191,14 @@ impl Services {
         self.now = now;
         if step > self.step {
             self.step = step;
-            self.sample = Drawn::size(self.list.iter().map(|service| &service.drawn));
+            self.sample = Samples::size(self.list.iter().map(|service| &service.samples));
             let kept = Failures::limit(self.list.iter().map(|service| &service.failures));
             let mut directory = self.directory.look();
             for (service, id) in self.list.iter_mut().zip(0..) {
                 service.windows.begin(step);
                 service.failures.resize(kept);
                 service.counts.packets = 0;
-                directory.tenant_mut(ServiceId(id)).may_go = service.is_idle(now);
+                directory.slot_mut(ServiceId(id)).may_go = service.is_idle(now);
             }
         }
     }
@@ -199,14 +209,14 @@ impl Services {
         self.sample
     }
 
-    /// Takes in those that took a place since the last call, with what is set for them and what is known of them
-    /// from before.
+    /// Takes in those that took a place since the last call, with what is set for them and what is
+    /// known of them from before.
     pub fn admit(&mut self) {
         let mut directory = self.directory.look();
-        let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.tenant(id)));
+        let newcomers = directory.newcomers().into_iter().map(|id| (id, *directory.slot(id)));
         let mut newcomers: Vec<_> = newcomers.collect();
         drop(directory);
-        for &(id, Tenant { address, port, .. }) in &newcomers {
+        for &(id, Slot { address, port, .. }) in &newcomers {
             let mut service = Service::new(address, port, self.now, self.step);
             service.settings = ServiceSettings::find(&self.each, address, port).cloned();
             if let Some(baseline) = self.baselines.remove(&(address, port)) {
@@ -222,15 +232,17 @@ impl Services {
                 None => self.list.push(service),
             }
         }
-        // By their names: which of several shards met its service first, and so their numbers, is left to chance.
-        newcomers.sort_unstable_by_key(|(_, tenant)| (tenant.address, tenant.port));
+        // By their names: which of several shards met its service first, and so their numbers, is
+        // left to chance.
+        newcomers.sort_unstable_by_key(|(_, slot)| (slot.address, slot.port));
         for (id, _) in newcomers {
             self.admitted = self.admitted.wrapping_add(1);
             self.list[usize::from(id.0)].turn = self.admitted;
         }
     }
 
-    /// The service that takes what is sent to an address and port; a place for it where it has none yet.
+    /// The service that takes what is sent to an address and port; a place for it where it has none
+    /// yet.
     pub fn service(&mut self, address: Address, port: u16) -> ServiceId {
         let id = self.directory().service(address, port);
         self.admit();
@@ -279,8 +291,9 @@ impl Services {
         self.directory().is_watched(address)
     }
 
-    /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no use.
-    pub fn keep(&mut self, baseline: SavedBaseline) -> bool {
+    /// Gives a baseline to its service, or keeps it until that has a place; false where it is of no
+    /// use.
+    fn keep(&mut self, baseline: SavedBaseline) -> bool {
         let key = (Address::from(baseline.address), baseline.port);
         let place = self.directory().find(key.0, key.1);
         match place {
@@ -302,9 +315,22 @@ impl Services {
         }
     }
 
-    /// The baselines of services that have no place now.
-    pub fn kept(&self) -> impl Iterator<Item = &SavedBaseline> {
-        self.baselines.values()
+    /// What was learned of every service, those included that have no place now.
+    pub fn baselines(&self) -> Vec<SavedBaseline> {
+        let learned = self.ids().filter_map(|id| self.get(id).baseline());
+        learned.chain(self.baselines.values().cloned()).collect()
+    }
+
+    /// Takes in what was learned before `now`, newest first; how many will be used.
+    pub fn restore(&mut self, mut saved: Vec<SavedBaseline>, now: Timestamp) -> usize {
+        saved.retain(|one| one.is_sound() && now - one.learned_at <= MAX_AGE);
+        saved.sort_by_key(|one| Reverse(one.learned_at));
+        saved.truncate(self.limit);
+        saved
+            .into_iter()
+            .map(|one| SavedBaseline { learned_at: one.learned_at.min(now), ..one })
+            .filter_map(|one| self.keep(one).then_some(()))
+            .count()
     }
 
     /// The service at an address and port, where it has a place.

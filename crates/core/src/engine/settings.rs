@@ -33,8 +33,8 @@ pub struct Settings {
     pub cpu_share: f64,
     /// The secret of all hashes.
     pub key: HashKey,
-    /// Is told where the flow table will be, before anything is written there: by far the most of the memory, and
-    /// looked into at random.
+    /// Is told where the flow table will be, before anything is written there: by far the most of
+    /// the memory, and looked into at random.
     pub prepare: fn(&Range<*const u8>),
 }
 
@@ -59,8 +59,8 @@ impl Default for Settings {
 /// What holds for one service instead of what is measured or derived.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceSettings {
-    /// The address of the service (unspecified for a wildcard listener); `None` for all that have no
-    /// settings under their own address.
+    /// The address of the service (unspecified for a wildcard listener); `None` for all that have
+    /// no settings under their own address.
     pub address: Option<IpAddr>,
     /// Its port.
     pub port: u16,
@@ -80,7 +80,8 @@ pub enum Mute {
     Nothing,
     /// Whatever happens to the service is worth info at most.
     Service,
-    /// Attempts from these networks are in the totals, but neither attempts nor failures of the service.
+    /// Attempts from these networks are in the totals, but neither attempts nor failures of the
+    /// service.
     Sources(Vec<IpNet>),
 }
 

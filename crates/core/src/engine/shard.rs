@@ -1,7 +1,9 @@
-//! A shard: the packet path. It keeps the flows that fall to it and counts what they do; it judges nothing.
+//! A shard: the packet path. It keeps the flows that fall to it and counts what they do; it judges
+//! nothing.
 //!
-//! Shards share nothing that a packet needs, so each can be worked on by a thread of its own. At the end of a step the engine
-//! collects what they have counted: sums, samples and sketches, which come out the same however the flows are divided.
+//! Shards share nothing that a packet needs, so each can be worked on by a thread of its own. At
+//! the end of a step the engine collects what they have counted: sums, samples and sketches, which
+//! come out the same however the flows are divided.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +11,17 @@ use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
 
+use crate::document::{Durations, Totals};
 use crate::engine::STEP_NANOS;
 use crate::engine::directory::Shared;
 use crate::engine::sampling::Levels;
 use crate::engine::settings::Settings;
 use crate::engine::tally::Tallies;
 use crate::flow::{
-    Arrival, BIN, Event, FlowKey, Hasher, Level, Micros, Role, Seen, ServiceId, Standing, Tracker,
+    Arrival, BIN, Event, FlowKey, Hasher, Micros, Role, SamplingLevel, Seen, ServiceId, Standing,
+    Tracker,
 };
-use crate::observe::{Durations, Totals};
-use crate::stats::{Attempt, BINS, Hosts, Lot, Recent, Step, network_of, sketch, source_of};
+use crate::stats::{Attempt, BINS, Hosts, Priority, Recent, Step, network_of, sketch, source_of};
 use crate::time::Timestamp;
 use crate::wire::{Address, Flags, Segment, Skip};
 
@@ -61,8 +64,8 @@ impl Completed {
 pub struct Queued {
     pub at: Timestamp,
     pub interface: u32,
-    level: Level,
-    settled: Level,
+    level: SamplingLevel,
+    settled: SamplingLevel,
     pub flow: FlowKey,
     pub segment: Segment,
 }
@@ -102,7 +105,7 @@ pub struct Sums {
 impl Sums {
     /// Counts one segment or flow in a total, for as many as it stands for.
     #[inline]
-    fn add(&mut self, level: Level, total: impl Fn(&mut Totals) -> &mut u64) {
+    fn add(&mut self, level: SamplingLevel, total: impl Fn(&mut Totals) -> &mut u64) {
         let weight = u64::from(level.weight());
         *total(&mut self.totals) += weight;
         if weight > 1 {
@@ -112,7 +115,7 @@ impl Sums {
 
     /// Moves an attempt from one standing to another.
     #[inline]
-    fn turn(&mut self, was: Standing, is: Standing, level: Level) {
+    fn turn(&mut self, was: Standing, is: Standing, level: SamplingLevel) {
         let weight = i64::from(level.weight());
         self.standings[was as usize] -= weight;
         self.standings[is as usize] += weight;
@@ -184,7 +187,8 @@ pub struct Shard {
     step: Step,
     /// When the present step began, in microseconds since the start.
     step_began: u64,
-    /// Where its time stands still until the engine's has come: the end of the step after the engine's.
+    /// Where its time stands still until the engine's has come: the end of the step after the
+    /// engine's.
     pub(super) limit: Timestamp,
 }
 
@@ -260,7 +264,8 @@ impl Shard {
         self.tracker.hasher()
     }
 
-    /// Lets time pass up to `now`, though not beyond the step after the engine's: bins close, and steps end.
+    /// Lets time pass up to `now`, though not beyond the step after the engine's: bins close, and
+    /// steps end.
     pub fn advance(&mut self, now: Timestamp) {
         let now = now.min(self.limit);
         while self.next_bin <= now {
@@ -285,8 +290,9 @@ impl Shard {
         }
     }
 
-    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether the queue is full then, and
-    /// [`Self::handle_queue`] to be called before the next. Meanwhile the processor fetches what is known of the flow.
+    /// Queues a segment of `flow` that arrived at `at` on the interface number `interface`; whether
+    /// the queue is full then, and [`Self::handle_queue`] to be called before the next. Meanwhile
+    /// the processor fetches what is known of the flow.
     pub fn queue_segment(
         &mut self,
         at: Timestamp,
@@ -311,7 +317,7 @@ impl Shard {
         let next = &mut self.queue[self.queued];
         (next.level, next.settled) = self.levels.of_flow(next.flow.ends);
         let hash = next.flow.hash;
-        if !next.level.includes(hash.rank()) {
+        if !next.level.includes(hash.sampling_hash()) {
             self.skip(Skip::Unsampled);
             return false;
         }
@@ -325,7 +331,8 @@ impl Shard {
         self.handle_first(self.queued);
     }
 
-    /// Takes in those that are queued, up to the first that arrived at `end` or later; when that did.
+    /// Takes in those that are queued, up to the first that arrived at `end` or later; when that
+    /// did.
     pub(super) fn handle_queue_until(&mut self, end: Timestamp) -> Option<Timestamp> {
         let next = self.queue[..self.queued].iter().position(|queued| queued.at >= end);
         self.handle_first(next.unwrap_or(self.queued));
@@ -354,7 +361,8 @@ impl Shard {
         at.as_nanos().saturating_sub(self.start.as_nanos()) / 1_000
     }
 
-    /// The step that lies so far back. Ages are whole microseconds since the start, so the step is told by those too.
+    /// The step that lies so far back. Ages are whole microseconds since the start, so the step is
+    /// told by those too.
     #[inline]
     fn step_of(&self, age: Micros) -> Step {
         let into_step = self.micros(self.now).saturating_sub(self.step_began);
@@ -510,9 +518,9 @@ impl Shard {
                 if let Some(source) = source {
                     tally.count_source(source);
                 }
-                let lot = Lot::of(seen.flow, segment.seq);
+                let priority = Priority::of(seen.flow, segment.seq);
                 let attempt = || Attempt::new(seen.flow, now, segment);
-                tally.offer(step, self.sample, lot, attempt);
+                tally.offer(step, self.sample, priority, attempt);
                 if seen.service != ServiceId::OTHER || self.tallies.is_watched(host) {
                     self.hosts.attempt(host, client, weight);
                 }
@@ -520,9 +528,9 @@ impl Shard {
             Event::AnsweredMidway => {
                 if seen.is != Standing::None {
                     tally.last_seen = now;
-                    let lot = Lot::of(seen.flow, segment.ack);
+                    let priority = Priority::of(seen.flow, segment.ack);
                     let attempt = || Attempt::answered(seen.flow, now, segment);
-                    tally.offer(step, self.sample, lot, attempt);
+                    tally.offer(step, self.sample, priority, attempt);
                 }
                 self.stray(segment, weight);
             }

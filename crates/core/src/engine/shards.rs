@@ -7,7 +7,7 @@ use crate::engine::settings::Settings;
 use crate::engine::shard::{ALL_SOURCES_LG_K, Completed, Queued, Shard, Sums};
 use crate::engine::tally::SOURCES_LG_K;
 use crate::flow::{Fate, Fill, FlowHash, HalfOpen, ServiceId};
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::stats::distinct;
 use crate::time::Timestamp;
 use crate::wire::SeqNumber;
@@ -55,29 +55,31 @@ impl Shards {
         &mut self.list[0]
     }
 
-    /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard that keeps its flow;
-    /// whether the queues are to be taken in.
-    // Always: see `wire::plain`.
+    /// Queues what was written to the [next place](Shard::next_queued) of the first with the shard
+    /// that keeps its flow; whether the queues are to be taken in.
+    // Always: see `wire::fast_path`.
     #[inline(always)]
     pub fn queue_next(&mut self) -> bool {
         if self.count == NonZeroUsize::MIN {
             return self.first().queue_next();
         }
         let Queued { at, interface, flow, segment, .. } = *self.first().next_queued();
-        let shard = flow.hash.rank().shard(self.count);
+        let shard = flow.hash.sampling_hash().shard(self.count);
         self.list[shard].queue_segment(at, interface, flow, &segment)
     }
 
     fn get(&self, flow: FlowHash) -> &Shard {
-        &self.list[flow.rank().shard(self.count)]
+        &self.list[flow.sampling_hash().shard(self.count)]
     }
 
-    /// Has all take in what they have queued, up to what arrived at `end` or later; when the first of that did.
+    /// Has all take in what they have queued, up to what arrived at `end` or later; when the first
+    /// of that did.
     pub fn handle_queues_until(&mut self, end: Timestamp) -> Option<Timestamp> {
         self.iter_mut().filter_map(|shard| shard.handle_queue_until(end)).min()
     }
 
-    /// The time that all have come to: to others than the farthest, segments of before that may still come.
+    /// The time that all have come to: to others than the farthest, segments of before that may
+    /// still come.
     pub fn now(&self) -> Timestamp {
         self.iter().map(Shard::now).min().unwrap_or_default()
     }
@@ -102,7 +104,8 @@ impl Shards {
         self.iter().map(|shard| shard.tracker.half_open_total()).sum()
     }
 
-    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after
+    /// all.
     pub fn unanswered(&self) -> i64 {
         self.iter().map(|shard| shard.tracker.unanswered()).sum()
     }

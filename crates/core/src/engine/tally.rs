@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use datasketches::hll::{Coupon, HllSketch};
 use ipnet::IpNet;
 
-use crate::engine::directory::{Shared, Tenant};
+use crate::engine::directory::{Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings};
 use crate::flow::{Bins, Endpoint, FirstRepeats, Lookup, Patience, ServiceId};
-use crate::stats::{Attempt, Changes, Draw, Lot, Step, Windows, sketch};
+use crate::stats::{Attempt, BottomK, Changes, Priority, Step, Windows, sketch};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -47,7 +47,8 @@ impl Counts {
     }
 }
 
-/// What was counted of one service since it was last collected. What every packet needs stands in its first cache line.
+/// What was counted of one service since it was last collected. What every packet needs stands in
+/// its first cache line.
 #[repr(C, align(64))]
 pub struct Tally {
     /// Since it was collected.
@@ -61,20 +62,20 @@ pub struct Tally {
     /// By step.
     windows: [Changes; Windows::KEPT],
     /// Who has the place that this is of.
-    tenant: Tenant,
+    slot: Slot,
     /// Sources whose attempts do not count.
     muted: Vec<IpNet>,
     /// First repeats of answers since it was collected.
     pub first_repeats: FirstRepeats,
     /// Samples of the present step and of the one before or after it.
-    draws: [Draw; 2],
+    draws: [BottomK; 2],
     /// Distinct sources since the start.
     sources: HllSketch,
 }
 
 impl Tally {
-    fn new(tenant: Tenant, each: &[ServiceSettings]) -> Self {
-        let settings = ServiceSettings::find(each, tenant.address, tenant.port);
+    fn new(slot: Slot, each: &[ServiceSettings]) -> Self {
+        let settings = ServiceSettings::find(each, slot.address, slot.port);
         let muted = match settings.map(|settings| &settings.mute) {
             Some(Mute::Sources(networks)) => networks.clone(),
             _ => Vec::new(),
@@ -82,7 +83,7 @@ impl Tally {
         Self {
             counts: Counts::default(),
             last_seen: Timestamp::EPOCH,
-            tenant,
+            slot,
             muted,
             windows: [Changes::default(); Windows::KEPT],
             filled: 0,
@@ -114,8 +115,14 @@ impl Tally {
 
     /// Offers an attempt of `step` to its sample of `size`.
     #[inline]
-    pub fn offer(&mut self, step: Step, size: usize, lot: Lot, attempt: impl FnOnce() -> Attempt) {
-        self.draws[step.0 as usize % 2].offer(size, lot, attempt);
+    pub fn offer(
+        &mut self,
+        step: Step,
+        size: usize,
+        priority: Priority,
+        attempt: impl FnOnce() -> Attempt,
+    ) {
+        self.draws[step.0 as usize % 2].offer(size, priority, attempt);
     }
 
     /// Counts a source.
@@ -168,8 +175,8 @@ impl Tallies {
             directory,
             each,
         };
-        let nobody = *tallies.directory.look().tenant(ServiceId::OTHER);
-        tallies.lease(ServiceId::OTHER, nobody);
+        let nobody = *tallies.directory.look().slot(ServiceId::OTHER);
+        tallies.prepare(ServiceId::OTHER, nobody);
         tallies
     }
 
@@ -191,7 +198,7 @@ impl Tallies {
     }
 
     /// The sample of a service of `step`, where it has any here.
-    pub fn draw(&mut self, id: ServiceId, step: Step) -> Option<&mut Draw> {
+    pub fn draw(&mut self, id: ServiceId, step: Step) -> Option<&mut BottomK> {
         self.list.get_mut(usize::from(id.0)).map(|tally| &mut tally.draws[step.0 as usize % 2])
     }
 
@@ -215,11 +222,11 @@ impl Tallies {
     }
 
     /// Takes in what is known now of who has a place.
-    pub fn update(&mut self, id: ServiceId, tenant: Tenant) {
+    pub fn update(&mut self, id: ServiceId, slot: Slot) {
         if let Some(tally) = self.list.get_mut(usize::from(id.0))
-            && tally.tenant.generation == tenant.generation
+            && tally.slot.generation == slot.generation
         {
-            tally.tenant = tenant;
+            tally.slot = slot;
         }
     }
 
@@ -229,24 +236,24 @@ impl Tallies {
     }
 
     /// Has a tally for who has a place now.
-    fn lease(&mut self, id: ServiceId, tenant: Tenant) {
+    fn prepare(&mut self, id: ServiceId, slot: Slot) {
         let place = usize::from(id.0);
         while place >= self.list.len() {
-            self.list.push(Tally::new(Tenant::NOBODY, &[]));
+            self.list.push(Tally::new(Slot::NOBODY, &[]));
         }
         let tally = &mut self.list[place];
-        if tally.tenant.generation != tenant.generation {
-            *tally = Tally { touched: tally.touched, ..Tally::new(tenant, &self.each) };
+        if tally.slot.generation != slot.generation {
+            *tally = Tally { touched: tally.touched, ..Tally::new(slot, &self.each) };
         }
     }
 
     fn look_up(&mut self, at: Endpoint) -> ServiceId {
         let mut directory = self.directory.look();
         let id = directory.service(at.address, at.port);
-        let (tenant, version) = (*directory.tenant(id), directory.version());
+        let (slot, version) = (*directory.slot(id), directory.version());
         drop(directory);
         self.forget_before(version);
-        self.lease(id, tenant);
+        self.prepare(id, slot);
         // Whoever has no place may have one the next time.
         if id != ServiceId::OTHER {
             self.asked.keep(at, id);
@@ -279,17 +286,17 @@ impl Lookup for Tallies {
 
     #[inline]
     fn sees_answers_only(&self, service: ServiceId) -> bool {
-        self.get(service).is_some_and(|tally| tally.tenant.answers_only)
+        self.get(service).is_some_and(|tally| tally.slot.answers_only)
     }
 
     #[inline]
     fn is_one_way(&self, service: ServiceId) -> bool {
-        self.get(service).is_some_and(|tally| tally.tenant.one_way)
+        self.get(service).is_some_and(|tally| tally.slot.one_way)
     }
 
     #[inline]
     fn patience(&self, service: ServiceId) -> Patience {
-        self.get(service).map_or(Patience::LINUX, |tally| tally.tenant.patience)
+        self.get(service).map_or(Patience::LINUX, |tally| tally.slot.patience)
     }
 
     fn first_repeat(&mut self, service: ServiceId, after: Bins) {
@@ -297,8 +304,8 @@ impl Lookup for Tallies {
     }
 }
 
-/// The services that were asked for last, by the hash of their end: a cache in front of the directory, which costs
-/// more than all else that a segment of a known service needs.
+/// The services that were asked for last, by the hash of their end: a cache in front of the
+/// directory, which costs more than all else that a segment of a known service needs.
 struct Asked([Option<(Address, u16, ServiceId)>; Self::PLACES]);
 
 impl Asked {

@@ -1,9 +1,9 @@
 //! Counts of things that are due: a timer wheel that holds numbers instead of timers.
 //!
-//! A flow's deadline is a [`Bin`]. Every kind of thing that is counted has a calendar with one count per
-//! bin. When a bin passes, whatever it still counts has expired, all at once; no list of timers is
-//! kept and no table is walked, so the cost of time is the same with one flow as with a million. A
-//! flow that is touched later knows by its deadline that it was already taken off.
+//! A flow's deadline is a [`Bin`]. Every kind of thing that is counted has a calendar with one
+//! count per bin. When a bin passes, whatever it still counts has expired, all at once; no list of
+//! timers is kept and no table is walked, so the cost of time is the same with one flow as with a
+//! million. A flow that is touched later knows by its deadline that it was already taken off.
 
 use std::time::Duration;
 
@@ -37,8 +37,9 @@ impl Bin {
 /// `2^SHIFT` bins.
 #[derive(Clone, Debug, Default)]
 pub struct Calendar<const LENGTH: usize, const SHIFT: u32> {
-    /// Nothing before the first count: most of a thousand services never come. A table of 2^24 flows that stand for
-    /// 2^16 each would have to be due in one bin, nearly all of it half-open, to be too many for 32 bits.
+    /// Nothing before the first count: most of a thousand services never come. A table of 2^24
+    /// flows that stand for 2^16 each would have to be due in one bin, nearly all of it half-open,
+    /// to be too many for 32 bits.
     counts: Option<Box<[u32; LENGTH]>>,
     total: u64,
 }
@@ -70,8 +71,8 @@ impl<const LENGTH: usize, const SHIFT: u32> Calendar<LENGTH, SHIFT> {
         &mut counts[(deadline.0 >> SHIFT) as usize % LENGTH]
     }
 
-    /// Counts `weight` more that are due at `deadline`, or as near to that as can be held at `now`; returns
-    /// when they will be due.
+    /// Counts `weight` more that are due at `deadline`, or as near to that as can be held at `now`;
+    /// returns when they will be due.
     #[inline]
     pub fn enter(&mut self, deadline: Bin, now: Bin, weight: u32) -> Bin {
         let deadline = Self::round(deadline, now);
@@ -84,7 +85,7 @@ impl<const LENGTH: usize, const SHIFT: u32> Calendar<LENGTH, SHIFT> {
 
     /// Takes `weight` off that were entered until `deadline` and are not yet due.
     #[inline]
-    pub fn strike(&mut self, deadline: Bin, weight: u32) {
+    pub fn remove(&mut self, deadline: Bin, weight: u32) {
         let slot = self.slot(deadline);
         debug_assert!(*slot >= weight, "struck what was never entered");
         let struck = (*slot).min(weight);
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(calendar.enter(Bin(5), Bin(0), 8), Bin(5));
         calendar.enter(Bin(5), Bin(0), 1);
         calendar.enter(Bin(6), Bin(0), 1);
-        calendar.strike(Bin(5), 8);
+        calendar.remove(Bin(5), 8);
         assert_eq!((0..5).map(|bin| calendar.close(Bin(bin))).sum::<u64>(), 0);
         assert_eq!(calendar.close(Bin(5)), 1);
         assert_eq!(calendar.total(), 1);

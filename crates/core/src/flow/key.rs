@@ -2,15 +2,15 @@
 
 use siphasher::sip::SipHasher13;
 
-use crate::flow::rank::{End, Rank, Ranks};
+use crate::flow::sampling_hash::{End, SamplingHash, SamplingKey};
 use crate::wire::{Address, Segment};
 
 /// The secret of the flow hash. With it an attacker cannot choose addresses that collide.
 #[derive(Clone, Copy)]
 pub struct HashKey(pub [u8; 16]);
 
-/// A keyed hash of the two ends of a connection, the same for both directions: its [`Rank`], and below that 32
-/// bits of another hash.
+/// A keyed hash of the two ends of a connection, the same for both directions: its
+/// [`SamplingHash`], and below that 32 bits of another hash.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct FlowHash(pub u64);
 
@@ -49,22 +49,22 @@ impl FlowKey {
 }
 
 impl FlowHash {
-    /// The flow's rank: the upper half.
+    /// The flow's sampling hash: the upper half.
     #[must_use]
-    pub const fn rank(self) -> Rank {
-        Rank((self.0 >> 32) as u32)
+    pub const fn sampling_hash(self) -> SamplingHash {
+        SamplingHash((self.0 >> 32) as u32)
     }
 }
 
 /// Hashes what the attacker picks, under secret keys.
 ///
-/// On the packet path by folded multiplications with secret numbers (as wyhash does): an attacker who sees no
-/// hash, nor anything that depends on one, cannot aim at collisions, and they cost a tenth of SipHash. Where keys of
-/// maps are his choice it is SipHash-1-3.
+/// On the packet path by folded multiplications with secret numbers (as wyhash does): an attacker
+/// who sees no hash, nor anything that depends on one, cannot aim at collisions, and they cost a
+/// tenth of SipHash. Where keys of maps are his choice it is SipHash-1-3.
 #[derive(Clone, Copy)]
 pub struct Hasher {
     sip: SipHasher13,
-    ranks: Ranks,
+    sampling_key: SamplingKey,
     /// Secret numbers for flows, and for what only counts or remembers addresses.
     flows: [u64; 5],
     addresses: [u64; 3],
@@ -76,22 +76,25 @@ impl Hasher {
         let sip = SipHasher13::new_with_key(&key.0);
         let addresses = [0, 1, 2].map(|number| sip.hash(&[b'a', number]));
         let flows = [0, 1, 2, 3, 4].map(|number| sip.hash(&[b'f', number]) | 1);
-        Self { sip, ranks: Ranks::new(&sip), flows, addresses }
+        Self { sip, sampling_key: SamplingKey::new(&sip), flows, addresses }
     }
 
     /// The numbers that flows are ranked by.
-    pub const fn ranks(&self) -> &Ranks {
-        &self.ranks
+    pub const fn sampling_key(&self) -> &SamplingKey {
+        &self.sampling_key
     }
 
     /// The flow of a segment.
-    // Always: see `wire::plain`.
+    // Always: see `wire::fast_path`.
     #[inline(always)]
     pub fn flow(&self, segment: &Segment) -> FlowKey {
         let Segment { source, source_port, destination, destination_port, .. } = *segment;
         let (ends, bits) = match (source.to_v4(), destination.to_v4()) {
             (Some(from), Some(to)) => (
-                [self.ranks.end_v4(from, source_port), self.ranks.end_v4(to, destination_port)],
+                [
+                    self.sampling_key.end_v4(from, source_port),
+                    self.sampling_key.end_v4(to, destination_port),
+                ],
                 [(from, source_port), (to, destination_port)]
                     .map(|(address, port)| u64::from(address) << 16 | u64::from(port)),
             ),
@@ -102,8 +105,8 @@ impl Hasher {
         let [low, high] = if sender_first { bits } else { [bits[1], bits[0]] };
         let [.., for_low, for_high, last] = self.flows;
         let hash = fold(fold(low ^ for_low, high ^ for_high), last);
-        let rank = u64::from(self.ranks.of(ends).0);
-        FlowKey { hash: FlowHash(rank << 32 | hash >> 32), ends, sender_first }
+        let sampling_hash = u64::from(self.sampling_key.of(ends).0);
+        FlowKey { hash: FlowHash(sampling_hash << 32 | hash >> 32), ends, sender_first }
     }
 
     /// Both ends of a flow of IPv6. Apart, so that the rest goes into its caller.
@@ -111,7 +114,7 @@ impl Hasher {
     fn ends_and_bits(&self, segment: &Segment) -> ([End; 2], [u64; 2]) {
         let Segment { source, source_port, destination, destination_port, .. } = *segment;
         let both = [(source, source_port), (destination, destination_port)];
-        (self.ranks.ends(segment), both.map(|end| self.bits(end)))
+        (self.sampling_key.ends(segment), both.map(|end| self.bits(end)))
     }
 
     /// One end of a flow of IPv6 in 64 bits, by a hash.
@@ -124,7 +127,7 @@ impl Hasher {
 
     /// One end of a flow.
     pub fn endpoint(&self, address: Address, port: u16) -> Endpoint {
-        Endpoint { hash: self.ranks.end(address, port), address, port }
+        Endpoint { hash: self.sampling_key.end(address, port), address, port }
     }
 
     /// The hasher's state, for maps whose keys the attacker picks.
@@ -143,7 +146,8 @@ impl Hasher {
     }
 }
 
-/// A multiplication of which nothing is lost: the lower half of the product mixed with the upper one.
+/// A multiplication of which nothing is lost: the lower half of the product mixed with the upper
+/// one.
 #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
@@ -166,7 +170,7 @@ mod tests {
         let (forward, backward) = (hasher.flow(&there), hasher.flow(&back));
         assert_eq!(forward.hash, backward.hash);
         assert_ne!(forward.sender_first, backward.sender_first);
-        assert_eq!(forward.hash.rank(), hasher.ranks().of(backward.ends));
+        assert_eq!(forward.hash.sampling_hash(), hasher.sampling_key().of(backward.ends));
         back.source_port ^= 1;
         assert_ne!(hasher.flow(&back).hash, forward.hash);
         assert_ne!(Hasher::new(HashKey([8; 16])).flow(&there).hash, forward.hash);

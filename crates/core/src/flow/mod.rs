@@ -5,24 +5,24 @@
 //! (`state`) and leaves without anybody walking the table: `calendar` counts what is due when,
 //! `patience` says when a half-open connection is.
 
-mod books;
 mod calendar;
+mod counters;
 mod key;
 mod patience;
-mod rank;
+mod sampling_hash;
 mod standing;
 mod state;
 mod table;
 mod tracker;
 
-pub use books::HalfOpen;
-pub use calendar::{BIN, Bin, Bins};
+pub use calendar::{BIN, Bins};
+pub use counters::HalfOpen;
 pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 pub use patience::{FirstRepeats, Learner, Patience};
-pub use rank::{End, Level, Rank, Ranks, Sampling};
+pub use sampling_hash::{End, Sampling, SamplingHash, SamplingKey, SamplingLevel};
 pub use standing::Standing;
+pub use state::Role;
 #[cfg(test)]
 pub(crate) use state::tests::segment as state_test_segment;
-pub use state::{Connection, Outcome, Role, State};
 pub use table::{Fate, Fill, ServiceId};
 pub use tracker::{Arrival, Event, Lookup, Micros, Seen, Tracker};

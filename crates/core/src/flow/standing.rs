@@ -1,4 +1,5 @@
-//! Where an attempt stands: in one place at any time, so that every attempt has one outcome in the end.
+//! Where an attempt stands: in one place at any time, so that every attempt has one outcome in the
+//! end.
 
 use crate::flow::state::{Connection, Marks, Role, State};
 
@@ -6,8 +7,8 @@ use crate::flow::state::{Connection, Marks, Role, State};
 ///
 /// Counts follow from it alone: whatever moves an attempt takes its weight off the counts of the
 /// standing before and adds it to those of the standing after. What is live is told from what is
-/// given up by the [books](super::Tracker): an attempt that is `Asked` counts as SYN_SENT until its
-/// deadline passes and as unanswered after it, one that is `HalfOpen` as timed out.
+/// given up by the [counters](super::Tracker): an attempt that is `Asked` counts as SYN_SENT until
+/// its deadline passes and as unanswered after it, one that is `HalfOpen` as timed out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
     /// It is no attempt: its SYN was not seen.
@@ -34,8 +35,8 @@ impl Standing {
     /// How many there are.
     pub const COUNT: usize = Self::ResetByServer as usize + 1;
 
-    /// How the attempt of a connection stands. Of a closed one that only the RST tells: it stands as
-    /// it did before, or as the RST has it.
+    /// How the attempt of a connection stands. Of a closed one that only the RST tells: it stands
+    /// as it did before, or as the RST has it.
     pub(super) const fn of(connection: &Connection) -> Self {
         match connection.state {
             State::SynSent => Self::Asked,

@@ -1,10 +1,10 @@
 //! The life of one connection as both ends see it (RFC 9293, section 3.3.2 and 3.10.7).
 //!
 //! An observer cannot ask the ends for their states; it concludes them from the segments, taking it
-//! that what passes arrives. One [`State`] holds the states of both ends at once, since they constrain
-//! each other: `FinWait1(Role::Client)` says that the client is in FIN_WAIT_1 and the server in
-//! CLOSE_WAIT. What the receiver would drop moves nothing (RFC 9293, section 3.10.7.3 and 3.10.7.4;
-//! RFC 5961), and the numbers tell what that is.
+//! that what passes arrives. One [`State`] holds the states of both ends at once, since they
+//! constrain each other: `FinWait1(Role::Client)` says that the client is in FIN_WAIT_1 and the
+//! server in CLOSE_WAIT. What the receiver would drop moves nothing (RFC 9293, section 3.10.7.3 and
+//! 3.10.7.4; RFC 5961), and the numbers tell what that is.
 //!
 //! An observer may have missed segments, so it cannot always tell a wrong number from one that it
 //! has no cause for. The rules, where both ends of a connection were seen to open it:
@@ -25,7 +25,7 @@
 //! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
 use crate::flow::patience::Patience;
-use crate::flow::rank::Level;
+use crate::flow::sampling_hash::SamplingLevel;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// Which end of a connection: the one that sent the first SYN, or the one that it was sent to.
@@ -98,8 +98,8 @@ pub enum Outcome {
     Presumed,
     /// A RST of this end stopped the handshake before it completed.
     HandshakeReset(Role),
-    /// A SYN with another number while the connection lives: the receiver drops it, and may answer it once it has
-    /// forgotten the connection.
+    /// A SYN with another number while the connection lives: the receiver drops it, and may answer
+    /// it once it has forgotten the connection.
     SynPutOff,
     /// A SYN with another number, or the answer to one, that begins a connection of its own.
     Superseded,
@@ -125,8 +125,8 @@ pub struct Connection {
     pub state: State,
     /// The client's next sequence number: its ISN + 1 while it opens.
     pub client_next: SeqNumber,
-    /// The server's next sequence number. In `SynSent`, where there is none yet, ISN + 1 of an earlier
-    /// SYN of the same client on the same ports.
+    /// The server's next sequence number. In `SynSent`, where there is none yet, ISN + 1 of an
+    /// earlier SYN of the same client on the same ports.
     pub server_next: SeqNumber,
     /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413), where 65,535 stands for more;
     /// in `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last.
@@ -137,7 +137,7 @@ pub struct Connection {
     /// ([`Connection::carry_on`]).
     pub answers_repeated: u8,
     /// How many flows this one stands for.
-    pub level: Level,
+    pub level: SamplingLevel,
 }
 
 /// Things that happened to a connection, as bits; and in those above them the [`Patience`] that it
@@ -291,7 +291,7 @@ impl Connection {
             detail: u16::try_from(syn.payload_len).unwrap_or(u16::MAX),
             marks: Marks::ATTEMPT,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 
@@ -307,7 +307,7 @@ impl Connection {
             detail: Note::Sent(Note::octets(answer.payload_len)).detail(),
             marks,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 
@@ -332,7 +332,7 @@ impl Connection {
             detail: segment.ack.0 as u16,
             marks,
             answers_repeated: 0,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 
@@ -356,8 +356,8 @@ impl Connection {
         segment.flags.0 & OF_INTEREST == Flags::ACK.0
     }
 
-    /// Takes in a segment that moves nothing but the numbers of an open connection: by far the most of them. Any
-    /// other is left to [`Self::receive`], and changes nothing here: `false`.
+    /// Takes in a segment that moves nothing but the numbers of an open connection: by far the most
+    /// of them. Any other is left to [`Self::receive`], and changes nothing here: `false`.
     #[inline]
     pub fn carry_on(&mut self, sender: Role, segment: &Segment) -> bool {
         let (next, peers_next) = (self.next(sender), self.next(sender.peer()));
@@ -513,8 +513,8 @@ impl Connection {
                 Outcome::SynPutOff
             }
             (State::SynReceived, Server) => Outcome::Ignored,
-            // Challenge ACK, no change (RFC 5961, section 4). One that is not beyond what the client
-            // has sent is a late repeat of the SYN that the connection began with.
+            // Challenge ACK, no change (RFC 5961, section 4). One that is not beyond what the
+            // client has sent is a late repeat of the SYN that the connection began with.
             (
                 State::Established
                 | State::FinWait1(_)
@@ -666,7 +666,8 @@ impl Connection {
             && Note::of(self.detail) == Note::OtherSyn(Note::mark(answer.ack))
     }
 
-    /// Whether a segment is the SYN again that a connection began with which was closed in its handshake.
+    /// Whether a segment is the SYN again that a connection began with which was closed in its
+    /// handshake.
     #[must_use]
     pub fn is_asked_again(&self, sender: Role, segment: &Segment) -> bool {
         matches!(self.state, State::Refused | State::Closed)

@@ -1,9 +1,9 @@
 //! A hash table of fixed size for flows: 4-way set-associative, two entries a cache line.
 //!
 //! A flow can only be in the four places of one set, so look-up, insertion and eviction touch two
-//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the flow's
-//! rank and not the addresses; with the set's number that tells flows apart but for one chance in 2^32 a
-//! comparison.
+//! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the
+//! flow's sampling hash and not the addresses; with the set's number that tells flows apart but for one
+//! chance in 2^32 a comparison.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use prefetch_index::prefetch_index;
 
 use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{FlowHash, FlowKey};
-use crate::flow::rank::Rank;
+use crate::flow::sampling_hash::SamplingHash;
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::wire::SeqNumber;
 
@@ -28,7 +28,7 @@ impl ServiceId {
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// What tells it apart in its set.
-    pub tag: Rank,
+    pub tag: SamplingHash,
     /// Microseconds since the engine's start (modulo 2^32, 71 minutes) at the SYN.
     pub began: u32,
     /// When it expires: it is already taken off every count once this bin is closed.
@@ -130,7 +130,8 @@ impl Table {
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
         let set = self.set(hash);
-        // Both of its cache lines: the second is fetched along with the first, or is the neighbour's.
+        // Both of its cache lines: the second is fetched along with the first, or is the
+        // neighbour's.
         prefetch_index(&self.sets, set);
         prefetch_index(self.sets[set].0.as_slice(), WAYS / 2);
     }
@@ -218,7 +219,8 @@ impl Table {
         (fate, connection.marks.has(Marks::SYN_RTO) && !followed)
     }
 
-    /// A place for a flow that is not in the table: free, or that of the flow that is to leave for it.
+    /// A place for a flow that is not in the table: free, or that of the flow that is to leave for
+    /// it.
     ///
     /// Free and expired places come first. Then a connection whose fate is decided goes (closing or
     /// open: it is counted, and is picked up again by its next segment), then a request nobody
@@ -269,7 +271,7 @@ impl Entry {
 
     #[inline]
     fn is_of(place: &Option<Self>, hash: FlowHash) -> bool {
-        place.as_ref().is_some_and(|entry| entry.tag == hash.rank())
+        place.as_ref().is_some_and(|entry| entry.tag == hash.sampling_hash())
     }
 }
 

@@ -1,20 +1,20 @@
 //! The flow table together with what is counted of it.
 //!
-//! A flow is taken off its count when its deadline passes, and can still come back: the entry stays in the table
-//! until its place is needed.
+//! A flow is taken off its count when its deadline passes, and can still come back: the entry stays
+//! in the table until its place is needed.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::flow::books::{Books, Count, HalfOpen};
 use crate::flow::calendar::{Bin, Bins};
+use crate::flow::counters::{Count, Counters, HalfOpen};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::patience::Patience;
-use crate::flow::rank::Level;
+use crate::flow::sampling_hash::SamplingLevel;
 use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// What a segment meant.
@@ -70,7 +70,8 @@ pub struct Seen {
     pub was: Standing,
     /// Where it stands now.
     pub is: Standing,
-    /// Whether the attempt counts from now on as made now: the SYN that was answered is a later one.
+    /// Whether the attempt counts from now on as made now: the SYN that was answered is a later
+    /// one.
     pub redated: bool,
     /// The flow.
     pub flow: FlowHash,
@@ -79,7 +80,7 @@ pub struct Seen {
     /// Whether the segment came from the client.
     pub from_client: bool,
     /// How many flows this one stands for.
-    pub level: Level,
+    pub level: SamplingLevel,
 }
 
 /// Where and when a segment came.
@@ -90,10 +91,10 @@ pub struct Arrival {
     /// Tells copies of one packet apart from repeats; 0 where there is only one interface.
     pub interface: u32,
     /// The level that the flow is looked at when it begins now.
-    pub level: Level,
-    /// The highest level since any flow that is underway began: a flow that was not seen to begin is looked at
-    /// at this one.
-    pub settled: Level,
+    pub level: SamplingLevel,
+    /// The highest level since any flow that is underway began: a flow that was not seen to begin
+    /// is looked at at this one.
+    pub settled: SamplingLevel,
 }
 
 /// A time in microseconds, at most 71 minutes.
@@ -138,7 +139,7 @@ const SYN_RTO_MIN: Micros = Micros::of(Duration::from_millis(900));
 pub struct Tracker {
     table: Table,
     hasher: Hasher,
-    books: Books,
+    counters: Counters,
     evicted: u64,
 }
 
@@ -156,7 +157,7 @@ impl Tracker {
         Self {
             table: Table::new(capacity, prepare),
             hasher: Hasher::new(key),
-            books: Books::new(services),
+            counters: Counters::new(services),
             evicted: 0,
         }
     }
@@ -168,27 +169,28 @@ impl Tracker {
 
     /// The bin that time stands in.
     pub const fn bin(&self) -> Bin {
-        self.books.bin()
+        self.counters.bin()
     }
 
     /// Half-open connections of all services.
     pub const fn half_open_total(&self) -> u64 {
-        self.books.half_open_total()
+        self.counters.half_open_total()
     }
 
     /// Half-open connections of a service.
     pub fn half_open(&self, service: ServiceId) -> HalfOpen {
-        self.books.half_open(service)
+        self.counters.half_open(service)
     }
 
-    /// Attempts that nobody answered, since the start. May fall by those that are answered after all.
+    /// Attempts that nobody answered, since the start. May fall by those that are answered after
+    /// all.
     pub const fn unanswered(&self) -> i64 {
-        self.books.unanswered()
+        self.counters.unanswered()
     }
 
     /// Half-open connections that the server gave up. May fall by those that turn out to be kept.
     pub const fn timed_out(&self) -> i64 {
-        self.books.timed_out()
+        self.counters.timed_out()
     }
 
     /// Live flows that had to leave for others, since the start.
@@ -203,7 +205,7 @@ impl Tracker {
 
     /// Live flows by state.
     pub fn flows(&self) -> FlowCounts {
-        self.books.flows()
+        self.counters.flows()
     }
 
     /// What became of the attempt that began with the sequence number `isn`, and whether its SYN
@@ -215,27 +217,28 @@ impl Tracker {
     /// Closes the present bin: what is due in it expires. Only the first `services` services are
     /// in use.
     pub fn close_bin(&mut self, services: usize) {
-        self.books.close_bin(services);
+        self.counters.close_bin(services);
     }
 
-    /// Takes flows out of the table that are not looked at any more, and has those that are stand for them: a
-    /// sixteenth of the table with each call, `part` of it. `level` is that of the flows of a service.
-    pub fn thin_out(&mut self, part: usize, level: impl Fn(ServiceId) -> Level) {
-        let bin = self.books.bin();
+    /// Takes flows out of the table that are not looked at any more, and has those that are stand
+    /// for them: a sixteenth of the table with each call, `part` of it. `level` is that of the
+    /// flows of a service.
+    pub fn thin_out(&mut self, part: usize, level: impl Fn(ServiceId) -> SamplingLevel) {
+        let bin = self.counters.bin();
         for place in self.table.part(part) {
             let Some(entry) = place.as_mut().filter(|entry| entry.deadline >= bin) else {
                 continue;
             };
             let level = level(entry.service);
             if !level.includes(entry.tag) {
-                self.books.close(entry);
+                self.counters.close(entry);
                 *place = None;
             } else if entry.connection.level < level {
                 let count = Count::of(&entry.connection, entry.service);
                 let from = (count, entry.weight());
                 entry.connection.level = level;
                 let to = (count, entry.weight());
-                entry.deadline = self.books.shift(from, entry.deadline, to, entry.left(bin));
+                entry.deadline = self.counters.shift(from, entry.deadline, to, entry.left(bin));
             }
         }
     }
@@ -249,31 +252,33 @@ impl Tracker {
     )]
     pub fn entries(&self, sampled: bool) -> u64 {
         if sampled {
-            let share = self.table.live_share(self.books.bin());
+            let share = self.table.live_share(self.counters.bin());
             (share * self.capacity() as f64).round() as u64
         } else {
-            self.books.flows().by_state().iter().map(|(_, count)| count).sum()
+            self.counters.flows().by_state().iter().map(|(_, count)| count).sum()
         }
     }
 
-    /// What fills the table: nothing as long as that is little, else by a sample that changes with time.
+    /// What fills the table: nothing as long as that is little, else by a sample that changes with
+    /// time.
     pub fn fill(&self) -> Fill {
-        let live: u64 = self.books.flows().by_state().iter().map(|(_, count)| count).sum();
+        let live: u64 = self.counters.flows().by_state().iter().map(|(_, count)| count).sum();
         if live < self.capacity() as u64 / 4 {
             return Fill::default();
         }
-        self.table.fill(self.books.bin())
+        self.table.fill(self.counters.bin())
     }
 
-    /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead of
-    /// [`Self::handle`] or [`Self::fate`].
+    /// Has the processor begin to fetch what is known of a flow: to be called some segments ahead
+    /// of [`Self::handle`] or [`Self::fate`].
     #[inline]
     pub fn prefetch(&self, flow: FlowHash) {
         self.table.prefetch(flow);
     }
 
-    /// Takes in a segment that only carries on an open connection, by far the most of them: the service that it is
-    /// for, and who sent it. Any other is left to [`Self::handle`], and changes nothing here.
+    /// Takes in a segment that only carries on an open connection, by far the most of them: the
+    /// service that it is for, and who sent it. Any other is left to [`Self::handle`], and changes
+    /// nothing here.
     #[inline]
     pub fn carry_on(
         &mut self,
@@ -285,7 +290,7 @@ impl Tracker {
             return None;
         }
         let entry = self.table.find(flow.hash)?;
-        let live = entry.deadline >= self.books.bin();
+        let live = entry.deadline >= self.counters.bin();
         let sender = entry.sender(flow);
         let level = entry.connection.level;
         let carries_on = live
@@ -294,7 +299,7 @@ impl Tracker {
             && level <= arrival.settled
             && entry.connection.carry_on(sender, segment);
         carries_on.then(|| {
-            entry.deadline = self.books.keep_open(entry.deadline, level.weight());
+            entry.deadline = self.counters.keep_open(entry.deadline, level.weight());
             (entry.service, sender)
         })
     }
@@ -310,7 +315,7 @@ impl Tracker {
         let Some(entry) = self.table.find(flow.hash) else {
             return self.begin(segment, flow, arrival, None, lookup);
         };
-        let bin = self.books.bin();
+        let bin = self.counters.bin();
         let expired = entry.deadline < bin;
         let sender = entry.sender(flow);
         let from_client = sender == Role::Client;
@@ -334,7 +339,7 @@ impl Tracker {
         }
         if outcome == Outcome::Superseded {
             self.table.remove(flow.hash);
-            self.books.give_up(&before);
+            self.counters.give_up(&before);
             return self.supersede(&before, segment, flow, arrival, lookup);
         }
 
@@ -425,16 +430,16 @@ impl Tracker {
         if let Some(lifetime) = renewed {
             let count = Count::of(was, before.service);
             if expired {
-                self.books.revive(count, level.weight());
+                self.counters.revive(count, level.weight());
             }
             entry.connection.level = level;
             let to = (Count::of(&entry.connection, entry.service), entry.weight());
             let from = (count, before.weight());
-            entry.deadline = self.books.shift(from, before.deadline, to, lifetime);
+            entry.deadline = self.counters.shift(from, before.deadline, to, lifetime);
         }
         let (was, is) = match outcome {
             Outcome::SynPutOff => {
-                self.books.put_off(level.weight());
+                self.counters.put_off(level.weight());
                 (Standing::None, Standing::None)
             }
             Outcome::HandshakeReset(by) => {
@@ -475,7 +480,7 @@ impl Tracker {
     ) -> Seen {
         let flags = segment.flags;
         let level = if flags.is_syn() { arrival.level } else { arrival.settled };
-        if !level.includes(flow.hash.rank()) {
+        if !level.includes(flow.hash.sampling_hash()) {
             return Seen::nothing(Event::Unsampled, flow.hash, ServiceId::OTHER, true);
         }
         let [from, to] = flow.ends_of(segment);
@@ -516,19 +521,19 @@ impl Tracker {
         if event == Event::AnsweredMidway && lookup.sees_answers_only(service) {
             connection.marks.set(Marks::ATTEMPT, true);
         }
-        let bin = self.books.bin();
+        let bin = self.counters.bin();
         let Some(place) = self.table.place(flow.hash, bin, gentle) else {
             return Seen { level, ..Seen::nothing(event, flow.hash, service, from_client) };
         };
         if let Some(evicted) = place.filter(|entry| entry.deadline >= bin) {
             self.evicted += 1;
-            self.books.give_up(&evicted);
+            self.counters.give_up(&evicted);
         }
         let mut homes = [0; 2];
         homes[usize::from(flow.sender_first)] = home_of(arrival.interface);
         let count = Count::of(&connection, service);
-        let deadline = self.books.enter(count, connection.level.weight(), lifetime);
-        let tag = flow.hash.rank();
+        let deadline = self.counters.enter(count, connection.level.weight(), lifetime);
+        let tag = flow.hash.sampling_hash();
         let began = arrival.micros;
         *place = Some(Entry { tag, began, deadline, connection, service, homes });
         let asked = event == Event::Attempt;
@@ -549,7 +554,7 @@ impl Tracker {
         let asked = before.has_put_off(segment).then(|| lookup.patience(*service));
         let seen = self.begin(segment, flow, arrival, asked, lookup);
         if asked.is_some() {
-            self.books.take_up(seen.level.weight());
+            self.counters.take_up(seen.level.weight());
         }
         // The server may still answer the earlier SYN.
         if seen.event == Event::Attempt
@@ -589,7 +594,7 @@ impl Seen {
             flow,
             age: Micros(0),
             from_client,
-            level: Level::ALL,
+            level: SamplingLevel::ALL,
         }
     }
 }
@@ -668,9 +673,10 @@ fn note_repeat(
     true
 }
 
-/// The level of a flow from its next segment on. Flows may have left the sample since it began: it stands for them too.
-/// Once all have ended that began out of the sample, it stands for them no more.
-fn level_now(level: Level, arrival: &Arrival) -> Level {
+/// The level of a flow from its next segment on. Flows may have left the sample since it began: it
+/// stands for them too. Once all have ended that began out of the sample, it stands for them no
+/// more.
+fn level_now(level: SamplingLevel, arrival: &Arrival) -> SamplingLevel {
     level.max(arrival.level).min(arrival.settled)
 }
 

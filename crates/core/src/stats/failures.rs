@@ -1,9 +1,9 @@
 //! Who the failing attempts come from: a bounded sample of attempts, judged when they are mature.
 //!
-//! Up to 64 attempts of every step are drawn (all of them below 256 attempts a second, a uniform sample
-//! above; [`Draw`](super::Draw)), and looked up again when their step is mature. Those that failed form the set
-//! that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the address; those of IPv6 /32, /48
-//! and /64, since one host owns a /64.
+//! Up to 64 attempts of every step are drawn (all of them below 256 attempts a second, a uniform
+//! sample above; [`BottomK`](super::BottomK)), and looked up again when their step is mature. Those
+//! that failed form the set that sources are judged on. Prefixes of IPv4 are /8, /16, /24 and the
+//! address; those of IPv6 /32, /48 and /64, since one host owns a /64.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::observe::{Fingerprint, PrefixShare};
-use crate::stats::draw::Attempt;
-use crate::stats::looks::{Completions, Sighting};
+use crate::model::{Fingerprint, PrefixShare};
+use crate::stats::fingerprint::{Completions, SeenSyn};
+use crate::stats::sample::Attempt;
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart without
-/// error, more adds nothing.
+/// Failures that sources are judged on: at N = 200 the spread over /16s tells random forgery apart
+/// without error, more adds nothing.
 const KEPT: usize = 256;
 /// The fewest, however many services have some: enough to name a kind by.
 const LEAST: usize = 64;
@@ -63,8 +63,8 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// How many failures of each service may be kept, where these are all services: the more of them have some, the
-    /// fewer of each.
+    /// How many failures of each service may be kept, where these are all services: the more of
+    /// them have some, the fewer of each.
     pub fn limit<'a>(all: impl Iterator<Item = &'a Self>) -> usize {
         let failing = all.filter(|failures| !failures.kept.is_empty()).count();
         (OF_ALL / failing.max(1)).clamp(LEAST, KEPT)
@@ -97,9 +97,9 @@ impl Failures {
     pub fn failing<'a>(
         &'a self,
         younger: &'a [Failure],
-    ) -> impl Iterator<Item = (Sighting, f64)> + Clone + 'a {
+    ) -> impl Iterator<Item = (SeenSyn, f64)> + Clone + 'a {
         let failures = self.kept.iter().chain(younger);
-        failures.map(|failure| (Sighting::from(&failure.attempt), failure.weight))
+        failures.map(|failure| (SeenSyn::from(&failure.attempt), failure.weight))
     }
 
     /// What handshakes that completed looked like, now and before.
@@ -128,8 +128,8 @@ impl Failures {
         self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
     }
 
-    /// What the failures of a step count for on average. Where hardly any fail, none of the sampled may have:
-    /// then that of the kept ones; 1 without any.
+    /// What the failures of a step count for on average. Where hardly any fail, none of the sampled
+    /// may have: then that of the kept ones; 1 without any.
     #[must_use]
     pub fn mean_weight(&self, sampled: &[Failure]) -> f64 {
         fn mean<'a>(failures: impl ExactSizeIterator<Item = &'a Failure>) -> f64 {
@@ -220,24 +220,24 @@ pub struct SourceProfile {
     pub failures: usize,
     /// Distinct sources among them.
     pub sources: usize,
-    /// Distinct /16 (IPv6: /32) prefixes, in proportion to what as many random addresses would have.
+    /// Distinct /16 (IPv6: /32) prefixes, in proportion to what as many random addresses would
+    /// have.
     pub spread: f64,
     /// Share of the commonest source (IPv6: /64).
     pub top_source: (Option<Address>, f64),
     /// Share of the commonest prefix, of whichever length of /8, /16, /24 (IPv6: /32, /48).
     pub top_prefix: (Option<IpNet>, f64),
-    /// The prefixes that evidence is given of: the commonest at each length, with a share above a tenth.
+    /// The prefixes that evidence is given of: the commonest at each length, with a share above a
+    /// tenth.
     pub top_prefixes: Vec<PrefixShare>,
     /// Share of sources that never completed here.
     pub new: f64,
-    /// Share whose SYN was repeated at a retransmission time.
-    pub retransmitted: f64,
     /// Share that a RST ended.
     pub reset: f64,
     /// Share of sources that had failed before.
     pub returning: f64,
-    /// Probability that two failures have the same source: one over the number of sources where all send
-    /// as much.
+    /// Probability that two failures have the same source: one over the number of sources where all
+    /// send as much.
     pub collision: f64,
     /// Collision entropy of the sources over the highest that their number allows, 0 to 1.
     pub entropy_ratio: f64,
@@ -277,7 +277,8 @@ impl SourceProfile {
             }
         }
 
-        let (look, look_count) = Tally::of(failures.iter().map(|f| f.attempt.look)).top();
+        let (fingerprint, fingerprint_count) =
+            Tally::of(failures.iter().map(|f| f.attempt.fingerprint)).top();
         let (destination, to_destination) =
             Tally::of(failures.iter().map(|f| f.attempt.destination)).top();
         let part = |test: fn(&Failure) -> bool| share(failures.iter().filter(|f| test(f)).count());
@@ -289,18 +290,17 @@ impl SourceProfile {
             top_prefix,
             top_prefixes,
             new: part(|failure| failure.new),
-            retransmitted: part(|failure| failure.retransmitted),
             reset: part(|failure| failure.reset),
             returning: part(|failure| failure.returning),
             collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),
-            fingerprint: look.map(|look| Fingerprint {
-                share: share(look_count),
+            fingerprint: fingerprint.map(|fingerprint| Fingerprint {
+                share: share(fingerprint_count),
                 completed_share: None,
-                ttl: look.ttl,
-                window: look.window,
-                mss: look.mss,
-                options: look.options,
+                ttl: fingerprint.ttl,
+                window: fingerprint.window,
+                mss: fingerprint.mss,
+                options: fingerprint.options,
             }),
             top_destination: (destination, share(to_destination)),
         }
@@ -408,8 +408,8 @@ impl<T: Copy + Ord> Tally<T> {
         equal / pairs.max(1.0)
     }
 
-    /// The nearly unbiased collision estimate of the entropy, -log2 of the share of equal pairs, over the
-    /// highest that can be told from so many draws.
+    /// The nearly unbiased collision estimate of the entropy, -log2 of the share of equal pairs,
+    /// over the highest that can be told from so many draws.
     fn entropy_ratio(&self) -> f64 {
         let (pairs, equal) = self.pairs();
         if pairs < 2.0 {

@@ -1,5 +1,5 @@
-//! What each watched host gets, over all of its ports: the view in which one source that tries port after port at
-//! a flood's rate stands out.
+//! What each watched host gets, over all of its ports: the view in which one source that tries port
+//! after port at a flood's rate stands out.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ const KEPT: usize = JUDGED + 2;
 struct Tally {
     attempts: u32,
     completed: u32,
-    /// The source that may hold the majority (Boyer and Moore 1981), its votes, and how many attempts it made
-    /// since it was chosen.
+    /// The source that may hold the majority (Boyer and Moore 1981), its votes, and how many
+    /// attempts it made since it was chosen.
     candidate: Option<Address>,
     votes: u32,
     made: u32,
@@ -37,8 +37,8 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds what was counted elsewhere of the same step and host. A source with the majority has it wherever its
-    /// segments are counted, as they are divided by a hash of their ports too.
+    /// Adds what was counted elsewhere of the same step and host. A source with the majority has it
+    /// wherever its segments are counted, as they are divided by a hash of their ports too.
     fn add(&mut self, other: &Self) {
         self.attempts += other.attempts;
         self.completed += other.completed;
@@ -69,7 +69,7 @@ pub struct Hosts {
 
 /// A source that sends more than a flood's worth of SYNs at one host.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FullTilt {
+pub struct SingleSourceFlood {
     /// The host.
     pub host: Address,
     /// The source.
@@ -84,7 +84,7 @@ pub struct FullTilt {
 
 /// A host that gets answers to what it never asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Backscatter {
+pub struct StrayAnswers {
     /// The host.
     pub host: Address,
     /// Such segments per second.
@@ -202,15 +202,16 @@ impl LastSteps {
         Self(all)
     }
 
-    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last steps.
-    pub fn backscatter(&self, per_step: u32) -> impl Iterator<Item = Backscatter> {
+    /// Hosts at which more than `per_step` segments that answer nothing arrived in each of the last
+    /// steps.
+    pub fn stray_answers(&self, per_step: u32) -> impl Iterator<Item = StrayAnswers> {
         self.0.iter().filter_map(move |(host, last)| {
             let strays: u32 = last.iter().map(|tally| tally.strays).sum();
             let attempts: u32 = last.iter().map(|tally| tally.attempts).sum();
             let senders = last.iter().fold(0, |senders, tally| senders | tally.senders);
             let steady = last.iter().all(|tally| tally.strays > per_step / 2);
             let seen = last.iter().map(|tally| tally.seen).sum::<u32>() >= STRAYS;
-            (seen && steady && strays > per_step * 3 && strays > attempts).then(|| Backscatter {
+            (seen && steady && strays > per_step * 3 && strays > attempts).then(|| StrayAnswers {
                 host: *host,
                 rate: f64::from(strays) / 0.75,
                 senders: senders.count_ones(),
@@ -218,9 +219,9 @@ impl LastSteps {
         })
     }
 
-    /// Hosts at which one source sent at least `per_step` attempts in each of the last two steps, most of
-    /// which did not complete.
-    pub fn full_tilt(&self, per_step: u32) -> impl Iterator<Item = FullTilt> {
+    /// Hosts at which one source sent at least `per_step` attempts in each of the last two steps,
+    /// most of which did not complete.
+    pub fn single_source_floods(&self, per_step: u32) -> impl Iterator<Item = SingleSourceFlood> {
         self.0.iter().filter_map(move |(host, [last, first, _])| {
             let pair = [first, last];
             let source = first.candidate?;
@@ -229,7 +230,7 @@ impl LastSteps {
             let completed: u32 = pair.iter().map(|tally| tally.completed).sum();
             let made: u32 = pair.iter().map(|tally| tally.made).sum();
             let completed = f64::from(completed) / f64::from(attempts.max(1));
-            (steady && completed < 0.3).then(|| FullTilt {
+            (steady && completed < 0.3).then(|| SingleSourceFlood {
                 host: *host,
                 source,
                 share: f64::from(made) / f64::from(attempts),
@@ -246,7 +247,7 @@ mod tests {
     use crate::flow::HashKey;
 
     #[test]
-    fn one_source_at_full_tilt_stands_out() {
+    fn one_source_stands_out() {
         let mut hosts = Hosts::new(Hasher::new(HashKey([1; 16])));
         let (host, source) = (Address::v4([192, 0, 2, 1]), Address::v4([203, 0, 113, 5]));
         for step in 1..4 {
@@ -258,7 +259,7 @@ mod tests {
         }
         let tilted = |hosts: &Hosts, per_step| {
             let last = LastSteps::before(Step(3), std::iter::once(hosts));
-            last.full_tilt(per_step).collect::<Vec<_>>()
+            last.single_source_floods(per_step).collect::<Vec<_>>()
         };
         let tilt = tilted(&hosts, 1_000);
         assert_eq!(tilt.len(), 1);
@@ -289,10 +290,10 @@ mod tests {
             }
         }
         let last = LastSteps::before(Step(4), parts.iter());
-        let tilt: Vec<_> = last.full_tilt(1_000).collect();
+        let tilt: Vec<_> = last.single_source_floods(1_000).collect();
         assert_eq!(tilt.len(), 1);
         assert_eq!((tilt[0].source, tilt[0].rate), (source, 3_000.0 * 2.0));
-        let backscatter: Vec<_> = last.backscatter(4_000).collect();
+        let backscatter: Vec<_> = last.stray_answers(4_000).collect();
         assert_eq!((backscatter.len(), backscatter[0].rate), (1, 13_500.0 / 0.75));
     }
 }

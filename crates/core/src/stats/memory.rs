@@ -8,9 +8,10 @@ use crate::time::Timestamp;
 
 /// A set of keyed hashes that forgets: two Bloom filters, of which the older is dropped in turn.
 ///
-/// Whatever was entered is found for at least one period and at most two. With two bits each, a tenth as
-/// many entries in a period as a filter has bits give 4 % false hits. Both bits lie in one cache line (a blocked
-/// filter; Putze, Sanders and Singler 2009), so that each entry costs one miss, and none that anything waits for.
+/// Whatever was entered is found for at least one period and at most two. With two bits each, a
+/// tenth as many entries in a period as a filter has bits give 4 % false hits. Both bits lie in one
+/// cache line (a blocked filter; Putze, Sanders and Singler 2009), so that each entry costs one
+/// miss, and none that anything waits for.
 #[derive(Clone)]
 pub struct Recent {
     current: Box<[u64]>,
@@ -19,8 +20,8 @@ pub struct Recent {
     fetching: Vec<u64>,
     period: Duration,
     since: Timestamp,
-    /// Nothing was ever entered, and neither filter's memory is touched: to look up a few hashes in it, as
-    /// `--once` does, would cost more than all else.
+    /// Nothing was ever entered, and neither filter's memory is touched: to look up a few hashes in
+    /// it, as `--once` does, would cost more than all else.
     unused: bool,
 }
 
@@ -28,7 +29,8 @@ impl Recent {
     /// An empty set of two filters of `2^lg_bits` bits that remembers for `period`, from `now` on.
     #[must_use]
     pub fn new(lg_bits: u32, period: Duration, now: Timestamp) -> Self {
-        // Zeros of its own for each: memory that nobody has written to yet costs nothing, a copy does.
+        // Zeros of its own for each: memory that nobody has written to yet costs nothing, a copy
+        // does.
         let empty = || vec![0; 1 << lg_bits.saturating_sub(6)].into_boxed_slice();
         let fetching = Vec::with_capacity(FETCHING);
         Self { current: empty(), previous: empty(), fetching, period, since: now, unused: true }
@@ -63,9 +65,11 @@ impl Recent {
     fn enter(&mut self) {
         if self.unused && !self.fetching.is_empty() {
             self.unused = false;
-            // All of the memory now, so that it never grows.
-            self.current.fill(0);
-            self.previous.fill(0);
+            // All of the memory now, so that it never grows. It is zero: a write to each page is
+            // enough.
+            for filter in [&mut self.current, &mut self.previous] {
+                filter.iter_mut().step_by(PAGE).for_each(|word| *word = 0);
+            }
         }
         for hash in self.fetching.drain(..) {
             for (word, bit) in bits(hash, &self.current) {
@@ -94,6 +98,8 @@ impl Recent {
 const FETCHING: usize = 16;
 /// Words of a cache line.
 const LINE: usize = 8;
+/// Words of the smallest page of memory.
+const PAGE: usize = 4_096 / 8;
 
 /// The words and bits of a hash in a filter whose length is a power of two.
 #[expect(clippy::cast_possible_truncation, reason = "masked")]

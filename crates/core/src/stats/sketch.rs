@@ -12,8 +12,8 @@ pub(crate) fn sketch(lg_k: u8) -> HllSketch {
     HllSketch::new(lg_k, HllType::Hll8).expect("a valid number of registers")
 }
 
-/// How many distinct things all `sketches` of `2^lg_k` registers have seen together (exact while small). It depends on
-/// what they saw alone, not on its order nor on who saw what.
+/// How many distinct things all `sketches` of `2^lg_k` registers have seen together (exact while
+/// small). It depends on what they saw alone, not on its order nor on who saw what.
 pub(crate) fn distinct<'a>(lg_k: u8, mut sketches: impl Iterator<Item = &'a HllSketch>) -> f64 {
     let (Some(first), second) = (sketches.next(), sketches.next()) else { return 0.0 };
     let Some(second) = second else { return first.composite_estimate() };
@@ -31,9 +31,10 @@ pub(crate) fn rounded(estimate: f64) -> u64 {
     estimate.round().max(0.0) as u64
 }
 
-/// How many distinct things there are where `distinct` were seen in a sample of `sampled` out of `all`. Taken
-/// that each of them occurs equally often, n of them are expected to show n (1 - (1 - sampled/all)^(all/n)): few
-/// that come often show all, many that come once as many as were sampled.
+/// How many distinct things there are where `distinct` were seen in a sample of `sampled` out of
+/// `all`. Taken that each of them occurs equally often, n of them are expected to show n (1 - (1 -
+/// sampled/all)^(all/n)): few that come often show all, many that come once as many as were
+/// sampled.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 pub(crate) fn scaled_up(distinct: f64, sampled: u64, all: u64) -> f64 {
     /// Two standard errors of the smaller of the sketches that are asked.

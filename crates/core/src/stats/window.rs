@@ -15,8 +15,8 @@ const _: () = assert!(BIN.as_nanos() * BINS as u128 == STEP.as_nanos());
 pub struct Step(pub u32);
 
 impl Step {
-    /// An attempt that has not completed after tau = 1.5 s has failed; so many steps after its own a
-    /// step is judged.
+    /// An attempt that has not completed after tau = 1.5 s has failed; so many steps after its own
+    /// a step is judged.
     pub const MATURE: u32 = 6;
     /// The same where the server's data has to show that an attempt completed: all steps that the
     /// [`Windows`] hold, 3.75 s.
@@ -44,7 +44,8 @@ pub struct Window {
     pub reset: u32,
     /// Attempts that the service refused.
     pub refused: u32,
-    /// SYN-ACKs that came again after the client had acknowledged them, by the step that they came in.
+    /// SYN-ACKs that came again after the client had acknowledged them, by the step that they came
+    /// in.
     pub resent_after_ack: u32,
     /// Attempts from muted sources, which count nowhere else.
     pub ignored: u32,
@@ -57,8 +58,9 @@ impl Window {
         self.answered.saturating_sub(self.completed)
     }
 
-    /// What the differences come to. Only where the level of sampling changes in an attempt's life can they come to less
-    /// than nothing: each of those taken off may stand for more than each of those counted.
+    /// What the differences come to. Only where the level of sampling changes in an attempt's life
+    /// can they come to less than nothing: each of those taken off may stand for more than each of
+    /// those counted.
     const fn sum(&self) -> Self {
         const fn count(sum: u32) -> u32 {
             if sum.cast_signed() < 0 { 0 } else { sum }
@@ -75,8 +77,8 @@ impl Window {
         }
     }
 
-    /// Adds the differences that were counted elsewhere. What is taken off an earlier step is below zero there, modulo
-    /// 2^32; the sum over all who count is not.
+    /// Adds the differences that were counted elsewhere. What is taken off an earlier step is below
+    /// zero there, modulo 2^32; the sum over all who count is not.
     pub const fn add(&mut self, other: &Self) {
         self.syn = self.syn.wrapping_add(other.syn);
         self.unanswered = self.unanswered.wrapping_add(other.unanswered);
@@ -151,12 +153,6 @@ pub struct Windows {
 impl Windows {
     /// Steps that are kept; the place of a step is its number modulo this.
     pub const KEPT: usize = 16;
-
-    /// The step that is being filled.
-    #[must_use]
-    pub const fn now(&self) -> Step {
-        self.now
-    }
 
     /// Begins step `now`; steps in between were empty.
     pub fn begin(&mut self, now: Step) {

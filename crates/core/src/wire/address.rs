@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 or IPv6 address in 128 bits; IPv4 is held as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2).
+/// An IPv4 or IPv6 address in 128 bits; IPv4 is held as IPv4-mapped IPv6 (RFC 4291, section
+/// 2.5.5.2).
 // In halves that registers hold.
 #[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Address {

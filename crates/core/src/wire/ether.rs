@@ -1,9 +1,9 @@
-//! Ethernet and whatever may stand between a link header and IP: VLAN tags, MPLS labels, PPPoE, PPP,
-//! LLC.
+//! Ethernet and whatever may stand between a link header and IP: VLAN tags, MPLS labels, PPPoE,
+//! PPP, LLC.
 
 use pnet_packet::ethernet::EthernetPacket;
 
-use crate::wire::rest::Rest;
+use crate::wire::cursor::Cursor;
 use crate::wire::{Segment, Skip, ip};
 
 /// Ethertypes (IANA "IEEE 802 Numbers").
@@ -28,7 +28,7 @@ pub(super) mod ethertype {
 
 /// An Ethernet frame without preamble and, as captures have it, without check sequence.
 #[inline]
-pub(super) fn ethernet(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn ethernet(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = EthernetPacket::new(rest.data()) else {
         return Err(rest.missing(EthernetPacket::minimum_packet_size(), Skip::NotIp));
     };
@@ -38,7 +38,7 @@ pub(super) fn ethernet(rest: Rest<'_>) -> Result<Segment, Skip> {
 
 /// What follows an ethertype.
 #[inline]
-pub(super) fn after_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn after_ethertype(kind: u16, rest: Cursor<'_>) -> Result<Segment, Skip> {
     match kind {
         ethertype::IPV4 => ip::decode_v4(rest),
         ethertype::IPV6 => ip::decode_v6(rest),
@@ -48,7 +48,7 @@ pub(super) fn after_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip
 
 /// Apart from [`after_ethertype`], so that the common case stays small.
 #[inline(never)]
-fn after_other_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
+fn after_other_ethertype(kind: u16, rest: Cursor<'_>) -> Result<Segment, Skip> {
     match kind {
         ethertype::VLAN
         | ethertype::PROVIDER_VLAN
@@ -62,15 +62,15 @@ fn after_other_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// The rest of a VLAN tag: its control information and the next ethertype.
-fn vlan(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn vlan(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[_, _, a, b], payload) = rest.header::<4>(Skip::NotIp)?;
     after_ethertype(u16::from_be_bytes([a, b]), payload.nested()?)
 }
 
-/// A stack of MPLS labels (RFC 3032, section 2.1). Nothing says what follows the last one; the first
-/// four bits tell IP from the control word of a pseudowire (RFC 4385, section 2), which here is taken
-/// to be one of Ethernet (RFC 4448).
-pub(super) fn mpls(mut rest: Rest<'_>) -> Result<Segment, Skip> {
+/// A stack of MPLS labels (RFC 3032, section 2.1). Nothing says what follows the last one; the
+/// first four bits tell IP from the control word of a pseudowire (RFC 4385, section 2), which here
+/// is taken to be one of Ethernet (RFC 4448).
+pub(super) fn mpls(mut rest: Cursor<'_>) -> Result<Segment, Skip> {
     const BOTTOM_OF_STACK: u8 = 0x01;
 
     loop {
@@ -87,7 +87,7 @@ pub(super) fn mpls(mut rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// A PPPoE session frame (RFC 2516, section 4): version 1, type 1, code 0.
-pub(super) fn pppoe(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn pppoe(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[0x11, 0, _, _, a, b], payload) = rest.header::<6>(Skip::NotIp)? else {
         return Err(Skip::NotIp);
     };
@@ -95,7 +95,7 @@ pub(super) fn pppoe(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// A PPP frame (RFC 1661, section 2), with or without the address and control octets of RFC 1662.
-pub(super) fn ppp(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn ppp(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const IPV4: u16 = 0x0021;
     const IPV6: u16 = 0x0057;
     const MPLS: u16 = 0x0281;
@@ -123,7 +123,7 @@ pub(super) fn ppp(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// An 802.2 LLC header: with SNAP an ethertype (RFC 1042), or IPv4's own service access point.
-pub(super) fn llc(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn llc(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const UNNUMBERED_INFORMATION: u8 = 0x03;
     const SNAP: u8 = 0xaa;
     const IPV4: u8 = 0x06;
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(whole(ethernet, &[0; 13]), Err(Skip::NotIp));
         let tagged = testing::ethernet(0x8100, &join(&[0, 7, 8, 0], &ipv4(6, &syn())));
         for captured in 0..tagged.len() {
-            let cut = Rest::new(&tagged[..captured], 58);
+            let cut = Cursor::new(&tagged[..captured], 58);
             assert_eq!(ethernet(cut), Err(Skip::Truncated), "{captured} octets");
         }
     }

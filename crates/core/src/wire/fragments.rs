@@ -1,17 +1,18 @@
 //! Datagrams that came in fragments: their heads, joined as far as a TCP header needs.
 //!
-//! A segment counts when its datagram is complete, not when its first fragment is there, even where that holds the
-//! whole TCP header: a receiver hands nothing up before (RFC 791, section 3.2; RFC 8200, section 4.5), so fragments
-//! of which the rest never comes are no SYN to it.
+//! A segment counts when its datagram is complete, not when its first fragment is there, even where
+//! that holds the whole TCP header: a receiver hands nothing up before (RFC 791, section 3.2; RFC
+//! 8200, section 4.5), so fragments of which the rest never comes are no SYN to it.
 //!
 //! Which octets are there is kept as ranges (RFC 815 keeps the holes between them). As in Linux
-//! (`inet_frag_queue_insert`) a fragment that lies within what is there is a copy; one that overlaps it in
-//! part ends the datagram (RFC 5722, of IPv4 since Linux 4.18). As long as Linux waits for the rest
-//! (`ipfrag_time`, `ip6frag_time`), so long is it waited for here: an attacker could sit out a shorter time.
+//! (`inet_frag_queue_insert`) a fragment that lies within what is there is a copy; one that
+//! overlaps it in part ends the datagram (RFC 5722, of IPv4 since Linux 4.18). As long as Linux
+//! waits for the rest (`ipfrag_time`, `ip6frag_time`), so long is it waited for here: an attacker
+//! could sit out a shorter time.
 //!
-//! The memory is fixed: 4,096 datagrams, about as many as Linux keeps (`ipfrag_high_thresh`, 4 MiB). A keyed hash
-//! finds the 8 places where one may be; where none is free, the oldest of these goes, which is counted as
-//! [`Skip::Fragment`]. What is no fragment never gets here.
+//! The memory is fixed: 4,096 datagrams, about as many as Linux keeps (`ipfrag_high_thresh`, 4
+//! MiB). A keyed hash finds the 8 places where one may be; where none is free, the oldest of these
+//! goes, which is counted as [`Skip::Fragment`]. What is no fragment never gets here.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -19,18 +20,19 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 
 use crate::time::Timestamp;
+use crate::wire::cursor::Cursor;
 use crate::wire::ip::{self, Envelope, Version};
-use crate::wire::rest::Rest;
 use crate::wire::{Address, LinkType, Segment, Skip, link};
 
-/// Octets kept of a datagram: TCP with its options and, before it, 964 octets of extension headers or a tunnel's.
+/// Octets kept of a datagram: TCP with its options and, before it, 964 octets of extension headers
+/// or a tunnel's.
 const HEAD: usize = 1_024;
 /// Places in which a datagram may be.
 const WAYS: usize = 8;
 /// Sets of so many places: a power of two.
 const SETS: usize = 512;
-/// Runs of octets with gaps between them that are kept of a datagram. In any order but the worst the fragments of 64
-/// KiB on Ethernet, 45, have fewer.
+/// Runs of octets with gaps between them that are kept of a datagram. In any order but the worst
+/// the fragments of 64 KiB on Ethernet, 45, have fewer.
 const RUNS: usize = 32;
 /// How long Linux waits for the rest (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`).
 const LIFETIME_V4: Duration = Duration::from_secs(30);
@@ -44,16 +46,18 @@ pub(super) struct Piece<'a> {
     pub(super) version: Version,
     pub(super) envelope: Envelope,
     pub(super) identification: u32,
-    /// What follows the header: of IPv6 only the first fragment's word counts (RFC 8200, section 4.5).
+    /// What follows the header: of IPv6 only the first fragment's word counts (RFC 8200, section
+    /// 4.5).
     pub(super) upper: u8,
     /// Where in the datagram it begins.
     pub(super) offset: usize,
     /// Whether others follow it.
     pub(super) more: bool,
-    pub(super) rest: Rest<'a>,
+    pub(super) rest: Cursor<'a>,
 }
 
-/// Which datagram a fragment belongs to. Copies on several interfaces are kept apart: the engine tells them by that.
+/// Which datagram a fragment belongs to. Copies on several interfaces are kept apart: the engine
+/// tells them by that.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Key {
     version: Version,
@@ -255,7 +259,8 @@ impl Fragments {
     }
 
     /// Takes in a frame that arrived `at` on the interface number `interface` and that
-    /// [`decode_into`](super::decode_into), which has the other parameters, calls a [`Skip::Fragment`].
+    /// [`decode_into`](super::decode_into), which has the other parameters, calls a
+    /// [`Skip::Fragment`].
     ///
     /// # Errors
     ///
@@ -271,7 +276,7 @@ impl Fragments {
         segment: &mut Segment,
     ) -> Result<(), Skip> {
         let found = Cell::new(None);
-        link::decode(link, Rest::new(data, original_len).noting(&found))
+        link::decode(link, Cursor::new(data, original_len).noting(&found))
             .map(drop)
             .or_else(|skip| if skip == Skip::Fragment { Ok(()) } else { Err(skip) })?;
         let Some(piece) = found.get() else { return Err(Skip::Fragment) };
@@ -336,8 +341,9 @@ fn oldest(places: &[Option<Box<Datagram>>], at: Timestamp) -> usize {
     ranks.min_by_key(|(_, rank)| *rank).map_or(0, |(way, _)| way)
 }
 
-/// The octets of a fragment that count, where its receiver accepts it: all but the last of a datagram are of units of
-/// 8, to which Linux cuts those of IPv4 (`ip_frag_queue`, `ip6_frag_queue`).
+/// The octets of a fragment that count, where its receiver accepts it: all but the last of a
+/// datagram are of units of 8, to which Linux cuts those of IPv4 (`ip_frag_queue`,
+/// `ip6_frag_queue`).
 fn checked_length(piece: &Piece<'_>) -> Result<usize, Skip> {
     let length = piece.rest.wire_len();
     let length = match (piece.more, piece.version) {

@@ -3,8 +3,8 @@
 use pnet_packet::ipv4::{Ipv4Flags, Ipv4Packet};
 use pnet_packet::ipv6::Ipv6Packet;
 
+use crate::wire::cursor::Cursor;
 use crate::wire::fragments::Piece;
-use crate::wire::rest::Rest;
 use crate::wire::{Address, Segment, Skip, tcp, tunnel};
 
 /// Which IP.
@@ -48,7 +48,7 @@ pub(super) mod protocol {
 }
 
 /// An IP packet of the version that its first octet names.
-pub(super) fn decode(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn decode(rest: Cursor<'_>) -> Result<Segment, Skip> {
     match rest.data().first().map(|octet| octet >> 4) {
         Some(4) => decode_v4(rest),
         Some(6) => decode_v6(rest),
@@ -59,7 +59,7 @@ pub(super) fn decode(rest: Rest<'_>) -> Result<Segment, Skip> {
 
 /// An IPv4 packet. A fragment is noted, and is no segment by itself: see
 /// [`Fragments`](super::Fragments).
-pub(super) fn decode_v4(rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn decode_v4(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = Ipv4Packet::new(rest.data()) else {
         return Err(rest.missing(Ipv4Packet::minimum_packet_size(), Skip::BadIpHeader));
     };
@@ -114,7 +114,7 @@ const fn may_hold_tcp(upper: u8) -> bool {
 }
 
 /// What follows an IPv4 header.
-fn upper_layer_v4(envelope: Envelope, upper: u8, rest: Rest<'_>) -> Result<Segment, Skip> {
+fn upper_layer_v4(envelope: Envelope, upper: u8, rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (upper, payload) = match upper {
         protocol::AUTHENTICATION => authentication_header(rest)?,
         upper => (upper, rest),
@@ -125,9 +125,9 @@ fn upper_layer_v4(envelope: Envelope, upper: u8, rest: Rest<'_>) -> Result<Segme
     }
 }
 
-/// An IPv6 packet: walks the extension headers. The destination is that of the IPv6 header, also where
-/// a routing header names further ones.
-pub(super) fn decode_v6(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// An IPv6 packet: walks the extension headers. The destination is that of the IPv6 header, also
+/// where a routing header names further ones.
+pub(super) fn decode_v6(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = Ipv6Packet::new(rest.data()) else {
         return Err(rest.missing(Ipv6Packet::minimum_packet_size(), Skip::BadIpHeader));
     };
@@ -136,7 +136,8 @@ pub(super) fn decode_v6(rest: Rest<'_>) -> Result<Segment, Skip> {
     }
     let payload = rest.skip(Ipv6Packet::minimum_packet_size(), Skip::BadIpHeader)?;
     let payload = match header.get_payload_length() {
-        // A jumbogram (RFC 2675) or segmentation offload: the frame's length is the only one at hand.
+        // A jumbogram (RFC 2675) or segmentation offload: the frame's length is the only one at
+        // hand.
         0 => payload,
         octets => payload.with_len(usize::from(octets)),
     };
@@ -154,7 +155,7 @@ pub(super) fn decode_joined(
     version: Version,
     envelope: Envelope,
     upper: u8,
-    rest: Rest<'_>,
+    rest: Cursor<'_>,
 ) -> Result<Segment, Skip> {
     match version {
         Version::V4 => upper_layer_v4(envelope, upper, rest),
@@ -166,13 +167,14 @@ pub(super) fn decode_joined(
 fn headers_v6(
     envelope: Envelope,
     mut next: u8,
-    mut payload: Rest<'_>,
+    mut payload: Cursor<'_>,
     mut is_first: bool,
 ) -> Result<Segment, Skip> {
     loop {
         (next, payload) = match next {
             protocol::TCP => return tcp::decode(envelope, payload),
-            // RFC 8200, section 4.1: anywhere but directly after the IPv6 header it is not recognised.
+            // RFC 8200, section 4.1: anywhere but directly after the IPv6 header it is not
+            // recognised.
             protocol::HOP_BY_HOP if !is_first => return Err(Skip::BadIpHeader),
             protocol::HOP_BY_HOP
             | protocol::ROUTING
@@ -190,7 +192,7 @@ fn headers_v6(
 
 /// Takes off an extension header in the common format: next header, length in units of 8 octets
 /// without the first 8 (RFC 6564, section 4).
-fn extension_header(rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
+fn extension_header(rest: Cursor<'_>) -> Result<(u8, Cursor<'_>), Skip> {
     let (&[next, units], _) = rest.header::<2>(Skip::BadIpHeader)?;
     let following = rest.nested()?.skip(8 * (usize::from(units) + 1), Skip::BadIpHeader)?;
     Ok((next, following))
@@ -198,7 +200,7 @@ fn extension_header(rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
 
 /// Takes off the fragment header (RFC 8200, section 4.5) of a whole packet, an "atomic" fragment
 /// (RFC 6946). Any other fragment is noted.
-fn fragment_header(envelope: Envelope, rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
+fn fragment_header(envelope: Envelope, rest: Cursor<'_>) -> Result<(u8, Cursor<'_>), Skip> {
     let (&[next, _, high, low, a, b, c, d], following) = rest.header::<8>(Skip::BadIpHeader)?;
     let field = u16::from_be_bytes([high, low]);
     let (offset, more) = (usize::from(field & !7), field & 1 != 0);
@@ -218,9 +220,9 @@ fn fragment_header(envelope: Envelope, rest: Rest<'_>) -> Result<(u8, Rest<'_>),
     Err(Skip::Fragment)
 }
 
-/// Takes off an authentication header, whose length is in units of 4 octets less 2 (RFC 4302, section
-/// 2.2).
-fn authentication_header(rest: Rest<'_>) -> Result<(u8, Rest<'_>), Skip> {
+/// Takes off an authentication header, whose length is in units of 4 octets less 2 (RFC 4302,
+/// section 2.2).
+fn authentication_header(rest: Cursor<'_>) -> Result<(u8, Cursor<'_>), Skip> {
     let (&[next, units, ..], _) = rest.header::<12>(Skip::BadIpHeader)?;
     if units == 0 {
         return Err(Skip::BadIpHeader);
@@ -276,7 +278,7 @@ mod tests {
         let mut packet = ipv4(6, &join(&[1, 1, 1, 0], &syn()));
         packet[0] = 0x46;
         assert!(is_syn(whole(decode_v4, &packet)));
-        let cut = Rest::new(&packet[..22], 44);
+        let cut = Cursor::new(&packet[..22], 44);
         assert_eq!(decode_v4(cut), Err(Skip::Truncated));
     }
 
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!(whole(decode_v4, &packet).unwrap().payload_len, 100);
         assert_eq!(whole(decode_v4, &join(&packet, &[0; 9])).unwrap().payload_len, 100);
         for original_len in [0, 140] {
-            let cut = Rest::new(&packet[..40], original_len);
+            let cut = Cursor::new(&packet[..40], original_len);
             assert_eq!(decode_v4(cut).unwrap().payload_len, 100);
         }
     }
@@ -295,7 +297,7 @@ mod tests {
     fn v4_length_0_is_offload() {
         let mut packet = ipv4(6, &tcp(0x18, &[], &[0; 100]));
         packet[2..4].fill(0);
-        let cut = Rest::new(&packet, 70_040);
+        let cut = Cursor::new(&packet, 70_040);
         assert_eq!(decode_v4(cut).unwrap().payload_len, 70_000);
     }
 
@@ -361,18 +363,18 @@ mod tests {
     #[test]
     fn v6_lengths() {
         let packet = ipv6(6, &tcp(0x18, &[], &[0; 100]));
-        let payload_len = |rest: Rest<'_>| decode_v6(rest).map(|segment| segment.payload_len);
-        assert_eq!(payload_len(Rest::new(&packet, 0)), Ok(100));
-        assert_eq!(payload_len(Rest::new(&packet[..60], 160)), Ok(100));
-        assert_eq!(payload_len(Rest::new(&join(&packet, &[0; 6]), 0)), Ok(100));
-        assert_eq!(payload_len(Rest::new(&packet[..59], 160)), Err(Skip::Truncated));
-        assert_eq!(payload_len(Rest::new(&packet[..39], 39)), Err(Skip::BadIpHeader));
+        let payload_len = |rest: Cursor<'_>| decode_v6(rest).map(|segment| segment.payload_len);
+        assert_eq!(payload_len(Cursor::new(&packet, 0)), Ok(100));
+        assert_eq!(payload_len(Cursor::new(&packet[..60], 160)), Ok(100));
+        assert_eq!(payload_len(Cursor::new(&join(&packet, &[0; 6]), 0)), Ok(100));
+        assert_eq!(payload_len(Cursor::new(&packet[..59], 160)), Err(Skip::Truncated));
+        assert_eq!(payload_len(Cursor::new(&packet[..39], 39)), Err(Skip::BadIpHeader));
 
         // A jumbogram: hop-by-hop header with the jumbo payload option, payload length 0.
         let jumbo = [6, 0, 0xc2, 4, 0, 1, 0x11, 0x84];
         let mut packet = ipv6(0, &join(&jumbo, &tcp(0x18, &[], &[0; 100])));
         packet[4..6].fill(0);
-        assert_eq!(payload_len(Rest::new(&packet, 70_068)), Ok(70_000));
+        assert_eq!(payload_len(Cursor::new(&packet, 70_068)), Ok(70_000));
     }
 
     #[test]

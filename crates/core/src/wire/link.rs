@@ -1,7 +1,7 @@
 //! Link types of captures and their headers.
 
+use crate::wire::cursor::Cursor;
 use crate::wire::ether::{self, after_ethertype};
-use crate::wire::rest::Rest;
 use crate::wire::{Segment, Skip, ip};
 
 /// The link type of a capture: which header its frames begin with.
@@ -93,7 +93,7 @@ impl LinkType {
 
 /// Decodes a frame of the given link type.
 #[inline]
-pub(super) fn decode(link: LinkType, rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn decode(link: LinkType, rest: Cursor<'_>) -> Result<Segment, Skip> {
     match link {
         LinkType::Ethernet => ether::ethernet(rest),
         other => decode_other(other, rest),
@@ -102,7 +102,7 @@ pub(super) fn decode(link: LinkType, rest: Rest<'_>) -> Result<Segment, Skip> {
 
 /// Apart from [`decode`], so that the common case stays small.
 #[inline(never)]
-fn decode_other(link: LinkType, rest: Rest<'_>) -> Result<Segment, Skip> {
+fn decode_other(link: LinkType, rest: Cursor<'_>) -> Result<Segment, Skip> {
     match link {
         LinkType::Ethernet => ether::ethernet(rest),
         LinkType::RawIp => ip::decode(rest),
@@ -131,9 +131,9 @@ fn decode_other(link: LinkType, rest: Rest<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// An address family of 4 octets, in the byte order of the capturing host (`LINKTYPE_NULL`) or of the
-/// network (`LINKTYPE_LOOP`); families are small numbers, so the order shows.
-fn loopback(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// An address family of 4 octets, in the byte order of the capturing host (`LINKTYPE_NULL`) or of
+/// the network (`LINKTYPE_LOOP`); families are small numbers, so the order shows.
+fn loopback(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const INET: u32 = 2;
     /// `AF_INET6` of Linux, of Windows, of NetBSD and OpenBSD, of FreeBSD, and of macOS.
     const INET6: [u32; 5] = [10, 23, 24, 28, 30];
@@ -150,20 +150,20 @@ fn loopback(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Packet type, device type, address length, address, protocol.
-fn linux_sll(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn linux_sll(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[.., a, b], payload) = rest.header::<16>(Skip::NotIp)?;
     cooked(u16::from_be_bytes([a, b]), payload)
 }
 
 /// Protocol first, then interface index, device type, packet type and address.
-fn linux_sll2(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn linux_sll2(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[a, b, ..], payload) = rest.header::<20>(Skip::NotIp)?;
     cooked(u16::from_be_bytes([a, b]), payload)
 }
 
-/// The protocol of a cooked header is an ethertype, or a small number of Linux' own (`ETH_P_802_2`),
-/// never a length.
-fn cooked(protocol: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
+/// The protocol of a cooked header is an ethertype, or a small number of Linux' own
+/// (`ETH_P_802_2`), never a length.
+fn cooked(protocol: u16, rest: Cursor<'_>) -> Result<Segment, Skip> {
     const ETH_P_802_2: u16 = 4;
 
     match protocol {
@@ -174,7 +174,7 @@ fn cooked(protocol: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// `LINKTYPE_PPP` captures of serial lines may hold Cisco's framing: unicast or broadcast address.
-fn ppp_or_hdlc(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn ppp_or_hdlc(rest: Cursor<'_>) -> Result<Segment, Skip> {
     match rest.data() {
         [0x0f | 0x8f, ..] => cisco_hdlc(rest),
         _ => ether::ppp(rest),
@@ -182,14 +182,14 @@ fn ppp_or_hdlc(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Address, control, ethertype.
-fn cisco_hdlc(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn cisco_hdlc(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[_, _, a, b], payload) = rest.header::<4>(Skip::NotIp)?;
     after_ethertype(u16::from_be_bytes([a, b]), payload)
 }
 
 /// Netfilter attributes, one of which is the packet. Their length and type are in the byte order of
 /// the capturing host; types are small numbers other than 0, so the order shows.
-fn nflog(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn nflog(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const NFULA_PAYLOAD: u16 = 9;
 
     // Address family, version, resource identifier.
@@ -212,7 +212,7 @@ fn nflog(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Direction, then a frame without address octet.
-fn pppd(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn pppd(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const CONTROL: u8 = 0x03;
 
     let rest = rest.skip(1, Skip::NotIp)?;
@@ -223,7 +223,7 @@ fn pppd(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// A header of a length that it gives first, without the padding to 4 octets; then IP.
-fn pflog(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn pflog(rest: Cursor<'_>) -> Result<Segment, Skip> {
     /// Up to the direction, the last field that all versions have.
     const LEAST: u8 = 45;
 
@@ -235,7 +235,7 @@ fn pflog(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Version 0, flags, the header's length, the link type of what follows: all little-endian.
-fn ppi(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn ppi(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[0, _, a, b, link @ ..], _) = rest.header::<8>(Skip::NotIp)? else {
         return Err(Skip::NotIp);
     };
@@ -245,9 +245,9 @@ fn ppi(rest: Rest<'_>) -> Result<Segment, Skip> {
     )
 }
 
-/// The header's length, what follows it, the link type of that, in the byte order of the capturing host; the length
-/// is a small number, so the order shows.
-fn pktap(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// The header's length, what follows it, the link type of that, in the byte order of the capturing
+/// host; the length is a small number, so the order shows.
+fn pktap(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const PACKET: u32 = 1;
 
     let (header, _) = rest.header::<12>(Skip::NotIp)?;
@@ -261,13 +261,13 @@ fn pktap(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// A frame of another link type, inside a header that names it.
-fn within(link: u32, rest: Rest<'_>) -> Result<Segment, Skip> {
+fn within(link: u32, rest: Cursor<'_>) -> Result<Segment, Skip> {
     decode(LinkType::from_dlt(link), rest.nested()?)
 }
 
-/// Time, type, flags, the record's length, losses, the frame's length; then extension headers of 8 octets as
-/// long as a first bit says that one follows ("ERF Types Reference Guide", Endace).
-fn erf(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// Time, type, flags, the record's length, losses, the frame's length; then extension headers of 8
+/// octets as long as a first bit says that one follows ("ERF Types Reference Guide", Endace).
+fn erf(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const EXTENSION: u8 = 0x80;
 
     let (&[_, _, _, _, _, _, _, _, kind, _, _, _, _, _, a, b], mut rest) =
@@ -291,9 +291,9 @@ fn erf(rest: Rest<'_>) -> Result<Segment, Skip> {
     }
 }
 
-/// An address of 2 to 4 octets, the last of which is odd; then a control octet and the protocol (RFC 2427), or, as Cisco
-/// has it, an ethertype.
-fn frame_relay(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// An address of 2 to 4 octets, the last of which is odd; then a control octet and the protocol
+/// (RFC 2427), or, as Cisco has it, an ethertype.
+fn frame_relay(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const UNNUMBERED_INFORMATION: u8 = 0x03;
     const PADDING: u8 = 0x00;
     const SNAP: u8 = 0x80;
@@ -342,7 +342,7 @@ fn frame_relay(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Frame control, both addresses, then LLC where the frame control says so (ANSI X3.139).
-fn fddi(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn fddi(rest: Cursor<'_>) -> Result<Segment, Skip> {
     /// All but the bit that says synchronous, and the priority.
     const KIND: u8 = 0x70;
     const LLC: u8 = 0x50;
@@ -354,9 +354,9 @@ fn fddi(rest: Rest<'_>) -> Result<Segment, Skip> {
     ether::llc(payload)
 }
 
-/// Version 0, a padding octet, the header's length and what fields follow (little-endian): time, which is aligned to 8
-/// octets of the header, flags, others.
-fn radiotap(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// Version 0, a padding octet, the header's length and what fields follow (little-endian): time,
+/// which is aligned to 8 octets of the header, flags, others.
+fn radiotap(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const MORE: u8 = 0x80;
     const TIME: u8 = 0x01;
     const FLAGS: u8 = 0x02;
@@ -394,7 +394,7 @@ pub(super) enum Padding {
 
 /// A data frame that is neither empty nor encrypted (IEEE 802.11-2020, sections 9.2.4 and 9.3.2.1);
 /// aggregates (A-MSDU) are not taken apart.
-pub(super) fn ieee80211(rest: Rest<'_>, padding: Padding) -> Result<Segment, Skip> {
+pub(super) fn ieee80211(rest: Cursor<'_>, padding: Padding) -> Result<Segment, Skip> {
     /// Protocol version and type of the first octet, with the subtype bit that says "no data".
     const KIND: u8 = 0x4f;
     const DATA: u8 = 0x08;
@@ -424,7 +424,7 @@ mod tests {
     use crate::wire::testing::{ipv4, ipv6, is_syn, join, syn};
 
     fn decode_whole(dlt: u32, frame: &[u8]) -> Result<Segment, Skip> {
-        decode(LinkType::from_dlt(dlt), Rest::new(frame, 0))
+        decode(LinkType::from_dlt(dlt), Cursor::new(frame, 0))
     }
 
     /// A packet tap's header before a frame of this link type.
@@ -544,7 +544,8 @@ mod tests {
             (105, wifi(0x48, 0)),
             (105, wifi(0x08, 0x40)),
             (127, vec![1, 0, 8, 0, 0, 0, 0, 0]),
-            // No LLC; an address without end, one of an octet, another protocol; a header too short.
+            // No LLC; an address without end, one of an octet, another protocol; a header too
+            // short.
             (10, join(&[0x41], &[0; 12])),
             (107, vec![0x18, 0x40, 0x40, 0x40, 3, 0xcc]),
             (107, vec![0x19, 3, 0xcc]),

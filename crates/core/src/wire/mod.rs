@@ -6,27 +6,29 @@
 //!            └─ tunnel ◄┘
 //! ```
 //!
-//! A plain frame is read at fixed offsets (`plain`); any other goes this way. `link` takes off the header that the capture's link type names, `ether` whatever stands between it
-//! and IP (VLAN tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the
-//! header. Only what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it;
-//! the innermost TCP header is the one that counts.
+//! A plain frame is read at fixed offsets (`fast_path`); any other goes this way. `link` takes off
+//! the header that the capture's link type names, `ether` whatever stands between it and IP (VLAN
+//! tags, MPLS labels, PPPoE, LLC), `ip` walks to the upper layer and `tcp` reads the header. Only
+//! what is IP but not TCP ever reaches `tunnel`, so plain traffic does not pay for it; the
+//! innermost TCP header is the one that counts.
 //!
-//! A fragment is a [`Skip`] by itself; [`Fragments`] joins the heads of datagrams that came in several.
+//! A fragment is a [`Skip`] by itself; [`Fragments`] joins the heads of datagrams that came in
+//! several.
 //!
-//! Lengths are checked once; after that the accessors cannot fail. Nothing allocates. A frame that is
-//! not a TCP segment is never an error: it is one [`Skip`] reason, counted by the engine.
+//! Lengths are checked once; after that the accessors cannot fail. Nothing allocates. A frame that
+//! is not a TCP segment is never an error: it is one [`Skip`] reason, counted by the engine.
 //!
-//! Checksums are not verified: network cards fill them in after the capture point (transmit offload)
-//! and captures are often cut, so a wrong checksum says little. A SYN with a bad checksum is a segment
-//! like any other, although the host that receives it will ignore it.
+//! Checksums are not verified: network cards fill them in after the capture point (transmit
+//! offload) and captures are often cut, so a wrong checksum says little. A SYN with a bad checksum
+//! is a segment like any other, although the host that receives it will ignore it.
 
 mod address;
+mod cursor;
 mod ether;
+mod fast_path;
 mod fragments;
 mod ip;
 mod link;
-mod plain;
-mod rest;
 mod segment;
 mod tcp;
 #[cfg(test)]
@@ -38,12 +40,12 @@ pub use fragments::Fragments;
 pub use link::LinkType;
 pub use segment::{Flags, OptionLayout, Segment, SeqNumber, Skip};
 
-use rest::Rest;
+use cursor::Cursor;
 
 /// Decodes one frame.
 ///
-/// `data` is what the capture holds of the frame, `original_len` how many octets the frame had on the
-/// wire (not less than `data.len()`; a smaller value is taken as `data.len()`).
+/// `data` is what the capture holds of the frame, `original_len` how many octets the frame had on
+/// the wire (not less than `data.len()`; a smaller value is taken as `data.len()`).
 ///
 /// # Errors
 ///
@@ -53,13 +55,14 @@ pub fn decode(link: LinkType, data: &[u8], original_len: u32) -> Result<Segment,
     decode_into(link, data, original_len, &mut segment).map(|()| segment)
 }
 
-/// Decodes one frame to where its segment is needed. On the packet path that costs half of what [`decode`] does: who
-/// moves a segment at once has the processor wait for its single fields to be stored.
+/// Decodes one frame to where its segment is needed. On the packet path that costs half of what
+/// [`decode`] does: who moves a segment at once has the processor wait for its single fields to be
+/// stored.
 ///
 /// # Errors
 ///
 /// The reason why the frame gives no TCP segment; then there is none in `segment` either.
-// Always: see `plain`.
+// Always: see `fast_path`.
 #[inline(always)]
 pub fn decode_into(
     link: LinkType,
@@ -67,7 +70,7 @@ pub fn decode_into(
     original_len: u32,
     segment: &mut Segment,
 ) -> Result<(), Skip> {
-    if link == LinkType::Ethernet && plain::decode(data, segment) {
+    if link == LinkType::Ethernet && fast_path::decode(data, segment) {
         return Ok(());
     }
     decode_any(link, data, original_len, segment)
@@ -81,7 +84,7 @@ fn decode_any(
     original_len: u32,
     segment: &mut Segment,
 ) -> Result<(), Skip> {
-    *segment = link::decode(link, Rest::new(data, original_len))?;
+    *segment = link::decode(link, Cursor::new(data, original_len))?;
     Ok(())
 }
 
@@ -159,8 +162,8 @@ mod tests {
             let _ = decode(link, &data, original_len);
         }
 
-        /// Damage to a valid packet gets deeper into the decoders than random octets do. Of a capture
-        /// that was cut at least the reason is known, and what is decoded is right.
+        /// Damage to a valid packet gets deeper into the decoders than random octets do. Of a
+        /// capture that was cut at least the reason is known, and what is decoded is right.
         #[test]
         fn cut_captures_are_truncated_or_right(
             tunnel in 0..testing::TUNNELS,

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::ops::{Add, BitOr, Sub};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::wire::Address;
 
@@ -22,7 +25,8 @@ impl SeqNumber {
         self.offset_from(start) < length
     }
 
-    /// Whether `self` comes after `other` (by less than half the number space, RFC 9293, section 3.4).
+    /// Whether `self` comes after `other` (by less than half the number space, RFC 9293, section
+    /// 3.4).
     #[must_use]
     pub const fn is_after(self, other: Self) -> bool {
         let offset = self.offset_from(other);
@@ -123,8 +127,8 @@ impl OptionLayout {
     /// The option kinds (IANA registry) of the nibbles from 1 up.
     const KINDS: [u8; 12] = [2, 1, 3, 4, 8, 0, 34, 5, 19, 29, 30, 253];
 
-    /// The nibble of each option kind. A table: on random traffic the walk over the options branches
-    /// enough as it is.
+    /// The nibble of each option kind. A table: on random traffic the walk over the options
+    /// branches enough as it is.
     const NIBBLES: [u8; 256] = {
         let mut nibbles = [15; 256];
         let mut nibble = 1;
@@ -183,7 +187,44 @@ impl fmt::Display for OptionLayout {
     }
 }
 
-/// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around it.
+impl FromStr for OptionLayout {
+    type Err = UnknownOption;
+
+    /// From the names that it is displayed by.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = text.split(',').filter(|_| !text.is_empty());
+        names.zip(0..).try_fold(Self::default(), |layout, (name, position)| {
+            let nibble = Self::NAMES.iter().position(|known| *known == name && !name.is_empty());
+            let nibble = nibble.filter(|_| position < 16).ok_or(UnknownOption)? as u64;
+            Ok(Self(layout.0 | nibble << (4 * position)))
+        })
+    }
+}
+
+/// A name that no TCP option has here, or one option too many.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UnknownOption;
+
+impl fmt::Display for UnknownOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a list of TCP options")
+    }
+}
+
+impl Serialize for OptionLayout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionLayout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// One TCP segment: the innermost TCP header of a frame and what matters of the IP header around
+/// it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Segment {
     /// Source address.
@@ -240,15 +281,16 @@ pub enum Skip {
     NotIp,
     /// The packet is IP, but not TCP.
     NotTcp,
-    /// A fragment whose datagram is not put together: it overlaps others, has too many gaps, or there
-    /// was no room, where each stands for a datagram that had to go.
+    /// A fragment whose datagram is not put together: it overlaps others, has too many gaps, or
+    /// there was no room, where each stands for a datagram that had to go.
     Fragment,
     /// A fragment of a datagram that was not whole yet, or a copy of one.
     FragmentKept,
-    /// What the packet carries may be TCP, but is not looked into: encryption, compression, other tunnels, IPv6
-    /// extension headers that are experiments.
+    /// What the packet carries may be TCP, but is not looked into: encryption, compression, other
+    /// tunnels, IPv6 extension headers that are experiments.
     Encapsulated,
-    /// An IP header that contradicts itself (version, header length, total length, extension chain).
+    /// An IP header that contradicts itself (version, header length, total length, extension
+    /// chain).
     BadIpHeader,
     /// A TCP header that contradicts itself (data offset below 5 or beyond the packet).
     BadTcpHeader,
@@ -343,6 +385,20 @@ mod tests {
         assert!(!isn.is_after(isn + 5));
         assert!(SeqNumber(3).is_within(isn, 5));
         assert!(!SeqNumber(4).is_within(isn, 5));
+    }
+
+    #[test]
+    fn option_layout_is_read_as_it_is_displayed() {
+        let kinds = [2, 4, 8, 1, 3, 99];
+        let layout = kinds
+            .iter()
+            .zip(0..)
+            .fold(OptionLayout::default(), |layout, (kind, place)| layout.with(place, *kind));
+        assert_eq!(layout.to_string().parse(), Ok(layout));
+        assert_eq!("".parse(), Ok(OptionLayout::default()));
+        for wrong in ["mss,", "mss,,ts", "MSS", &vec!["nop"; 17].join(",")] {
+            assert_eq!(wrong.parse::<OptionLayout>(), Err(UnknownOption), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use pnet_packet::tcp::TcpPacket;
 
+use crate::wire::cursor::Cursor;
 use crate::wire::ip::Envelope;
-use crate::wire::rest::Rest;
 use crate::wire::{Flags, OptionLayout, Segment, SeqNumber, Skip};
 
 /// Octets of the header without options.
@@ -13,10 +13,10 @@ const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-/// Decodes the TCP header at the front of `rest`. Options that the capture cut off are no reason to
-/// refuse the segment.
+/// Decodes the TCP header at the front of `cursor`. Options that the capture cut off are no reason
+/// to refuse the segment.
 #[inline]
-pub(super) fn decode(envelope: Envelope, rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn decode(envelope: Envelope, rest: Cursor<'_>) -> Result<Segment, Skip> {
     let Some(header) = TcpPacket::new(rest.data()) else {
         return Err(rest.missing(FIXED_LEN, Skip::BadTcpHeader));
     };
@@ -85,7 +85,7 @@ mod tests {
     const ACK: u8 = 0x10;
 
     fn decode_whole(header: &[u8]) -> Result<Segment, Skip> {
-        decode(ENVELOPE, Rest::new(header, 0))
+        decode(ENVELOPE, Cursor::new(header, 0))
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         let header = tcp(SYN, &[2, 4, 5, 0xb4, 1, 3, 3, 7], b"payload");
         for captured in 20..header.len() {
             let original_len = u32::try_from(header.len()).unwrap();
-            let segment = decode(ENVELOPE, Rest::new(&header[..captured], original_len)).unwrap();
+            let segment = decode(ENVELOPE, Cursor::new(&header[..captured], original_len)).unwrap();
             assert_eq!(segment.mss, (captured >= 24).then_some(1460), "{captured} octets");
             assert_eq!(segment.payload_len, 7);
         }
@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn short_headers_name_their_cause() {
         let header = tcp(SYN, &[], &[]);
-        let cut = Rest::new(&header[..19], 20);
+        let cut = Cursor::new(&header[..19], 20);
         assert_eq!(decode(ENVELOPE, cut), Err(Skip::Truncated));
-        let short = Rest::new(&header[..19], 19);
+        let short = Cursor::new(&header[..19], 19);
         assert_eq!(decode(ENVELOPE, short), Err(Skip::BadTcpHeader));
     }
 

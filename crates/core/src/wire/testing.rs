@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::wire::ip::Envelope;
-use crate::wire::{Address, Flags, Rest, Segment, Skip};
+use crate::wire::{Address, Cursor, Flags, Segment, Skip};
 
 /// Addresses and time to live of [`ipv4`].
 pub(super) const ENVELOPE: Envelope = Envelope {
@@ -14,10 +14,10 @@ pub(super) const ENVELOPE: Envelope = Envelope {
 
 /// Decodes `octets`, all of which were captured, by one layer's function.
 pub(super) fn whole<'a>(
-    layer: impl Fn(Rest<'a>) -> Result<Segment, Skip>,
+    layer: impl Fn(Cursor<'a>) -> Result<Segment, Skip>,
     octets: &'a [u8],
 ) -> Result<Segment, Skip> {
-    layer(Rest::new(octets, 0))
+    layer(Cursor::new(octets, 0))
 }
 
 /// Whether `outcome` is the segment of [`syn`].

@@ -4,10 +4,10 @@
 //! A tunnel over UDP is known by its port alone, and any program may use that port. Its header is
 //! therefore checked strictly, and what does not fit is [`Skip::NotTcp`], like any other datagram.
 
+use crate::wire::cursor::Cursor;
 use crate::wire::ether::{self, ethertype};
 use crate::wire::ip::{self, protocol};
 use crate::wire::link::{self, Padding};
-use crate::wire::rest::Rest;
 use crate::wire::{Segment, Skip};
 
 /// UDP ports (IANA), and that of Linux' `vxlan` driver from before there was an assigned one.
@@ -31,7 +31,7 @@ const ERSPAN_III: u16 = 0x22eb;
 
 /// The payload of an IP packet of any upper-layer protocol but TCP.
 #[inline(never)]
-pub(super) fn decode(upper: u8, rest: Rest<'_>) -> Result<Segment, Skip> {
+pub(super) fn decode(upper: u8, rest: Cursor<'_>) -> Result<Segment, Skip> {
     let inner = match upper {
         protocol::UDP => udp(rest),
         protocol::IPV4 => ip::decode_v4(rest.nested()?),
@@ -52,7 +52,7 @@ pub(super) fn decode(upper: u8, rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// The payload of a tunnel that names it by an ethertype.
-fn by_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
+fn by_ethertype(kind: u16, rest: Cursor<'_>) -> Result<Segment, Skip> {
     match kind {
         ethertype::IPV4 => ip::decode_v4(rest),
         ethertype::IPV6 => ip::decode_v6(rest),
@@ -64,7 +64,7 @@ fn by_ethertype(kind: u16, rest: Rest<'_>) -> Result<Segment, Skip> {
 
 /// Generic Routing Encapsulation: RFC 2784 with the key and sequence number of RFC 2890. Source
 /// routes (RFC 1701) and version 1 (PPTP, RFC 2637) are not followed.
-fn gre(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn gre(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const CHECKSUM: u16 = 0x8000;
     const KEY: u16 = 0x2000;
     const SEQUENCE: u16 = 0x1000;
@@ -87,7 +87,7 @@ fn gre(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// ERSPAN type II: an Ethernet frame after 8 octets (draft-foschiano-erspan-03, section 4.2).
-fn erspan_ii(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn erspan_ii(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (header, rest) = rest.header::<8>(Skip::NotTcp)?;
     if header[0] >> 4 != 1 {
         return Err(Skip::NotTcp);
@@ -95,9 +95,9 @@ fn erspan_ii(rest: Rest<'_>) -> Result<Segment, Skip> {
     ether::ethernet(rest)
 }
 
-/// ERSPAN type III: an Ethernet frame or IP packet after 12 octets and, where the last bit says so, 8
-/// more (draft-foschiano-erspan-03, section 4.3).
-fn erspan_iii(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// ERSPAN type III: an Ethernet frame or IP packet after 12 octets and, where the last bit says so,
+/// 8 more (draft-foschiano-erspan-03, section 4.3).
+fn erspan_iii(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const PLATFORM_HEADER: u8 = 0x01;
 
     let (header, rest) = rest.header::<12>(Skip::NotTcp)?;
@@ -114,7 +114,7 @@ fn erspan_iii(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// A UDP datagram (RFC 768) to, or for some protocols from, the port of a tunnel.
-fn udp(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn udp(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[a, b, c, d, e, f, ..], payload) = rest.header::<8>(Skip::NotTcp)?;
     let source = u16::from_be_bytes([a, b]);
     let destination = u16::from_be_bytes([c, d]);
@@ -145,7 +145,7 @@ fn udp(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// VXLAN (RFC 7348, section 5), also with a group policy (draft-smith-vxlan-group-policy-05).
-fn vxlan(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn vxlan(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const GROUP_POLICY: u8 = 0x80;
     const NETWORK_IDENTIFIER: u8 = 0x08;
 
@@ -160,9 +160,9 @@ fn vxlan(rest: Rest<'_>) -> Result<Segment, Skip> {
     ether::ethernet(rest)
 }
 
-/// VXLAN with the generic protocol extension (draft-ietf-nvo3-vxlan-gpe-13, section 3): version 0, a
-/// next protocol, not an OAM packet.
-fn vxlan_gpe(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// VXLAN with the generic protocol extension (draft-ietf-nvo3-vxlan-gpe-13, section 3): version 0,
+/// a next protocol, not an OAM packet.
+fn vxlan_gpe(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const NETWORK_IDENTIFIER_AND_NEXT_PROTOCOL: u8 = 0x0c;
 
     let (&[flags, 0, 0, next, _, _, _, 0], rest) = rest.header::<8>(Skip::NotTcp)? else {
@@ -179,7 +179,7 @@ fn vxlan_gpe(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// Geneve (RFC 8926, section 3.4).
-fn geneve(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn geneve(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let (&[lengths, flags, a, b, _, _, _, reserved], rest) = rest.header::<8>(Skip::NotTcp)?;
     let version = lengths >> 6;
     if version != 0 || flags & 0x3f != 0 || reserved != 0 {
@@ -190,7 +190,7 @@ fn geneve(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// CAPWAP data (RFC 5415, section 4.3) in the clear: an Ethernet or 802.11 frame.
-fn capwap(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn capwap(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const NATIVE: u32 = 1 << 8;
     const FRAGMENT: u32 = 1 << 7;
     const KEEP_ALIVE: u32 = 1 << 3;
@@ -218,8 +218,9 @@ fn capwap(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// GTP-U, version 1 (3GPP TS 29.281, section 5): the IP packet of a G-PDU.
-fn gtp_u(rest: Rest<'_>) -> Result<Segment, Skip> {
-    // Version 1, protocol type GTP, spare bit 0; the low three bits say which optional fields count.
+fn gtp_u(rest: Cursor<'_>) -> Result<Segment, Skip> {
+    // Version 1, protocol type GTP, spare bit 0; the low three bits say which optional fields
+    // count.
     const VERSION_1: u8 = 0x30;
     const EXTENSION: u8 = 0x04;
     const ANY_OPTIONAL: u8 = 0x07;
@@ -249,9 +250,9 @@ fn gtp_u(rest: Rest<'_>) -> Result<Segment, Skip> {
     ip::decode(rest)
 }
 
-/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet after an optional authentication and an optional
-/// origin indication.
-fn teredo(rest: Rest<'_>) -> Result<Segment, Skip> {
+/// Teredo (RFC 4380, section 5.1.1): an IPv6 packet after an optional authentication and an
+/// optional origin indication.
+fn teredo(rest: Cursor<'_>) -> Result<Segment, Skip> {
     let rest = match rest.data() {
         // Client identifier and authentication value, nonce and confirmation octet.
         [0, 1, id_len, value_len, ..] => {
@@ -273,7 +274,7 @@ fn teredo(rest: Rest<'_>) -> Result<Segment, Skip> {
 }
 
 /// L2TP, version 2 (RFC 2661, section 3.1): the PPP frame of a data message.
-fn l2tp(rest: Rest<'_>) -> Result<Segment, Skip> {
+fn l2tp(rest: Cursor<'_>) -> Result<Segment, Skip> {
     const LENGTH: u16 = 0x4000;
     const SEQUENCE: u16 = 0x0800;
     const OFFSET: u16 = 0x0200;
@@ -313,7 +314,8 @@ mod tests {
             let packet = testing::tunnelled(number);
             let outcome = whole(ip::decode, &packet);
             assert!(is_syn(outcome), "tunnel {number}: {outcome:?}");
-            let cut = Rest::new(&packet[..packet.len() - 1], u32::try_from(packet.len()).unwrap());
+            let cut =
+                Cursor::new(&packet[..packet.len() - 1], u32::try_from(packet.len()).unwrap());
             assert_eq!(ip::decode(cut), Err(Skip::Truncated), "tunnel {number}");
         }
     }

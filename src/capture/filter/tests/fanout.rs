@@ -1,14 +1,14 @@
 //! The kernel divides flows as user space does.
 
 use proptest::prelude::*;
-use synwatch_core::flow::{HashKey, Hasher, Level, Rank};
+use synwatch_core::sampling::{HashKey, Hasher, SamplingHash, SamplingLevel};
 
 use super::sampling::{Path, decoded, parts};
 use super::*;
 
 /// What the program returns for a packet that comes in or goes out.
-fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {
-    Rank(if outgoing {
+fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> SamplingHash {
+    SamplingHash(if outgoing {
         execute(program, &Packet { packet_type: libc::PACKET_OUTGOING, ..packet.clone() })
     } else {
         // The link header is not part of the data yet.
@@ -17,8 +17,8 @@ fn divide(program: &[sock_filter], packet: &Packet, outgoing: bool) -> Rank {
     })
 }
 
-fn ranks(key: [u8; 16]) -> Ranks {
-    *Hasher::new(HashKey(key)).ranks()
+fn sampling_key(key: [u8; 16]) -> SamplingKey {
+    *Hasher::new(HashKey(key)).sampling_key()
 }
 
 proptest! {
@@ -31,30 +31,30 @@ proptest! {
         parts in parts(),
         mapped in any::<bool>(),
     ) {
-        let ranks = ranks(key);
-        let program = fanout(&ranks);
+        let sampling_key = sampling_key(key);
+        let program = fanout(&sampling_key);
         let there = parts.packet(mapped);
-        let rank = ranks.of(ranks.ends(&decoded(&there).unwrap()));
+        let sampling_hash = sampling_key.of(sampling_key.ends(&decoded(&there).unwrap()));
         let mut answer = parts.clone();
         answer.ends.reverse();
         for packet in [there, answer.packet(mapped)] {
-            prop_assert_eq!(divide(&program, &packet, false), rank);
+            prop_assert_eq!(divide(&program, &packet, false), sampling_hash);
             // What goes out on a loopback device the filter drops.
             let loopback = matches!(parts.path, Path::Loopback);
-            let expected = if loopback { Rank(0) } else { rank };
+            let expected = if loopback { SamplingHash(0) } else { sampling_hash };
             prop_assert_eq!(divide(&program, &packet, true), expected);
         }
     }
 
-    /// Whatever is wrong with a frame: if the filter finds a flow in it and user space can read it, then this
-    /// program finds the same flow, and never another one.
+    /// Whatever is wrong with a frame: if the filter finds a flow in it and user space can read it,
+    /// then this program finds the same flow, and never another one.
     #[test]
     fn a_damaged_frame_gets_the_rank_that_the_filter_samples_it_by(
         parts in parts(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
         outgoing in any::<bool>(),
     ) {
-        let ranks = ranks([3; 16]);
+        let sampling_key = sampling_key([3; 16]);
         let mut packet = parts.packet(false);
         for (index, value) in &damage {
             *index.get_mut(&mut packet.data) = *value;
@@ -67,22 +67,22 @@ proptest! {
             packet.packet_type = libc::PACKET_OUTGOING;
         }
         let filter = |general| {
-            let flows = Some((ranks, Sampling { general, heavy: Vec::new() }));
+            let flows = Some((sampling_key, Sampling { general, heavy: Vec::new() }));
             let selection = Selection { data: true, flows };
             Filter { loopback: true, selection, ..Filter::default() }
         };
         // What it finds no flow in passes at any level.
-        let sampled = run(&filter(Level::ALL), &packet) != run(&filter(Level::MAX), &packet);
-        let divided = divide(&fanout(&ranks), &packet, outgoing);
-        if (sampled || divided != Rank(0)) && let Some(segment) = decoded(&packet) {
-            prop_assert_eq!(divided, ranks.of(ranks.ends(&segment)), "{:?}", segment);
+        let sampled = run(&filter(SamplingLevel::ALL), &packet) != run(&filter(SamplingLevel::MAX), &packet);
+        let divided = divide(&fanout(&sampling_key), &packet, outgoing);
+        if (sampled || divided != SamplingHash(0)) && let Some(segment) = decoded(&packet) {
+            prop_assert_eq!(divided, sampling_key.of(sampling_key.ends(&segment)), "{:?}", segment);
         }
     }
 }
 
 #[test]
 fn what_the_program_cannot_tell_is_of_the_first_shard() {
-    let program = fanout(&ranks([4; 16]));
+    let program = fanout(&sampling_key([4; 16]));
     let later_fragment = {
         let mut fragment = ipv4(6, 0, &tcp(ACK, 0, 0));
         fragment[7] = 0x01;
@@ -111,18 +111,22 @@ fn what_the_program_cannot_tell_is_of_the_first_shard() {
         raw(0x86dd, 4, &ipv6(44, &options)),
     ] {
         for outgoing in [false, true] {
-            assert_eq!(divide(&program, &packet, outgoing), Rank(0), "{packet:?}");
+            assert_eq!(divide(&program, &packet, outgoing), SamplingHash(0), "{packet:?}");
         }
     }
 }
 
 #[test]
 fn extension_headers_do_not_hide_a_flow() {
-    let ranks = ranks([4; 16]);
-    let program = fanout(&ranks);
+    let sampling_key = sampling_key([4; 16]);
+    let program = fanout(&sampling_key);
     for count in 1..=2 {
         let packet = ethernet(0x86dd, &behind(&[(60, 24)].repeat(count), &tcp(SYN, 0, 0)));
         let segment = decoded(&packet).unwrap();
-        assert_eq!(divide(&program, &packet, false), ranks.of(ranks.ends(&segment)), "{count}");
+        assert_eq!(
+            divide(&program, &packet, false),
+            sampling_key.of(sampling_key.ends(&segment)),
+            "{count}"
+        );
     }
 }

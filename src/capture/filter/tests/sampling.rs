@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use synwatch_core::flow::{HashKey, Hasher, Level};
+use synwatch_core::sampling::{HashKey, Hasher, SamplingLevel};
 use synwatch_core::wire::{Address, Flags, LinkType, Segment, decode};
 
 use super::*;
@@ -81,9 +81,9 @@ fn wanted(filter: &Filter, segment: &Segment) -> bool {
     let port = |port| ports.is_empty() || ports.contains(&port);
     (selection.data || handshake || segment.payload_len == 0)
         && (port(segment.source_port) || port(segment.destination_port))
-        && selection.flows.as_ref().is_none_or(|(ranks, sampling)| {
-            let ends = ranks.ends(segment);
-            sampling.level(ends).includes(ranks.of(ends))
+        && selection.flows.as_ref().is_none_or(|(sampling_key, sampling)| {
+            let ends = sampling_key.ends(segment);
+            sampling.level(ends).includes(sampling_key.of(ends))
         })
 }
 
@@ -119,8 +119,8 @@ pub(super) fn parts() -> impl Strategy<Value = Parts> {
         })
 }
 
-fn level() -> impl Strategy<Value = Level> {
-    prop_oneof![3 => 0..4u8, 1 => 0..17u8].prop_map(Level::new)
+fn level() -> impl Strategy<Value = SamplingLevel> {
+    prop_oneof![3 => 0..4u8, 1 => 0..17u8].prop_map(SamplingLevel::new)
 }
 
 /// A filter and packets, some of which have an end that is heavy or a port that is wanted.
@@ -134,14 +134,14 @@ fn scene() -> impl Strategy<Value = (Filter, Vec<Parts>)> {
     ];
     (any::<[u8; 16]>(), level(), heavy, any::<bool>(), ports, parts).prop_map(
         |(key, general, heavy, data, ports, parts)| {
-            let ranks = *Hasher::new(HashKey(key)).ranks();
+            let sampling_key = *Hasher::new(HashKey(key)).sampling_key();
             let heavy = heavy.into_iter().map(|(index, which, random, level)| {
                 let (address, port) = index.get(&parts).ends[usize::from(which)];
-                let end = if random % 2 == 0 { ranks.end(address, port) } else { random };
+                let end = if random % 2 == 0 { sampling_key.end(address, port) } else { random };
                 (end, level)
             });
             let sampling = Sampling { general, heavy: heavy.collect() };
-            let selection = Selection { data, flows: Some((ranks, sampling)) };
+            let selection = Selection { data, flows: Some((sampling_key, sampling)) };
             (Filter { interfaces: None, loopback: true, ports, selection }, parts)
         },
     )
@@ -168,8 +168,8 @@ proptest! {
         }
     }
 
-    /// Whatever is wrong with a frame: if it passes where all ports and flows do, and user space can read
-    /// it and wants its flow, then it passes.
+    /// Whatever is wrong with a frame: if it passes where all ports and flows do, and user space
+    /// can read it and wants its flow, then it passes.
     #[test]
     fn damaged_frames_are_treated_like_whole_ones(
         (filter, parts) in scene(),
@@ -210,23 +210,23 @@ fn flow(port: u16) -> Parts {
 }
 
 /// The longest program that there can be: each heavy end at a level of its own.
-fn largest(ranks: Ranks) -> Filter {
+fn largest(sampling_key: SamplingKey) -> Filter {
     let heavy = (0..Sampling::HEAVY).map(|number| {
         let number = u8::try_from(number).unwrap();
-        (ranks.end(Address::v4([192, 0, 2, 1]), number.into()), Level::new(number))
+        (sampling_key.end(Address::v4([192, 0, 2, 1]), number.into()), SamplingLevel::new(number))
     });
-    let sampling = Sampling { general: Level::MAX, heavy: heavy.collect() };
+    let sampling = Sampling { general: SamplingLevel::MAX, heavy: heavy.collect() };
     Filter {
         interfaces: None,
         loopback: true,
         ports: (1..64).chain([443]).collect(),
-        selection: Selection { data: false, flows: Some((ranks, sampling)) },
+        selection: Selection { data: false, flows: Some((sampling_key, sampling)) },
     }
 }
 
 #[test]
 fn the_largest_program_has_jumps_that_are_long_and_reach() {
-    let filter = largest(*Hasher::new(HashKey([1; 16])).ranks());
+    let filter = largest(*Hasher::new(HashKey([1; 16])).sampling_key());
     assert_eq!(filter.ports.len(), crate::config::Ports::MAX);
     let program = filter.program();
     assert!(program.iter().any(|jump| jump.code == JA && jump.k > u8::MAX.into()));
@@ -246,8 +246,9 @@ fn the_largest_program_has_jumps_that_are_long_and_reach() {
 
 #[test]
 fn without_sampling_nothing_is_hashed() {
-    let ranks = *Hasher::new(HashKey([2; 16])).ranks();
-    let exact = wanting(Selection { data: false, flows: Some((ranks, Sampling::default())) });
+    let sampling_key = *Hasher::new(HashKey([2; 16])).sampling_key();
+    let exact =
+        wanting(Selection { data: false, flows: Some((sampling_key, Sampling::default())) });
     let codes = |filter: &Filter| filter.program().iter().map(|i| i.code).collect::<Vec<_>>();
     assert_eq!(codes(&exact), codes(&Filter::default()));
     assert!(!codes(&exact).contains(&MUL));
@@ -255,9 +256,9 @@ fn without_sampling_nothing_is_hashed() {
 
 #[test]
 fn what_is_behind_extension_headers_is_sampled_too() {
-    let ranks = *Hasher::new(HashKey([3; 16])).ranks();
-    let sampling = Sampling { general: Level::new(2), heavy: Vec::new() };
-    let filter = wanting(Selection { data: false, flows: Some((ranks, sampling)) });
+    let sampling_key = *Hasher::new(HashKey([3; 16])).sampling_key();
+    let sampling = Sampling { general: SamplingLevel::new(2), heavy: Vec::new() };
+    let filter = wanting(Selection { data: false, flows: Some((sampling_key, sampling)) });
     let mut passed = 0;
     for port in 0..1_000 {
         let mut syn = tcp(SYN, 0, 0);

@@ -1,5 +1,5 @@
-//! What services have in common: hosts, networks and the whole capture go through the same change detection,
-//! for an attack that gives each service too little to be seen there.
+//! What services have in common: hosts, networks and the whole capture go through the same change
+//! detection, for an attack that gives each service too little to be seen there.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::detect::{
-    Circumstances, Detail, Detector, Observation, Onset, Subject, are_real, variant,
+use crate::detect::{Detector, Observation};
+use crate::engine::judge::fates::Fates;
+use crate::engine::judge::filter;
+use crate::engine::judge::moment::{Moment, completion_ratio, evidence_stderr, sources_evidence};
+use crate::findings::{
+    Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynAckReflection, SynFlood,
+    are_real, variant,
 };
-use crate::engine::Engine;
-use crate::engine::judge::{
-    Judged, SECOND, completion_ratio, evidence_stderr, filter, sources_evidence,
-};
-use crate::flow::{Hasher, ServiceId};
-use crate::observe::{Class, Evidence, Severity, Target, Variant};
+use crate::flow::Hasher;
+use crate::incident::Subject;
+use crate::model::{Evidence, Severity, Target, Variant};
 use crate::stats::{
-    Attempt, Failure, Failures, Keyed, SourceProfile, Step, TargetProfile, Window, Windows,
-    subnet_of,
+    Attempt, Failure, Failures, Keyed, Step, TargetProfile, Window, Windows, subnet_of,
 };
 use crate::time::Timestamp;
 use crate::wire::Address;
@@ -27,13 +28,14 @@ use crate::wire::Address;
 const LIMIT: usize = 512;
 /// A group without a failure for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(120);
-/// Services from which on an attack is spread like a carpet, where none of them has a quarter of it.
+/// Services from which on an attack is spread like a carpet, where none of them has a quarter of
+/// it.
 const CARPET_SERVICES: usize = 16;
 const CARPET_SHARE: f64 = 0.25;
 /// Services that a reflection, or any flood of a host, has to touch: fewer are judged one by one.
 const FEW_SERVICES: usize = 3;
-/// Excess failures per second from which on a carpet is critical, though it fills no queue: as for one
-/// source, it is a flood by its rate alone.
+/// Excess failures per second from which on a carpet is critical, though it fills no queue: as for
+/// one source, it is a flood by its rate alone.
 const CRITICAL: f64 = 5_000.0;
 
 /// Services that are judged together.
@@ -60,8 +62,8 @@ impl Groups {
         Self { map: HashMap::with_hasher(Keyed(hasher)) }
     }
 
-    /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed` of its
-    /// sample, to all groups that it belongs to.
+    /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed`
+    /// of its sample, to all groups that it belongs to.
     pub fn add<'a>(
         &mut self,
         host: Address,
@@ -83,9 +85,98 @@ impl Groups {
         }
     }
 
+    /// Adds the attempts to services that have no place of their own: what the sample of them
+    /// shows, in proportion. `seen` and `window` are those of one attempt, which stands for `each`.
+    pub fn add_others(
+        &mut self,
+        seen: &Observation,
+        window: &Window,
+        each: f64,
+        fates: &Fates,
+        is_watched: impl Fn(Address) -> bool,
+    ) {
+        for failure in fates.failures() {
+            let host = failure.attempt.destination;
+            if is_watched(host) {
+                let failed = each * failure.weight;
+                let seen = Observation { failed, undiscounted: each, ..*seen };
+                let window = Window { answered: window.syn, ..*window };
+                self.add(host, &seen, &window, &std::iter::once(failure), &[]);
+            }
+        }
+        for attempt in &fates.completed {
+            if is_watched(attempt.destination) {
+                let seen = Observation { completed: each, ..*seen };
+                let window = Window { answered: window.syn, completed: window.syn, ..*window };
+                let (host, attempt) = (attempt.destination, std::slice::from_ref(attempt));
+                self.add(host, &seen, &window, &std::iter::empty(), attempt);
+            }
+        }
+    }
+
+    /// The groups that there are, the widest first: what is reported of one is not reported of its
+    /// parts.
+    pub fn subjects(&mut self, at: Timestamp) -> Vec<Subject> {
+        self.map.retain(|_, group| at - group.last_failure < IDLE || group.told);
+        let mut subjects: Vec<Subject> = self.map.keys().copied().collect();
+        subjects.sort_unstable_by(|a, b| b.cmp(a));
+        subjects
+    }
+
+    /// Ends the step of a group: whether it is reported, and the severity that it is worth now.
+    pub fn end_step(&mut self, subject: Subject, moment: &Moment, at: Timestamp) -> Ended {
+        let Some(group) = self.map.get_mut(&subject) else { return Ended::default() };
+        group.observe(at, moment.step, moment.settings.backlog);
+        Ended { told: group.told, severity: group.severity() }
+    }
+
+    /// Takes note of whether a group is reported.
+    pub fn set_told(&mut self, subject: Subject, told: bool) {
+        if let Some(group) = self.map.get_mut(&subject) {
+            group.told = told;
+        }
+    }
+
+    /// Whether a group is reported that holds a service of this host.
+    pub fn is_any_told(&self, host: Address) -> bool {
+        let groups = [Subject::Capture, Subject::Network(subnet_of(host)), Subject::Host(host)];
+        groups.into_iter().any(|subject| self.is_told(subject))
+    }
+
     fn is_told(&self, subject: Subject) -> bool {
         self.map.get(&subject).is_some_and(|group| group.told)
     }
+
+    /// What a group that has changed is reported as; `None` where it is the business of a wider or
+    /// narrower one.
+    pub fn onset(&self, subject: Subject, severity: Severity, moment: &Moment) -> Option<Onset> {
+        let group = self.map.get(&subject)?;
+        let targets = group.failures.targets();
+        let carpet = targets.services >= CARPET_SERVICES && targets.top_service < CARPET_SHARE;
+        let few = targets.services >= FEW_SERVICES && targets.top_service < 0.5;
+        let told = |subject| self.is_told(subject);
+        let own = group.told
+            || match subject {
+                Subject::Capture => carpet && targets.top_network < 0.5,
+                Subject::Network(_) => {
+                    carpet && targets.top_host.1 < 0.5 && !told(Subject::Capture)
+                }
+                Subject::Host(host) => {
+                    few && !told(Subject::Capture) && !told(Subject::Network(subnet_of(host)))
+                }
+                Subject::Service(..) | Subject::Source(_) => false,
+            };
+        own.then(|| group.onset(subject, severity, moment, &targets, carpet))
+    }
+}
+
+/// A group at the end of a step.
+#[derive(Clone, Copy, Default)]
+pub struct Ended {
+    /// It is reported.
+    pub told: bool,
+    /// What it is worth.
+    pub severity: Option<Severity>,
 }
 
 impl Group {
@@ -142,138 +233,41 @@ impl Group {
         let critical = self.detector.excess_rate() >= CRITICAL;
         Some(if critical { severity } else { Severity::Warning })
     }
-}
 
-impl Engine {
-    /// Adds the attempts to services that have no place of their own: what the sample of them shows, in
-    /// proportion.
-    pub(super) fn observe_others(&mut self, at: Timestamp, judged: &Judged) {
-        let Some(matured) = self.matured(ServiceId::OTHER) else { return };
-        let window = self.services.get(ServiceId::OTHER).windows.get(matured);
-        let attempts = window.answered + window.unanswered + window.refused;
-        let sampled = judged.failed.len() + judged.unanswered.len() + judged.completed.len();
-        #[expect(clippy::cast_precision_loss, reason = "at most 64")]
-        let each = f64::from(attempts) / (sampled + judged.refused.len()).max(1) as f64;
-        let weight = self.sampler.level(ServiceId::OTHER).weight();
-        let seen = Observation { at, matured, weight, ..Observation::default() };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
-        let count = each.round() as u32;
-        let window = Window { syn: count, ..Window::default() };
-        for failure in judged.failures() {
-            let host = failure.attempt.destination;
-            if self.services.is_watched(host) {
-                let seen =
-                    Observation { failed: each * failure.weight, undiscounted: each, ..seen };
-                let window = Window { answered: count, ..window };
-                self.groups.add(host, &seen, &window, &std::iter::once(failure), &[]);
-            }
-        }
-        for attempt in &judged.completed {
-            if self.services.is_watched(attempt.destination) {
-                let seen = Observation { completed: each, ..seen };
-                let window = Window { answered: count, completed: count, ..window };
-                let (host, attempt) = (attempt.destination, std::slice::from_ref(attempt));
-                self.groups.add(host, &seen, &window, &std::iter::empty(), attempt);
-            }
-        }
-    }
-
-    /// Judges the groups, the widest first: what is told of one is not told of its parts.
-    pub(super) fn judge_groups(&mut self, at: Timestamp) {
-        let (step, backlog) = (self.step, self.settings.backlog);
-        self.groups.map.retain(|_, group| at - group.last_failure < IDLE || group.told);
-        let mut subjects: Vec<Subject> = self.groups.map.keys().copied().collect();
-        subjects.sort_unstable_by(|a, b| b.cmp(a));
-        for subject in subjects {
-            let Some(group) = self.groups.map.get_mut(&subject) else { continue };
-            group.observe(at, step, backlog);
-            let (told, severity) = (group.told, group.severity());
-            match severity {
-                Some(severity) if told && !self.is_group_due(subject, severity) => {}
-                Some(severity) => {
-                    if let Some(onset) = self.group_onset(subject, severity) {
-                        let class = onset.class;
-                        self.tell(at, class, subject, Some(onset));
-                        self.set_told(subject, true);
-                    }
-                }
-                None if told => {
-                    self.tell(at, Class::SynFlood, subject, None);
-                    self.tell(at, Class::SynAckReflection, subject, None);
-                    self.set_told(subject, false);
-                }
-                None => {}
-            }
-        }
-    }
-
-    /// Whether what is told of a group is to be brought up to date: when it becomes graver, and else once a second.
-    fn is_group_due(&self, subject: Subject, severity: Severity) -> bool {
-        let told = |class| self.incidents.active(class, subject);
-        let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
-        self.step.0.is_multiple_of(SECOND)
-            || told.is_none_or(|told| Some(severity) > told.current_severity())
-    }
-
-    fn set_told(&mut self, subject: Subject, told: bool) {
-        if let Some(group) = self.groups.map.get_mut(&subject) {
-            group.told = told;
-        }
-    }
-
-    /// Whether something is told of a group that holds a service of this host.
-    pub(super) fn is_group_told(&self, host: Address) -> bool {
-        let groups = [Subject::Capture, Subject::Network(subnet_of(host)), Subject::Host(host)];
-        groups.into_iter().any(|subject| self.groups.is_told(subject))
-    }
-
-    /// What a group that has changed is told as; `None` where it is the business of a wider or narrower
-    /// one.
-    fn group_onset(&self, subject: Subject, severity: Severity) -> Option<Onset> {
-        let group = self.groups.map.get(&subject)?;
-        let targets = group.failures.targets();
-        let carpet = targets.services >= CARPET_SERVICES && targets.top_service < CARPET_SHARE;
-        let told = |subject| self.groups.is_told(subject);
-        let few = targets.services >= FEW_SERVICES && targets.top_service < 0.5;
-        let own = group.told
-            || match subject {
-                Subject::Capture => carpet && targets.top_network < 0.5,
-                Subject::Network(_) => {
-                    carpet && targets.top_host.1 < 0.5 && !told(Subject::Capture)
-                }
-                Subject::Host(host) => {
-                    few && !told(Subject::Capture) && !told(Subject::Network(subnet_of(host)))
-                }
-                Subject::Service(..) | Subject::Source(_) => false,
-            };
-        own.then(|| self.onset_of_group(subject, group, severity, &targets, carpet))
-    }
-
-    fn onset_of_group(
+    fn onset(
         &self,
         subject: Subject,
-        group: &Group,
         severity: Severity,
+        moment: &Moment,
         targets: &TargetProfile,
         carpet: bool,
     ) -> Onset {
-        let profile = group.failures.profile(&[]);
+        let profile = self.failures.profile(&[]);
         let host = matches!(subject, Subject::Host(_));
-        let reflection = host && is_reflection(&profile);
+        let reflection = SynAckReflection::judge(&profile, targets.services).filter(|_| host);
         let by_sources = variant(&profile);
-        let second = group.windows.sum(0, 3);
-        let since = self.begin_of(group.detector.onset().unwrap_or(self.step));
-        let half_open_peak = self.shards.half_open_total();
-        let weight = self.sampler.highest_settled().weight();
+        let second = self.windows.sum(0, 3);
+        let since = moment.begin_of(self.detector.onset().unwrap_or(moment.step));
+        let half_open_peak = moment.shards.half_open_total();
+        let weight = moment.sampler.highest_settled().weight();
+        let flood = || SynFlood {
+            basis: Basis::Group { reason: self.detector.reason(), services: targets.services },
+            queue: QueueState { sysctls: moment.sysctls(), ..QueueState::default() },
+            sources: Sources {
+                sampled: profile.sources,
+                real: are_real(&profile),
+                rate_each: f64::from(second.syn) * profile.collision,
+                filter: filter(&self.failures, &[], &profile),
+            },
+        };
         Onset {
-            class: if reflection { Class::SynAckReflection } else { Class::SynFlood },
             variant: match by_sources {
-                _ if reflection => None,
+                _ if reflection.is_some() => None,
                 Some(Variant::SingleSource) => by_sources,
                 _ if carpet => Some(Variant::Carpet),
                 _ => by_sources,
             },
-            severity: if reflection { Severity::Warning } else { severity },
+            severity: if reflection.is_some() { Severity::Warning } else { severity },
             target: Target {
                 address: match (subject, targets.top_host) {
                     (Subject::Host(_), (Some(address), share)) if share >= 0.5 => {
@@ -294,7 +288,7 @@ impl Engine {
                 _ => None,
             },
             attacker: None,
-            first_packet_at: group.failures.first_since(since).unwrap_or(since),
+            first_packet_at: self.failures.first_since(since).unwrap_or(since),
             evidence: Evidence {
                 syn_rate: f64::from(second.syn),
                 completion_ratio: completion_ratio(&second),
@@ -302,33 +296,18 @@ impl Engine {
                 stderr: evidence_stderr(second.syn, &second, half_open_peak, weight),
                 ..sources_evidence(&profile)
             },
-            circumstances: Circumstances {
-                excess_rate: group.detector.excess_rate(),
-                reason: group.detector.reason(),
+            grounds: Grounds {
+                level: self.detector.evidence_level(),
+                excess_rate: self.detector.excess_rate(),
                 failures: profile.failures,
-                sampled_sources: profile.sources,
-                level: group.detector.evidence_level(),
-                dropping: self.capture.is_dropping(),
-                cold: group.detector.is_cold(),
-                sysctls: self.sysctls(),
-                filter: filter(&group.failures, &[], &profile),
-                real_sources: are_real(&profile),
-                rate_per_source: f64::from(second.syn) * profile.collision,
-                detail: Detail::Targets { services: targets.services, reset: profile.reset },
-                ..Circumstances::default()
+                dropping: moment.capture.is_dropping(),
+                cold: self.detector.is_cold(),
+                ..Grounds::default()
             },
+            configured: Configured::default(),
+            finding: reflection.map_or_else(|| Finding::SynFlood(flood()), Finding::from),
         }
     }
-}
-
-/// The failing attempts come from one network and its hosts reset the answers, which they did not ask for.
-fn is_reflection(profile: &SourceProfile) -> bool {
-    let longest = profile
-        .top_prefixes
-        .iter()
-        .map(|top| (top.prefix.prefix_len(), top.share))
-        .max_by_key(|top| top.0);
-    profile.reset >= 0.5 && longest.is_some_and(|(length, share)| length >= 24 && share >= 0.5)
 }
 
 fn prefix_of(network: Address) -> Option<IpNet> {

@@ -1,215 +1,244 @@
-//! The end of a step: every service is judged, then what the services have in common, and incidents are
-//! raised, updated and cleared.
+//! The end of a step: every service is judged, then what the services have in common, and incidents
+//! are raised, updated and cleared.
+//!
+//! All that changes here is the state of the [`Judge`], which only this file touches, and that of
+//! the detectors and failures of the [`Services`]. What is read is a [`Moment`].
 
+mod fates;
 mod flood;
 mod groups;
 mod kernel;
-mod sources;
+mod moment;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(super) use groups::Groups;
+pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 
-use crate::detect::{Action, Configured, Filter, Observation, Onset, Subject, variant};
-use crate::engine::shard::Known;
-use crate::engine::{Engine, KernelView};
-use crate::flow::{Fate, ServiceId};
-use crate::observe::{Class, Evidence, EvidenceStderr, Severity, Variant, rounded_up, stderr};
+use crate::detect::Observation;
+use crate::engine::judge::fates::{Fates, Past};
+use crate::engine::judge::flood::young_steps;
+use crate::engine::judge::groups::Groups;
+use crate::engine::judge::moment::SECOND;
+use crate::engine::services::{Service, Services};
+use crate::engine::shard::Completed;
+use crate::findings::{Backscatter, Class, Configured, Filter, Onset, Scanners, SynFlood, variant};
+use crate::flow::{Hasher, ServiceId};
+use crate::incident::{Action, Incidents, Subject};
+use crate::model::{KernelHalfOpen, Severity, Target, Variant};
 use crate::stats::{
-    Attempt, Failure, Failures, SourceProfile, Step, Window, network_of, source_of,
+    Attempt, Failure, Failures, LastSteps, Recent, STEP, SourceProfile, Step, Window, source_of,
 };
 use crate::time::Timestamp;
 
-/// What is judged by the moment (one host at full tilt, a scan, the kernel's rows) is over after so much
-/// calm.
+/// What is judged by the moment (one source's flood, a scan, the kernel's rows) is over after so
+/// much calm.
 const CALM: Duration = Duration::from_secs(60);
-/// Steps in a second.
-const SECOND: u32 = 4;
-/// What a failure counts for whose SYN was repeated as honest clients do.
-const WEIGHT_RETRANSMITTED: f64 = 0.1;
-/// What a health check counts for: a source that comes back, at most about once a second, and resets what
-/// is answered. Other resets count fully, since a flood may reset.
+/// An accept queue has recovered after so long without a sign of trouble.
+const ACCEPT_CALM: Duration = Duration::from_secs(30);
+/// With so many incidents at once further floods of single services are told only as what they have
+/// in common.
+const MANY: u32 = 64;
+/// What a health check counts for: a source that comes back, at most about once a second, and
+/// resets what is answered. Other resets count fully, since a flood may reset.
 const WEIGHT_HEALTH_CHECK: f64 = 0.1;
 const HEALTH_CHECK_RATE: f64 = 1.5;
-/// What one counts for from a network that completed a handshake within the hour. (Both discounts can be
-/// gamed: the detector follows the failures without them too.)
-const WEIGHT_KNOWN: f64 = 0.2;
 
-/// What became of one step's sample.
-#[derive(Default)]
-struct Judged {
-    failed: Vec<Failure>,
-    unanswered: Vec<Failure>,
-    completed: Vec<Attempt>,
-    refused: Vec<Attempt>,
+/// Decides at the end of each step, and keeps what it decided.
+pub(super) struct Judge {
+    past: Past,
+    scanners: Scanners,
+    groups: Groups,
+    incidents: Incidents,
+    /// How many of them are active.
+    told: u32,
+    actions: Vec<Action>,
 }
 
-impl Engine {
-    /// Judges everything at the end of the present step, which is `at`.
-    pub(super) fn end_step(&mut self, at: Timestamp) {
-        let mut known = self.completed.look();
+impl Judge {
+    /// One who has judged nothing yet.
+    pub fn new(hasher: Hasher, completed: Completed, start: Timestamp) -> Self {
+        let failed_sources = Recent::new(22, Duration::from_secs(60), start);
+        Self {
+            past: Past { hasher, completed, failed_sources },
+            scanners: Scanners::new(hasher),
+            groups: Groups::new(hasher),
+            incidents: Incidents::default(),
+            told: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// What was found so far.
+    pub const fn incidents(&self) -> &Incidents {
+        &self.incidents
+    }
+
+    /// What there is to tell since the last call.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Judges everything at the end of the present step, which is `at`, in this order:
+    ///
+    /// 1. Who was seen long ago is forgotten, so that nothing older counts.
+    /// 2. What became of the attempts that mature now is looked up once, for all that follows.
+    /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
+    /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
+    /// 5. Hosts are judged, then accept queues lapse: both may explain what a service shows.
+    /// 6. Groups are judged, the widest first; last the services, unless something wider is told
+    ///    already.
+    pub fn end_step(&mut self, at: Timestamp, services: &mut Services, moment: &Moment) {
+        let mut known = self.past.completed.look();
         known.sources.advance(at);
         known.networks.advance(at);
         drop(known);
-        self.failed_sources.advance(at);
-        if self.settings.kernel_only {
+        self.past.failed_sources.advance(at);
+        if moment.settings.kernel_only {
             return;
         }
         self.scanners.forget(at);
-        let mut judged: Vec<(ServiceId, Judged)> =
-            self.services.ids().map(|id| (id, self.judge_matured(id))).collect();
-        let mut others = self.judge_matured(ServiceId::OTHER);
-        for (id, judged) in &judged {
-            self.note_contacts(*id, judged);
+        let fates = |id| self.matured(services.get(id), moment);
+        let mut judged: Vec<(ServiceId, Fates)> =
+            services.ids().map(|id| (id, fates(id))).collect();
+        let mut others = fates(ServiceId::OTHER);
+        for (id, fates) in &judged {
+            self.note_contacts(services, *id, fates);
         }
-        self.note_contacts(ServiceId::OTHER, &others);
-        self.judge_scans(at);
-        for (id, judged) in &mut judged {
-            self.discount_scanners(judged);
-            self.discount_health_checks(*id, at, judged);
-            self.observe(*id, at, judged);
+        self.note_contacts(services, ServiceId::OTHER, &others);
+        self.judge_scans(at, services, moment);
+        for (id, fates) in &mut judged {
+            self.discount_scanners(fates);
+            discount_health_checks(services.get(*id), at, fates);
+            self.observe(*id, at, services, moment, fates);
         }
         self.discount_scanners(&mut others);
-        self.observe_others(at, &others);
-        self.judge_hosts(at);
-        self.lapse_accept_queues(at);
-        // What is told of many services at once is not told of each.
-        self.judge_groups(at);
+        self.observe_others(at, services, moment, &others);
+        self.judge_hosts(at, services, moment);
+        self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
+        self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
-        for id in self.services.ids() {
-            self.tell_service(id, at);
+        for id in services.ids() {
+            self.tell_service(id, at, services, moment);
         }
     }
 
-    /// The step of a service that matures now. Before there is one only young attempts can speak.
-    fn matured(&self, id: ServiceId) -> Option<Step> {
-        self.step.before(self.services.get(id).maturity())
-    }
-
-    /// Looks up what became of the attempts that were drawn in the step that matures now.
-    fn judge_matured(&self, id: ServiceId) -> Judged {
-        self.matured(id).map_or_else(Judged::default, |step| self.judge_sample(id, step))
-    }
-
-    /// Looks up what became of the attempts that were drawn in `step`.
-    fn judge_sample(&self, id: ServiceId, step: Step) -> Judged {
-        let service = self.services.get(id);
-        let completed = self.completed.look();
-        // All that is random access is fetched before it is looked at.
-        for attempt in service.drawn.of(step) {
-            self.shards.prefetch(attempt.flow);
-            let (source, network) = self.origin(attempt);
-            completed.networks.prefetch(network);
-            completed.sources.prefetch(source);
-            self.failed_sources.prefetch(source);
+    /// Judges by the kernel's SYN_RECV rows alone.
+    pub fn judge_kernel(&mut self, services: &mut Services, moment: &Moment) {
+        let Some(kernel) = moment.kernel else { return };
+        let at = moment.now;
+        let mut by_service: BTreeMap<ServiceId, Vec<&KernelHalfOpen>> = BTreeMap::new();
+        for row in &kernel.sample.half_open {
+            let id = services.service(row.address.into(), row.port);
+            by_service.entry(id).or_default().push(row);
         }
-        let mut judged = Judged::default();
-        for attempt in service.drawn.of(step) {
-            let (fate, retransmitted) = self.shards.fate(attempt.flow, attempt.isn);
-            let failure = |reset| self.failure(*attempt, &completed, retransmitted, reset);
-            match fate {
-                Fate::HalfOpen => judged.failed.push(failure(false)),
-                Fate::Reset => judged.failed.push(failure(true)),
-                Fate::Unanswered => judged.unanswered.push(failure(false)),
-                Fate::Completed => judged.completed.push(*attempt),
-                Fate::Refused => judged.refused.push(*attempt),
-                Fate::Unknown => {}
+        by_service.remove(&ServiceId::OTHER);
+        for (id, rows) in by_service {
+            let service = services.get(id);
+            let onset = moment.flood_of_rows(service, &rows, &self.past);
+            if let Some(onset) = onset {
+                self.tell(at, services, moment, service.subject(), Class::SynFlood, Some(onset));
             }
         }
-        judged
+        // Where there is a wire, its word on the end of an incident counts.
+        if moment.settings.kernel_only {
+            self.lapse(at, Class::SynFlood, CALM, |_| true);
+        }
     }
 
-    /// Hashes of the source of an attempt, and of its network.
-    fn origin(&self, attempt: &Attempt) -> (u64, u64) {
-        let hash = |address| self.hasher.address(address);
-        (hash(source_of(attempt.source)), hash(network_of(attempt.source)))
+    /// What became of the attempts of a service that mature now.
+    fn matured(&self, service: &Service, moment: &Moment) -> Fates {
+        let step = moment.matured(service);
+        step.map_or_else(Fates::default, |step| self.fates(service, step, moment))
     }
 
-    fn failure(
-        &self,
-        attempt: Attempt,
-        completed: &Known,
-        retransmitted: bool,
-        reset: bool,
-    ) -> Failure {
-        let (source, network) = self.origin(&attempt);
-        let weight = match (retransmitted, completed.networks.contains(network)) {
-            (true, _) => WEIGHT_RETRANSMITTED,
-            (false, true) => WEIGHT_KNOWN,
-            (false, false) => 1.0,
-        };
-        let new = !completed.sources.contains(source);
-        let returning = self.failed_sources.contains(source);
-        Failure { attempt, retransmitted, reset, new, returning, weight }
+    /// What became of the attempts that were drawn in `step`.
+    fn fates(&self, service: &Service, step: Step, moment: &Moment) -> Fates {
+        self.past.fates(service.samples.of(step), moment.shards)
     }
 
-    fn discount_health_checks(&self, id: ServiceId, at: Timestamp, judged: &mut Judged) {
-        let service = self.services.get(id);
-        for failure in judged.failed.iter_mut().filter(|failure| failure.reset && failure.returning)
-        {
-            let source = source_of(failure.attempt.source);
-            if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
-                failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
+    /// Takes in how first contacts ended. Those with a service under attack say nothing of their
+    /// source.
+    fn note_contacts(&mut self, services: &Services, id: ServiceId, fates: &Fates) {
+        if self.incidents.is_active(Class::SynFlood, services.get(id).subject()) {
+            return;
+        }
+        let failures = fates.failed.iter().chain(&fates.unanswered);
+        let failed = failures.map(|failure| (&failure.attempt, false));
+        let refused = fates.refused.iter().map(|attempt| (attempt, false));
+        let completed = fates.completed.iter().map(|attempt| (attempt, true));
+        for (attempt, success) in failed.chain(refused).chain(completed) {
+            if services.is_watched(attempt.destination) {
+                let Attempt { at, destination, port, .. } = *attempt;
+                self.scanners.observe(at, attempt.source, (destination, port), success);
             }
         }
     }
 
-    /// Whether those that a server left without an answer do not ask again, as honest clients do after a
-    /// second: then it is not the server that is stuck.
-    fn stay_silent(&self, id: ServiceId) -> bool {
-        const OLDEST_YOUNG: u32 = Step::MATURE - 1;
-        const ENOUGH: usize = 16;
-        let service = self.services.get(id);
-        let unanswered = service.windows.sum(OLDEST_YOUNG, OLDEST_YOUNG).unanswered;
-        let enough = unanswered / self.sampler.level(id).weight() >= ENOUGH as u32;
-        let Some(step) = self.step.before(OLDEST_YOUNG).filter(|_| enough) else {
-            return false;
-        };
-        let sample = self.judge_sample(id, step).unanswered;
-        let again = sample.iter().filter(|failure| failure.retransmitted).count();
-        sample.len() >= ENOUGH && again * 2 < sample.len()
+    /// What a scanner does is told as a scan and counts for nothing else.
+    fn discount_scanners(&self, fates: &mut Fates) {
+        for failure in fates.failed.iter_mut().chain(&mut fates.unanswered) {
+            let subject = Subject::Source(source_of(failure.attempt.source));
+            if self.incidents.is_active(Class::PortScan, subject) {
+                failure.weight = 0.0;
+            }
+        }
     }
 
-    /// In so many steps everything has its turn that is looked at closely: a second, or more where much is told.
-    fn turns(&self) -> u32 {
-        const AT_ONCE: u32 = 2;
-        (self.told / AT_ONCE).max(SECOND)
+    fn judge_scans(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
+        // A contact is judged when it has matured.
+        let since = at.before(STEP * 12);
+        let scans: Vec<_> = self.scanners.since(since).collect();
+        for scan in scans {
+            let flooded = scan.target.address.is_some_and(|host| {
+                self.incidents.is_active(Class::SynFlood, Subject::Host(host.into()))
+            });
+            let subject = Subject::Source(scan.source);
+            let told = self.incidents.is_active(Class::PortScan, subject);
+            let active = self.incidents.all_active();
+            let active = active.filter(|active| active.class == Class::PortScan).count();
+            if told || (Scanners::has_room(active) && !flooded) {
+                let onset = scan.onset(moment.capture.is_dropping());
+                self.tell(at, services, moment, subject, Class::PortScan, Some(onset));
+            }
+        }
+        self.lapse(at, Class::PortScan, CALM, |_| true);
     }
 
-    /// Whether it is a service's turn, once in so many steps: what is done in turns makes no step long, however
-    /// many services there are.
-    fn is_turn(&self, id: ServiceId, steps: u32) -> bool {
-        self.step.0.wrapping_add(self.services.get(id).turn).is_multiple_of(steps)
-    }
-
-    fn observe(&mut self, id: ServiceId, at: Timestamp, judged: &Judged) {
-        let matured = self.matured(id);
-        let (half_open, backlog) = self.queue(id);
-        // The kernel does not say whose queue was full.
-        let queue_full = self.kernel.as_ref().is_some_and(KernelView::is_queue_full)
-            && self.services.get(id).listener.is_some()
-            && half_open * 2 >= u64::from(backlog);
-        let wire = self.half_open(id);
+    /// Lets the detector of a service take in the step.
+    fn observe(
+        &mut self,
+        id: ServiceId,
+        at: Timestamp,
+        services: &mut Services,
+        moment: &Moment,
+        fates: &Fates,
+    ) {
+        let service = services.get(id);
+        let matured = moment.matured(service);
+        let (half_open, backlog) = moment.queue(id, service);
+        let queue_full = moment.is_queue_full(service, half_open, backlog);
+        let wire = moment.half_open(id, service);
         let old = wire.total - wire.unconfirmed;
-        let unpruned = self.sysctls().syncookies == Some(0) && backlog <= self.backlog(id) / 2;
-        let accept_queue_full = self.is_accept_queue_full(id);
-        let silent = self.stay_silent(id);
-        let weight = self.sampler.level(id).weight();
-        let is_turn = self.is_turn(id, self.turns());
-        let service = self.services.get_mut(id);
+        let cookies_off = moment.sysctls().syncookies == Some(0);
+        let unpruned = cookies_off && backlog <= moment.backlog(service) / 2;
+        let accept_queue_full = self.is_accept_queue_full(service);
+        let silent = self.stay_silent(id, service, moment);
+        let weight = moment.weight(id);
+        let is_turn = self.is_turn(service, moment);
+        let service = services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
-        let failed = f64::from(window.failed()) * service.failures.mean_weight(&judged.failed);
+        let failed = f64::from(window.failed()) * service.failures.mean_weight(&fates.failed);
         let unanswered = if accept_queue_full {
             0.0
         } else {
-            f64::from(window.unanswered) * service.failures.mean_weight(&judged.unanswered)
+            f64::from(window.unanswered) * service.failures.mean_weight(&fates.unanswered)
         };
-        for failure in judged.failures() {
-            let source = source_of(failure.attempt.source);
-            self.failed_sources.insert(self.hasher.address(source));
+        for failure in fates.failures() {
+            self.past.note_failure(failure);
             service.failures.keep(*failure);
         }
-        service.failures.contrast(&judged.completed);
+        service.failures.contrast(&fates.completed);
         service.failures.forget(at);
         if is_turn {
             service.entropy_ratio = service.failures.entropy_ratio();
@@ -221,8 +250,8 @@ impl Engine {
             return;
         }
         // Attempts of the last second before they mature.
-        let maturity = service.maturity();
-        let young = service.windows.sum(maturity - SECOND, maturity - 1);
+        let steps = young_steps(service);
+        let young = service.windows.sum(steps.start, steps.end - 1);
         let young_unanswered = if silent { young.unanswered } else { 0 };
         let observation = Observation {
             at,
@@ -230,7 +259,7 @@ impl Engine {
             immature: matured.is_none(),
             completed: f64::from(window.completed),
             failed,
-            undiscounted: f64::from(window.failed()) * judged.unexplained(),
+            undiscounted: f64::from(window.failed()) * fates.unexplained(),
             unanswered,
             young: young.answered + young_unanswered,
             young_incomplete: young.failed() + young_unanswered,
@@ -244,43 +273,212 @@ impl Engine {
             weight,
         };
         service.detector.observe(&observation);
-        // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen the
-        // answers may be to anybody.
-        let (address, subject) = (service.address, Subject::Service(service.address, service.port));
+        // Attempts to a service that is told of are accounted for; of one whose SYNs are never seen
+        // the answers may be to anybody.
         let known = !service.sees_answers_only() && !service.is_muted();
-        if known && !self.incidents.is_active(Class::SynFlood, subject) {
-            self.groups.add(address, &observation, &window, &judged.failures(), &judged.completed);
+        if known && !self.incidents.is_active(Class::SynFlood, service.subject()) {
+            let address = service.address;
+            self.groups.add(address, &observation, &window, &fates.failures(), &fates.completed);
         }
     }
 
+    /// Adds the attempts to services that have no place of their own to the groups.
+    fn observe_others(
+        &mut self,
+        at: Timestamp,
+        services: &Services,
+        moment: &Moment,
+        fates: &Fates,
+    ) {
+        let others = services.get(ServiceId::OTHER);
+        let Some(matured) = moment.matured(others) else { return };
+        let window = others.windows.get(matured);
+        let attempts = window.answered + window.unanswered + window.refused;
+        let sampled = fates.failed.len() + fates.unanswered.len() + fates.completed.len();
+        #[expect(clippy::cast_precision_loss, reason = "at most 64")]
+        let each = f64::from(attempts) / (sampled + fates.refused.len()).max(1) as f64;
+        let weight = moment.weight(ServiceId::OTHER);
+        let seen = Observation { at, matured, weight, ..Observation::default() };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
+        let window = Window { syn: each.round() as u32, ..Window::default() };
+        let is_watched = |host| services.is_watched(host);
+        self.groups.add_others(&seen, &window, each, fates, is_watched);
+    }
+
+    /// One source that floods a host over all of its ports, and answers to what nobody asked.
+    fn judge_hosts(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
+        let hosts = moment.shards.iter().map(|shard| &shard.hosts);
+        let hosts = LastSteps::before(moment.step, hosts);
+        let dropping = moment.capture.is_dropping();
+        for flood in hosts.single_source_floods(SynFlood::SINGLE_SOURCE_PER_STEP) {
+            let address = std::net::IpAddr::from(flood.host);
+            let named = self.incidents.all_active().any(|detection| {
+                detection.class == Class::SynFlood
+                    && detection.target.address == Some(address)
+                    && detection.target.port.is_some()
+            });
+            if !named {
+                let (peak, sysctls) = (moment.shards.half_open_total(), moment.sysctls());
+                let onset = SynFlood::single_source(&flood, at, peak, sysctls, dropping);
+                let subject = Subject::Host(flood.host);
+                self.tell(at, services, moment, subject, Class::SynFlood, Some(onset));
+            }
+        }
+        let hosts_only = |subject: &Subject| matches!(subject, Subject::Host(_));
+        self.lapse(at, Class::SynFlood, CALM, hosts_only);
+        let selective = services.directory().is_selective();
+        for stray in hosts.stray_answers(Backscatter::PER_STEP) {
+            if let Some(found) = Backscatter::judge(&stray, selective) {
+                let target = Target { address: Some(stray.host.into()), port: None };
+                let onset = found.onset(target, at, dropping);
+                let subject = Subject::Host(stray.host);
+                self.tell(at, services, moment, subject, Class::Backscatter, Some(onset));
+            }
+        }
+        self.lapse(at, Class::Backscatter, CALM, |_| true);
+    }
+
+    /// Judges the groups, the widest first: what is told of one is not told of its parts.
+    fn judge_groups(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
+        for subject in self.groups.subjects(at) {
+            let ended = self.groups.end_step(subject, moment, at);
+            match ended.severity {
+                Some(severity) if ended.told && !self.is_group_due(subject, severity, moment) => {}
+                Some(severity) => {
+                    if let Some(onset) = self.groups.onset(subject, severity, moment) {
+                        let class = onset.class();
+                        self.tell(at, services, moment, subject, class, Some(onset));
+                        self.groups.set_told(subject, true);
+                    }
+                }
+                None if ended.told => {
+                    self.tell(at, services, moment, subject, Class::SynFlood, None);
+                    self.tell(at, services, moment, subject, Class::SynAckReflection, None);
+                    self.groups.set_told(subject, false);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Whether what is told of a group is to be brought up to date: when it becomes graver, and
+    /// else once a second.
+    fn is_group_due(&self, subject: Subject, severity: Severity, moment: &Moment) -> bool {
+        let told = |class| self.incidents.active(class, subject);
+        let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
+        moment.step.0.is_multiple_of(SECOND)
+            || told.is_none_or(|told| Some(severity) > told.current_severity())
+    }
+
+    /// Tells of one service what there is to tell.
+    fn tell_service(&mut self, id: ServiceId, at: Timestamp, services: &Services, moment: &Moment) {
+        let service = services.get(id);
+        let subject = service.subject();
+        let severity = service.detector.severity();
+        let told = |class| self.incidents.is_active(class, subject);
+        let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
+        let crowded = service.detector.is_crowded();
+        let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
+        if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
+            let onset = severity.map(|severity| self.flood(id, service, severity, moment));
+            self.tell(at, services, moment, subject, Class::SynFlood, onset);
+        }
+        if crowded || crowd {
+            let onset = crowded.then(|| moment.crowd(id, service, at));
+            self.tell(at, services, moment, subject, Class::FlashCrowd, onset);
+        }
+        if let Some(onset) = moment.accept_overflow(id, service, at) {
+            self.tell(at, services, moment, subject, Class::AcceptQueueOverflow, Some(onset));
+        }
+    }
+
+    /// The flood of a service. Where young attempts gave the alarm, their failures are looked up
+    /// too.
+    fn flood(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        severity: Severity,
+        moment: &Moment,
+    ) -> Onset {
+        let mut young: Vec<Failure> = Vec::new();
+        if service.detector.is_fast() {
+            for step in young_steps(service).filter_map(|ago| moment.step.before(ago)) {
+                young.extend(self.fates(service, step, moment).failures());
+            }
+        }
+        let sources = moment.sources(id, service);
+        moment.flood(id, service, severity, &young, sources)
+    }
+
+    /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and
+    /// else once a second; where there are many, as often as a few of them in every step allow.
+    fn is_due(&self, service: &Service, severity: Option<Severity>, moment: &Moment) -> bool {
+        let told = self.incidents.active(Class::SynFlood, service.subject());
+        let Some(told) = told else { return true };
+        severity > told.current_severity() || self.is_turn(service, moment)
+    }
+
+    /// Whether something else is told that accounts for this. What happens to many services at once
+    /// is told once, and of each only where its queue is full; a crowd and clients that wait for
+    /// accept() take room.
+    fn is_covered(&self, service: &Service, severity: Severity) -> bool {
+        let critical = severity == Severity::Critical && service.detector.is_queue_full();
+        // A list of hundreds says no more than what they have in common.
+        self.told >= MANY
+            || (self.groups.is_any_told(service.address) && !critical)
+            || (severity == Severity::Info
+                && (service.detector.is_crowded() || self.is_accept_queue_full(service)))
+    }
+
+    /// Whether the accept queue of a service has been found full of late: SYNs without an answer
+    /// are due to that (`tcp_conn_request` drops them before it looks at the SYN queue).
+    fn is_accept_queue_full(&self, service: &Service) -> bool {
+        self.incidents.is_active(Class::AcceptQueueOverflow, service.subject())
+    }
+
+    /// Whether those that a server left without an answer do not ask again, as honest clients do
+    /// after a second: then it is not the server that is stuck.
+    fn stay_silent(&self, id: ServiceId, service: &Service, moment: &Moment) -> bool {
+        const OLDEST_YOUNG: u32 = Step::MATURE - 1;
+        const ENOUGH: usize = 16;
+        let unanswered = service.windows.sum(OLDEST_YOUNG, OLDEST_YOUNG).unanswered;
+        let enough = unanswered / moment.weight(id) >= ENOUGH as u32;
+        let Some(step) = moment.step.before(OLDEST_YOUNG).filter(|_| enough) else {
+            return false;
+        };
+        let sample = self.fates(service, step, moment).unanswered;
+        let again = sample.iter().filter(|failure| failure.retransmitted).count();
+        sample.len() >= ENOUGH && again * 2 < sample.len()
+    }
+
+    /// Whether it is a service's turn, once in a second, or more rarely where much is told: what is
+    /// done in turns makes no step long, however many services there are.
+    fn is_turn(&self, service: &Service, moment: &Moment) -> bool {
+        const AT_ONCE: u32 = 2;
+        let turns = (self.told / AT_ONCE).max(SECOND);
+        moment.step.0.wrapping_add(service.turn).is_multiple_of(turns)
+    }
+
     /// Tells of one subject what there is to tell, or that there is nothing (any more).
-    fn tell(&mut self, at: Timestamp, class: Class, subject: Subject, onset: Option<Onset>) {
-        let at = self.last_packet.map_or(at, |last| last.min(at));
-        let onset = onset.map(|onset| self.configure(subject, onset));
+    fn tell(
+        &mut self,
+        at: Timestamp,
+        services: &Services,
+        moment: &Moment,
+        subject: Subject,
+        class: Class,
+        onset: Option<Onset>,
+    ) {
+        let at = moment.last_packet.map_or(at, |last| last.min(at));
+        let onset = onset.map(|onset| configure(services, subject, onset));
         let action = self.incidents.update(at, class, subject, onset);
         self.told += u32::from(matches!(action, Some(Action::Raised(_))));
         self.actions.extend(action);
     }
 
-    /// Lets what is set for a service have its part in a verdict.
-    fn configure(&self, subject: Subject, mut onset: Onset) -> Onset {
-        let Subject::Service(address, port) = subject else { return onset };
-        let Some(service) = self.services.find(address, port) else { return onset };
-        let Some(set) = &service.settings else { return onset };
-        let muted = service.is_muted() && onset.severity > Severity::Info;
-        onset.circumstances.configured = Configured {
-            backlog: set.backlog.is_some() && onset.class != Class::FlashCrowd,
-            limits: set.limits,
-            muted: muted.then_some(onset.severity),
-            ignored: service.windows.sum(1, 4).ignored,
-        };
-        if muted {
-            onset.severity = Severity::Info;
-        }
-        onset
-    }
-
-    /// Clears those of a class that were not told again for `calm` and whose subject is `concerned`.
+    /// Clears those of a class that were not told again for `calm` and whose subject is
+    /// `concerned`.
     fn lapse(
         &mut self,
         at: Timestamp,
@@ -290,55 +488,31 @@ impl Engine {
     ) {
         self.actions.extend(self.incidents.lapse(at, class, calm, concerned));
     }
+}
 
-    /// The part of the evidence that comes from the wire: SYNs of the last second or of the last that
-    /// matured, and completions of attempts that had half a second for it.
-    fn evidence(&self, id: ServiceId, half_open_peak: u64, profile: &SourceProfile) -> Evidence {
-        let service = self.services.get(id);
-        let (windows, maturity) = (&service.windows, service.maturity());
-        let weight = self.sampler.level(id).weight();
-        let syn = windows.sum(1, 4).syn.max(windows.sum(maturity, maturity + 3).syn);
-        let aged = windows.sum(maturity - SECOND, maturity + 2);
-        Evidence {
-            syn_rate: f64::from(syn),
-            completion_ratio: completion_ratio(&aged),
-            half_open_peak,
-            stderr: evidence_stderr(syn, &aged, half_open_peak, weight),
-            ..sources_evidence(profile)
+/// Lets what is set for a service have its part in a verdict.
+fn configure(services: &Services, subject: Subject, mut onset: Onset) -> Onset {
+    let Subject::Service(address, port) = subject else { return onset };
+    let Some(service) = services.find(address, port) else { return onset };
+    let Some(set) = &service.settings else { return onset };
+    let muted = service.is_muted() && onset.severity > Severity::Info;
+    onset.configured = Configured {
+        backlog: set.backlog.is_some() && onset.class() != Class::FlashCrowd,
+        muted: muted.then_some(onset.severity),
+        ignored: service.windows.sum(1, 4).ignored,
+    };
+    if muted {
+        onset.severity = Severity::Info;
+    }
+    onset
+}
+
+fn discount_health_checks(service: &Service, at: Timestamp, fates: &mut Fates) {
+    for failure in fates.failed.iter_mut().filter(|failure| failure.reset && failure.returning) {
+        let source = source_of(failure.attempt.source);
+        if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
+            failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
         }
-    }
-}
-
-impl Judged {
-    /// Share of the failures that no scanner made: what that does is told as a scan.
-    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
-    fn unexplained(&self) -> f64 {
-        let scanned = self.failed.iter().filter(|failure| failure.weight == 0.0).count();
-        1.0 - scanned as f64 / self.failed.len().max(1) as f64
-    }
-
-    fn failures(&self) -> impl Iterator<Item = &Failure> + Clone {
-        self.failed.iter().chain(&self.unanswered).filter(|failure| failure.weight > 0.0)
-    }
-}
-
-/// What sampling makes of the evidence's precision.
-fn evidence_stderr(syn: u32, aged: &Window, half_open: u64, weight: u32) -> Option<EvidenceStderr> {
-    (weight > 1).then(|| EvidenceStderr {
-        syn_rate_stderr: stderr(syn.into(), weight),
-        completion_ratio_stderr: completion_stderr(aged, weight),
-        half_open_peak_stderr: rounded_up(stderr(half_open, weight)),
-    })
-}
-
-/// The part of the evidence that the sources give.
-fn sources_evidence(profile: &SourceProfile) -> Evidence {
-    Evidence {
-        sources: profile.sources as u64,
-        source_entropy_ratio: profile.entropy_ratio,
-        top_prefixes: profile.top_prefixes.clone(),
-        fingerprint: profile.fingerprint.clone(),
-        ..Evidence::default()
     }
 }
 
@@ -347,22 +521,4 @@ fn filter(failures: &Failures, younger: &[Failure], profile: &SourceProfile) -> 
     let forged_inside = variant(profile) == Some(Variant::SpoofedSubnet);
     let prefix = profile.top_prefix.0.filter(|_| forged_inside);
     Filter::find(failures.failing(younger), failures.completed().iter(), prefix)
-}
-
-/// The standard error of that share where each attempt stands for `weight` of them.
-pub(super) fn completion_stderr(window: &Window, weight: u32) -> f64 {
-    let attempts = f64::from(window.answered + window.unanswered);
-    if weight == 1 || attempts == 0.0 {
-        return 0.0;
-    }
-    // Without a single one of the other kind there may still be one too few to be looked at (Laplace).
-    let looked_at = attempts / f64::from(weight);
-    let share = (completion_ratio(window).min(1.0) * looked_at + 1.0) / (looked_at + 2.0);
-    (share * (1.0 - share) / looked_at).sqrt()
-}
-
-/// Share of the attempts that completed; 1 without attempts.
-pub(super) fn completion_ratio(window: &Window) -> f64 {
-    let attempts = window.answered + window.unanswered;
-    if attempts == 0 { 1.0 } else { f64::from(window.completed) / f64::from(attempts) }
 }

@@ -1,4 +1,5 @@
-//! The law of sums, from segments to the document, however the flows are divided and whenever they are counted.
+//! The law of sums, from segments to the document, however the flows are divided and whenever they
+//! are counted.
 
 use super::*;
 use crate::stats::{Window, Windows};
@@ -47,8 +48,9 @@ fn any_plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-/// Plays the plans, with a report after so many milliseconds each; what the steps of the service come to.
-fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Report, Vec<Window>) {
+/// Plays the plans, with a report after so many milliseconds each; what the steps of the service
+/// come to.
+fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Document, Vec<Window>) {
     let mut world = World::new();
     let shards = NonZeroUsize::new(shards).expect("some");
     world.engine = Engine::sharded(Settings { flows: 1 << 12, ..settings() }, shards);
@@ -98,7 +100,7 @@ fn play(shards: usize, plans: &[Plan], reports: &[u32]) -> (Report, Vec<Window>)
 }
 
 #[track_caller]
-fn law(report: &Report) {
+fn law(report: &Document) {
     let totals = &report.totals;
     let outcomes = totals.handshakes_completed
         + totals.handshakes_presumed

@@ -1,7 +1,7 @@
 //! More traffic than the budget: the same verdicts, and estimates as good as they say they are.
 
 use super::*;
-use crate::observe::{Limit, ServiceReport};
+use crate::document::{Limit, ServiceReport};
 
 /// The victim and a service beside it.
 const VICTIM: (Address, u16) = (Address::v4([192, 0, 2, 10]), 443);
@@ -76,7 +76,7 @@ impl Pair {
 
     /// A second of traffic: so many forged SYNs at the victim, and 20 honest clients each.
     fn second(&mut self, forged: u32) {
-        let before = self.sampled.snapshot(self.now).capture.tcp_segments;
+        let before = self.sampled.snapshot(self.now).document.capture.tcp_segments;
         let all = forged + 40;
         for n in 0..all {
             self.now = self.now + Duration::from_secs(1) / all;
@@ -87,11 +87,11 @@ impl Pair {
         }
         self.exact.tick(self.now);
         self.sampled.tick(self.now);
-        self.handled = self.sampled.snapshot(self.now).capture.tcp_segments - before;
+        self.handled = self.sampled.snapshot(self.now).document.capture.tcp_segments - before;
     }
 }
 
-fn service(report: &Report, (address, port): (Address, u16)) -> &ServiceReport {
+fn service(report: &Document, (address, port): (Address, u16)) -> &ServiceReport {
     let is_it =
         |service: &&ServiceReport| (service.address, service.port) == (address.into(), port);
     report.services.iter().find(is_it).expect("the service")
@@ -111,16 +111,20 @@ fn a_flood_beyond_the_budget_is_judged_by_sample() {
     for (key, times) in [(1, 10), (5, 50), (4, 250)] {
         let mut pair = Pair::new(BUDGET, key);
         (0..5).for_each(|_| pair.second(0));
-        assert_eq!(pair.sampled.snapshot(pair.now), pair.exact.snapshot(pair.now));
+        assert_eq!(
+            pair.sampled.snapshot(pair.now).document,
+            pair.exact.snapshot(pair.now).document
+        );
         for second in 0..8 {
             pair.second(BUDGET / 2 * times);
             assert!(second == 0 || pair.handled <= u64::from(BUDGET) * 6 / 5, "{}", pair.handled);
         }
-        let (exact, sampled) = (pair.exact.snapshot(pair.now), pair.sampled.snapshot(pair.now));
+        let (exact, sampled) =
+            (pair.exact.snapshot(pair.now).document, pair.sampled.snapshot(pair.now).document);
         assert!(sampled.capture.sampling_ratio < 1.0);
         assert!(sampled.capture.limits.contains(&Limit::Sampled));
         assert_eq!(sampled.status, Status::Critical);
-        let told = |report: &Report| {
+        let told = |report: &Document| {
             let told = report.detections.iter().map(|told| (told.class, told.variant, told.target));
             told.collect::<Vec<_>>()
         };
@@ -144,16 +148,20 @@ fn a_flood_beyond_the_budget_is_judged_by_sample() {
 
         // And after it everything is.
         (0..70).for_each(|_| pair.second(0));
-        let report = pair.sampled.snapshot(pair.now);
+        let report = pair.sampled.snapshot(pair.now).document;
         assert_eq!(report.capture.sampling_ratio, 1.0);
-        assert_eq!(report.totals.half_open, pair.exact.snapshot(pair.now).totals.half_open);
+        assert_eq!(
+            report.totals.half_open,
+            pair.exact.snapshot(pair.now).document.totals.half_open
+        );
         let before = report.totals.syn;
         pair.second(0);
-        assert_eq!(pair.sampled.snapshot(pair.now).totals.syn, before + 40);
+        assert_eq!(pair.sampled.snapshot(pair.now).document.totals.syn, before + 40);
     }
 }
 
-/// Errors are neither too small nor too large: over many keys estimates scatter as they say they do.
+/// Errors are neither too small nor too large: over many keys estimates scatter as they say they
+/// do.
 #[test]
 fn standard_errors_are_honest() {
     const KEYS: u8 = 24;
@@ -161,7 +169,8 @@ fn standard_errors_are_honest() {
     for key in 100..100 + KEYS {
         let mut pair = Pair::new(400, key);
         (0..4).for_each(|second| pair.second(if second == 0 { 0 } else { 8_000 }));
-        let (exact, sampled) = (pair.exact.snapshot(pair.now), pair.sampled.snapshot(pair.now));
+        let (exact, sampled) =
+            (pair.exact.snapshot(pair.now).document, pair.sampled.snapshot(pair.now).document);
         let errors = sampled.totals.stderr.expect("errors");
         let (victim, truth) = (service(&sampled, VICTIM), service(&exact, VICTIM));
         let rate_error = victim.stderr.expect("errors").syn_rate_stderr;
@@ -188,9 +197,9 @@ fn a_full_table_is_sampled_and_not_emptied_of_the_innocent() {
     for _ in 0..20 {
         pair.second(8_000);
     }
-    let (exact, sampled) = (pair.exact.snapshot(pair.now), pair.sampled.snapshot(pair.now));
+    let exact = pair.exact.snapshot(pair.now).document;
+    let Snapshot { document: sampled, internals } = pair.sampled.snapshot(pair.now);
     assert!(sampled.capture.sampling_ratio < 1.0);
-    let internals = sampled.internals;
     assert!(internals.flow_table_capacity <= 1 << 12);
     let evicted = internals.flows_evicted;
     for _ in 0..5 {

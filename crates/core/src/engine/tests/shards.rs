@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Clients, a flood, a scanner and one source at full tilt; the report at the end and all that was said.
-fn run(shards: usize) -> (Report, Vec<(f64, Action)>) {
+/// Clients, a flood, a scanner and one source that floods all ports; the end and all that was said.
+fn run(shards: usize) -> (Snapshot, Vec<(f64, Action)>) {
     let mut world = World::new();
     let shards = NonZeroUsize::new(shards).expect("some");
     world.engine = Engine::sharded(Settings { flows: 1 << 18, ..settings() }, shards);
@@ -31,39 +31,41 @@ fn run(shards: usize) -> (Report, Vec<(f64, Action)>) {
         world.send(42.0 + f64::from(n) / 8_000.0, syn);
     }
     world.until(50.0);
-    (world.report(), world.said)
+    (world.snapshot(), world.said)
 }
 
-/// Without what only approximates a whole, or is a matter of rounding: the most half-open connections at once, one
-/// source's share of all, the capacity of the tables, a sum of many small numbers.
-fn comparable(mut report: Report) -> Report {
-    report.totals.half_open_peak = 0;
-    report.internals.flow_table_capacity = 0;
-    report.internals.handshake_durations.sum = report.internals.handshake_durations.sum.round();
-    for detection in &mut report.detections {
+/// Without what only approximates a whole, or is a matter of rounding: the most half-open
+/// connections at once, one source's share of all, the capacity of the tables, a sum of many small
+/// numbers.
+fn comparable(mut snapshot: Snapshot) -> Snapshot {
+    let Snapshot { document, internals } = &mut snapshot;
+    document.totals.half_open_peak = 0;
+    internals.flow_table_capacity = 0;
+    internals.handshake_durations.sum = internals.handshake_durations.sum.round();
+    for detection in &mut document.detections {
         if detection.target.port.is_none() {
             detection.evidence.top_prefixes.clear();
         }
     }
-    report
+    snapshot
 }
 
 #[test]
 fn shards_together_come_to_the_same_verdicts_as_one() {
     let (one, told) = run(1);
     let classes: std::collections::BTreeSet<_> =
-        one.detections.iter().map(|d| (d.class, d.variant)).collect();
+        one.document.detections.iter().map(|d| (d.class, d.variant)).collect();
     assert!(classes.contains(&(Class::SynFlood, Some(Variant::SpoofedRandom))), "{classes:?}");
     assert!(classes.contains(&(Class::SynFlood, Some(Variant::SingleSource))), "{classes:?}");
     assert!(classes.contains(&(Class::PortScan, Some(Variant::Vertical))), "{classes:?}");
     for shards in [2, 3, 8] {
         let (many, said) = run(shards);
-        let peak = (one.totals.half_open_peak, many.totals.half_open_peak);
+        let peak = (one.document.totals.half_open_peak, many.document.totals.half_open_peak);
         assert!(peak.1 >= peak.0 && peak.1 <= peak.0 + peak.0 / 20, "{peak:?}");
         assert_eq!(said.len(), told.len());
         let (many, one) = (comparable(many), comparable(one.clone()));
-        assert_eq!(many.detections, one.detections, "{shards} shards");
-        assert_eq!(many.services, one.services, "{shards} shards");
+        assert_eq!(many.document.detections, one.document.detections, "{shards} shards");
+        assert_eq!(many.document.services, one.document.services, "{shards} shards");
         assert!(many == one, "{shards} shards");
     }
 }
@@ -91,7 +93,7 @@ struct Distant {
 }
 
 impl Distant {
-    fn play(self) -> Report {
+    fn play(self) -> Document {
         let Self { rate, delay, view, .. } = self;
         let mut world = World::new();
         let shards = NonZeroUsize::new(self.shards).expect("some");

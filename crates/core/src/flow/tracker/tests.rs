@@ -1,4 +1,4 @@
-//! Connections told as traffic and time, and the books that must balance whatever comes.
+//! Connections told as traffic and time, and the counters that must balance whatever comes.
 
 mod full;
 mod patience;
@@ -7,11 +7,11 @@ mod properties;
 use std::collections::HashSet;
 
 use super::*;
-use crate::flow::books::StateName;
 use crate::flow::calendar::BIN;
+use crate::flow::counters::StateName;
 use crate::flow::patience::{FirstRepeats, Learner};
 use crate::flow::state::tests::segment;
-use crate::observe::FlowCounts;
+use crate::model::FlowCounts;
 use crate::time::Timestamp;
 
 const SYN: Flags = Flags::SYN;
@@ -103,7 +103,7 @@ struct Scene {
     now: Duration,
     /// The interface that is watched; 0 where there is only one.
     interface: u32,
-    levels: (Level, Level),
+    levels: (SamplingLevel, SamplingLevel),
 }
 
 impl Scene {
@@ -120,7 +120,7 @@ impl Scene {
             ports: Ports::default(),
             now: Duration::ZERO,
             interface: 0,
-            levels: (Level::ALL, Level::ALL),
+            levels: (SamplingLevel::ALL, SamplingLevel::ALL),
         }
     }
 

@@ -46,8 +46,8 @@ fn any_step() -> impl Strategy<Value = (u64, Segment, u32, Patience)> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the books
-    /// balance, and after silence nothing is left.
+    /// Whatever comes in whatever order and at whatever time: the table keeps its limit, the
+    /// counters balance, and after silence nothing is left.
     #[test]
     fn any_order_leaves_the_books_in_balance(
         steps in proptest::collection::vec(any_step(), 0..250),
@@ -83,8 +83,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-    /// The law of sums, after every segment: attempts = those that a segment decided + unanswered + timed
-    /// out + open. Nothing of it falls below zero.
+    /// The law of sums, after every segment: attempts = those that a segment decided + unanswered +
+    /// timed out + open. Nothing of it falls below zero.
     #[test]
     fn every_attempt_has_one_outcome(
         steps in proptest::collection::vec(any_step(), 0..40),
@@ -95,7 +95,7 @@ proptest! {
     ) {
         let mut scene = Scene::with_capacity(capacity);
         scene.ports = Ports { one_way, answers_only, ..Ports::default() };
-        scene.levels = (Level::new(level), Level::new(level));
+        scene.levels = (SamplingLevel::new(level), SamplingLevel::new(level));
         for (wait, segment, interface, patience) in steps {
             scene.interface = interface;
             let wait = Duration::from_millis(wait.min(70_000));

@@ -1,0 +1,57 @@
+//! What a detector is told at the end of a step.
+
+use crate::detect::limits::RateLimits;
+use crate::stats::Step;
+use crate::time::Timestamp;
+
+/// The figures of one service at the end of a step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observation {
+    /// End of the step.
+    pub at: Timestamp,
+    /// The step that has matured now.
+    pub matured: Step,
+    /// Nothing has matured yet: only the young attempts can speak.
+    pub immature: bool,
+    /// Its attempts that completed.
+    pub completed: f64,
+    /// Its attempts that were answered and failed, weighted.
+    pub failed: f64,
+    /// The same, each counted fully.
+    pub undiscounted: f64,
+    /// Its attempts that nobody answered, weighted.
+    pub unanswered: f64,
+    /// Attempts that are 0.5 to 1.5 s old.
+    pub young: u32,
+    /// Those of them that are not complete.
+    pub young_incomplete: u32,
+    /// Most of the failing attempts are repeated as honest clients do: the path is broken.
+    pub path_outage: bool,
+    /// Half-open connections by the better witness.
+    pub half_open: u64,
+    /// Those of them whose SYN-ACK has been repeated.
+    pub old: u64,
+    /// The limit of the SYN queue.
+    pub backlog: u32,
+    /// Limits that are set instead of derived from the backlog.
+    pub limits: RateLimits,
+    /// The kernel keeps every request to the end of its life (cookies are off, and the limit is not
+    /// above half of the listen backlog, from where on it prunes).
+    pub unpruned: bool,
+    /// The kernel has dropped requests or answered them with cookies because the queue was full.
+    pub queue_full: bool,
+    /// Attempts that each one counted stands for; 0 is 1.
+    pub weight: u32,
+}
+
+/// A request lives so many seconds where it is not pruned (`net.ipv4.tcp_synack_retries` = 5).
+const LIFETIME: f64 = 63.0;
+/// And about so many in a queue that is nearly full where it is.
+const PRUNED_LIFETIME: f64 = 10.0;
+
+impl Observation {
+    /// Failures per second that fill the queue in the end.
+    pub(crate) fn filling_rate(&self) -> f64 {
+        f64::from(self.backlog) / if self.unpruned { LIFETIME } else { PRUNED_LIFETIME }
+    }
+}

@@ -1,0 +1,89 @@
+//! How much of a SYN queue is taken, and by what.
+
+use std::time::Duration;
+
+use crate::detect::baseline::{D, Ewma};
+use crate::detect::observation::Observation;
+use crate::time::Timestamp;
+
+/// A part of the queue that is worth a word once it is taken for [`OCCUPIED`].
+pub(crate) const OCCUPIED_PART: f64 = 0.25;
+/// See [`OCCUPIED_PART`].
+pub(crate) const OCCUPIED: Duration = Duration::from_secs(10);
+/// With old requests in near to half of the queue for this long no failure is discounted.
+const STALE: Duration = Duration::from_secs(30);
+/// Near to half of the queue.
+const STALE_PART: f64 = 0.45;
+
+/// The SYN queue of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    half_open: u64,
+    /// Half-open connections more, per second.
+    fill_rate: Ewma,
+    usual_occupancy: Ewma,
+    occupied_since: Option<Timestamp>,
+    stale_since: Option<Timestamp>,
+}
+
+impl Queue {
+    pub(crate) fn new() -> Self {
+        Self {
+            half_open: 0,
+            fill_rate: Ewma::new(5.0 / D),
+            usual_occupancy: Ewma::new(600.0 / D),
+            occupied_since: None,
+            stale_since: None,
+        }
+    }
+
+    /// Takes in a step. `first`: what is there did not come within it. `cold`: the usual is not
+    /// known yet.
+    pub(crate) fn step(&mut self, seen: &Observation, first: bool, cold: bool, learns: bool) {
+        let before = if first { seen.half_open } else { self.half_open };
+        #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+        self.fill_rate.add((seen.half_open as f64 - before as f64) / D);
+        self.half_open = seen.half_open;
+        let occupancy = self.occupancy(seen.backlog);
+        // A short queue may be half full of honest failures at any time: that is not worth a word.
+        // Not knowing better, it is taken to be a third full: pruning keeps it near one half.
+        let usual = if cold { 1.0 / 3.0 } else { self.usual_occupancy.mean().min(0.5) };
+        let unusual = 1.5 * usual;
+        let since = |since: Option<Timestamp>, holds: bool| holds.then(|| since.unwrap_or(seen.at));
+        self.occupied_since = since(self.occupied_since, occupancy >= unusual.max(OCCUPIED_PART));
+        let stale = occupancy >= unusual.max(STALE_PART) && seen.old * 10 >= seen.half_open * 7;
+        self.stale_since = since(self.stale_since, stale);
+        if learns {
+            self.usual_occupancy.add(occupancy);
+        }
+    }
+
+    /// Whether more of it than usual has been taken for long.
+    pub(crate) fn is_occupied(&self, at: Timestamp) -> bool {
+        self.occupied_since.is_some_and(|since| at - since >= OCCUPIED)
+    }
+
+    /// Whether old requests have held near to half of it for long.
+    pub(crate) fn is_stale(&self, at: Timestamp) -> bool {
+        self.stale_since.is_some_and(|since| at - since >= STALE)
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.half_open == 0
+    }
+
+    /// Half-open connections in proportion to the limit.
+    #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+    pub(crate) fn occupancy(&self, backlog: u32) -> f64 {
+        self.half_open as f64 / f64::from(backlog.max(1))
+    }
+
+    /// Seconds until the queue is full, where it fills.
+    pub(crate) fn seconds_to_full(&self, backlog: u32) -> Option<f64> {
+        let rate = self.fill_rate.mean();
+        #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
+        let left = f64::from(backlog) - self.half_open as f64;
+        (rate > 0.5 && left > 0.0).then(|| left / rate)
+    }
+}
