@@ -18,7 +18,8 @@ use crate::kernel;
 use crate::sys::privileges::{self, Capability, INSPECT_PROCESSES};
 use crate::{app, capture};
 
-/// The privileges to ask for the lengths of long SYN queues: only where no packets of strangers are decoded.
+/// The privileges to ask for the lengths of long SYN queues: only where no packets of strangers are
+/// decoded.
 const WITHOUT_WIRE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Why there is no answer.
@@ -94,8 +95,8 @@ fn open_wire(
     }
 }
 
-/// Gives up what is not needed any more. The kernel's answer is shorter without CAP_NET_ADMIN: it leaves out the
-/// packet mark of each half-open connection.
+/// Gives up what is not needed any more. The kernel's answer is shorter without CAP_NET_ADMIN: it
+/// leaves out the packet mark of each half-open connection.
 fn drop_privileges(source: Option<&dyn Source>, kernel: &Kernel) {
     let mut keep = INSPECT_PROCESSES.to_vec();
     match source {

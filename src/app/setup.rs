@@ -26,8 +26,8 @@ pub enum LiveError {
     Random(getrandom::Error),
 }
 
-/// Packets per second that may come up where nothing else is set: a few percent of a processor's time, and some
-/// 10,000 connections a second.
+/// Packets per second that may come up where nothing else is set: a few percent of a processor's
+/// time, and some 10,000 connections a second.
 const PACKET_BUDGET: u32 = 100_000;
 
 /// Enters the network namespace of the configuration, for this thread and those it starts.
@@ -66,8 +66,8 @@ fn capture_settings(config: &Config) -> capture::Settings {
     }
 }
 
-/// Opens the capture of the configuration for its number of threads: a source for each of them, among
-/// which flows are divided by `ranks`.
+/// Opens the capture of the configuration for its number of threads: a source for each of them,
+/// among which flows are divided by `ranks`.
 ///
 /// # Errors
 /// An unknown interface, or no privilege.

@@ -1,4 +1,5 @@
-//! A packet socket and the filter that it has: what [`ring`](super::ring) and [`pnet`](super::pnet) are made of.
+//! A packet socket and the filter that it has: what [`ring`](super::ring) and [`pnet`](super::pnet)
+//! are made of.
 
 use std::io;
 use std::ops::Deref;
@@ -15,7 +16,8 @@ pub(super) struct FilteredSocket {
 }
 
 impl FilteredSocket {
-    /// Opens a socket in the network namespace of the calling thread, which hears nothing until it is bound.
+    /// Opens a socket in the network namespace of the calling thread, which hears nothing until it
+    /// is bound.
     pub(super) fn open(filter: &Filter) -> Result<Self, Error> {
         let socket =
             PacketSocket::open(filter.program()).map_err(|error| match error.source.kind() {
@@ -49,8 +51,8 @@ pub(super) fn wait<'a>(
     Ok(packet::wait(sockets.map(|socket| &socket.socket), timeout)?)
 }
 
-/// Has all `sockets` pass another selection, those where it is another. One that fails keeps the one it had,
-/// and is tried again at the next call.
+/// Has all `sockets` pass another selection, those where it is another. One that fails keeps the
+/// one it had, and is tried again at the next call.
 pub(super) fn select<'a>(
     filter: &mut Filter,
     selection: &Selection,

@@ -37,8 +37,8 @@ impl PacketSocket {
     /// Protocol 0: no frame gets in before there is a filter.
     ///
     /// # Errors
-    /// The process may not open one (of kind [`io::ErrorKind::PermissionDenied`]), or the kernel does not take the
-    /// program.
+    /// The process may not open one (of kind [`io::ErrorKind::PermissionDenied`]), or the kernel
+    /// does not take the program.
     pub fn open(program: Vec<libc::sock_filter>) -> Result<Self, Error> {
         const KIND: c_int = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers.

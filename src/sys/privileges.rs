@@ -15,7 +15,8 @@ use caps::CapSet;
 pub use caps::Capability;
 use thiserror::Error;
 
-/// What it takes to name the owners of sockets: to read the links in `/proc/PID/fd` of other users' processes.
+/// What it takes to name the owners of sockets: to read the links in `/proc/PID/fd` of other users'
+/// processes.
 pub const INSPECT_PROCESSES: [Capability; 2] =
     [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 

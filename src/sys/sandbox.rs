@@ -48,8 +48,8 @@ impl fmt::Display for Sandbox {
 }
 
 /// Confines the calling thread and those it starts. Of the file system it may read `/proc`,
-/// `/sys/fs/cgroup` and what `needs` names, and write where `needs` says so. It may run no program and
-/// connect to nobody by TCP. What is already open stays usable.
+/// `/sys/fs/cgroup` and what `needs` names, and write where `needs` says so. It may run no program
+/// and connect to nobody by TCP. What is already open stays usable.
 ///
 /// Files can be replaced (as editors and log rotation do) only where their directory is given, not the
 /// file itself. Paths that do not exist are passed over.

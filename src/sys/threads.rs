@@ -1,15 +1,15 @@
 //! The threads of the program: the only place that starts one.
 //!
-//! Capabilities and the Landlock sandbox belong to a thread and to the threads that it starts. So the
-//! order of the start decides about the rights of every thread, and the compiler holds it:
+//! Capabilities and the Landlock sandbox belong to a thread and to the threads that it starts. So
+//! the order of the start decides about the rights of every thread, and the compiler holds it:
 //!
 //! | state of the calling thread | what it may do | how it is reached |
 //! |---|---|---|
 //! | [`Unconfined`] | start the inspector, which keeps two capabilities | as the program starts |
 //! | [`Confined`] | start any other thread, and an asynchronous runtime | [`Unconfined::confine`] |
 //!
-//! Whatever starts a thread takes a `&Confined`, which nothing else makes. It stays with its thread, and
-//! each thread that is started gets one of its own.
+//! Whatever starts a thread takes a `&Confined`, which nothing else makes. It stays with its
+//! thread, and each thread that is started gets one of its own.
 //!
 //! ```compile_fail,E0277
 //! use synwatch::sys::threads::{Confined, Unconfined};
@@ -20,7 +20,8 @@
 //! }
 //! ```
 //!
-//! `clippy.toml` forbids the functions that start threads, and they are allowed in this module only.
+//! `clippy.toml` forbids the functions that start threads, and they are allowed in this module
+//! only.
 
 #![expect(clippy::disallowed_methods, reason = "it is the one that starts them")]
 
@@ -47,12 +48,12 @@ impl Unconfined {
         Self(PhantomData)
     }
 
-    /// Starts the one thread that is older than the sandbox. It does `prepare`, gives up all privileges but
-    /// [`INSPECT_PROCESSES`], and does `run`.
+    /// Starts the one thread that is older than the sandbox. It does `prepare`, gives up all
+    /// privileges but [`INSPECT_PROCESSES`], and does `run`.
     ///
     /// It names the owners of sockets, by the links in `/proc/PID/fd`. A thread cannot inherit the
-    /// capabilities for that from one that has dropped them. And Landlock forbids it to any thread in a
-    /// sandbox, as it forbids debugging.
+    /// capabilities for that from one that has dropped them. And Landlock forbids it to any thread
+    /// in a sandbox, as it forbids debugging.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -109,8 +110,8 @@ impl Confined {
     }
 }
 
-/// Starts a thread of `replay`, which reads files and keeps the rights of who started it: it opens nothing that
-/// takes a privilege.
+/// Starts a thread of `replay`, which reads files and keeps the rights of who started it: it opens
+/// nothing that takes a privilege.
 pub fn spawn_scoped<'scope>(scope: &'scope Scope<'scope, '_>, run: impl FnOnce() + Send + 'scope) {
     scope.spawn(run);
 }

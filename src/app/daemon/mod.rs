@@ -2,20 +2,23 @@
 //!
 //! # Order of the start
 //!
-//! Each state is a type, and the only way to the next one. What starts a thread takes the proof that the
-//! thread is confined, [`Confined`](crate::sys::threads::Confined), so none can start too early.
+//! Each state is a type, and the only way to the next one. What starts a thread takes the proof
+//! that the thread is confined, [`Confined`](crate::sys::threads::Confined), so none can start too
+//! early.
 //!
 //! 1. `Opened`: bind the HTTP port, where synwatch was started; enter the network namespace to look
-//!    into; open what else needs privileges or may fail: capture sockets, event file, kernel reader. Every
-//!    failure up to here ends the program with one line.
-//! 2. `Ready`: start the kernel thread, which alone keeps what it takes to name other
-//!    users' processes; drop all other privileges and enter the sandbox, both as the parts that are open
+//!    into; open what else needs privileges or may fail: capture sockets, event file, kernel
+//!    reader. Every failure up to here ends the program with one line.
+//! 2. `Ready`: start the kernel thread, which alone keeps what it takes to name other users'
+//!    processes; drop all other privileges and enter the sandbox, both as the parts that are open
 //!    need it.
-//! 3. `Running`: start the threads for the state file and for alerts and the capture thread, which owns
-//!    the [`Session`](app::Session). Once it knows the listeners it starts those that work on shards. Last comes the asynchronous runtime with HTTP and signals on the first thread.
+//! 3. `Running`: start the threads for the state file and for alerts and the capture thread, which
+//!    owns the [`Session`](app::Session). Once it knows the listeners it starts those that work on
+//!    shards. Last comes the asynchronous runtime with HTTP and signals on the first thread.
 //!
-//! The capture thread waits for nobody: reports go out through a channel that keeps the latest, alerts
-//! through a bounded queue, baselines through a queue of one, kernel samples come in through one that it only looks into.
+//! The capture thread waits for nobody: reports go out through a channel that keeps the latest,
+//! alerts through a bounded queue, baselines through a queue of one, kernel samples come in through
+//! one that it only looks into.
 
 mod capture;
 mod kernel;

@@ -1,4 +1,5 @@
-//! The first thread while all others run: HTTP, signals, the service manager's watchdog, and the end.
+//! The first thread while all others run: HTTP, signals, the service manager's watchdog, and the
+//! end.
 
 use std::io::{self, Write};
 use std::net::TcpListener;

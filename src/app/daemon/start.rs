@@ -75,7 +75,8 @@ impl<'a> Opened<'a> {
         Ok(Self { parts, kernel, unconfined })
     }
 
-    /// Starts the kernel thread, which keeps some privileges, and gives up what the parts do not need.
+    /// Starts the kernel thread, which keeps some privileges, and gives up what the parts do not
+    /// need.
     pub(super) fn confine(self) -> Result<Ready<'a>, Error> {
         let Self { parts, kernel, unconfined } = self;
         let clock = Clock::start();

@@ -1,17 +1,18 @@
 //! The loop that all live faces share: frames, kernel samples, and time.
 //!
-//! A [`Session`] owns the engine and what feeds it. The daemon and `--once` differ in where kernel samples
-//! come from, in how long they go on, and in what they do with the outcome.
+//! A [`Session`] owns the engine and what feeds it. The daemon and `--once` differ in where kernel
+//! samples come from, in how long they go on, and in what they do with the outcome.
 //!
 //! # Order of the calls
 //!
 //! 1. [`Session::new`].
-//! 2. [`Session::take_sample`], where the kernel is asked: the listeners have their places before the first
-//!    SYN comes.
-//! 3. [`Session::listen`], or [`Session::listen_on_threads`]; neither where the wire may not be watched.
+//! 2. [`Session::take_sample`], where the kernel is asked: the listeners have their places before
+//!    the first SYN comes.
+//! 3. [`Session::listen`], or [`Session::listen_on_threads`]; neither where the wire may not be
+//!    watched.
 //! 4. Over and over [`Session::feed`], which waits for frames until the next thing is due. Then
-//!    [`Session::take_sample`] for each sample that came, and [`Session::tick`] where a step is over
-//!    ([`Session::next_tick`]).
+//!    [`Session::take_sample`] for each sample that came, and [`Session::tick`] where a step is
+//!    over ([`Session::next_tick`]).
 //! 5. [`Session::finish`], where there is a verdict at the end.
 
 mod clock;
@@ -75,8 +76,8 @@ impl Session {
         self.wire = Wire::one(source, &self.engine);
     }
 
-    /// Begins to look at the wire. Of several sources each gets a thread; they are for the shards of the engine, in
-    /// their order.
+    /// Begins to look at the wire. Of several sources each gets a thread; they are for the shards
+    /// of the engine, in their order.
     ///
     /// # Errors
     /// The system has no more threads.
@@ -105,8 +106,8 @@ impl Session {
         wire.learn(host);
     }
 
-    /// Hands the next frames to the engine; waits for them up to `timeout`. Where none come to this thread it
-    /// waits all the time.
+    /// Hands the next frames to the engine; waits for them up to `timeout`. Where none come to this
+    /// thread it waits all the time.
     ///
     /// # Errors
     /// The capture is of no use any more.
@@ -120,8 +121,8 @@ impl Session {
         self.clock.when_settled(self.engine.step_end())
     }
 
-    /// Lets time pass up to where all frames have come up, judges the steps that are over, and has the wire
-    /// pass what the engine wants to look at from now on.
+    /// Lets time pass up to where all frames have come up, judges the steps that are over, and has
+    /// the wire pass what the engine wants to look at from now on.
     ///
     /// # Errors
     /// The capture is of no use any more.

@@ -1,8 +1,9 @@
 //! Several capture threads in the daemon, each with a source and a shard of its own.
 //!
-//! A thread holds its shard while it works on a block of frames; four times a second the thread that owns the engine takes
-//! all shards, judges, and puts them back. So neither waits for the other longer than that takes: no thread holds two shards, and
-//! none takes another while the owner waits.
+//! A thread holds its shard while it works on a block of frames; four times a second the thread
+//! that owns the engine takes all shards, judges, and puts them back. So neither waits for the
+//! other longer than that takes: no thread holds two shards, and none takes another while the owner
+//! waits.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -138,7 +139,8 @@ impl CaptureWorkers {
         })
     }
 
-    /// The part of a processor's time that the thread takes that has most to do, since the last call.
+    /// The part of a processor's time that the thread takes that has most to do, since the last
+    /// call.
     pub fn load(&mut self) -> f64 {
         let used = |slot: &ShardSlot| Duration::from_nanos(slot.used.load(Ordering::Relaxed));
         let loads = self.loads.iter_mut().zip(&self.slots.list);
@@ -251,7 +253,8 @@ struct BlockIntake<'a> {
     slots: &'a ShardSlots,
     /// Its shard, from the first frame on.
     own: Option<MutexGuard<'a, Option<Shard>>>,
-    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the first source.
+    /// Segments of the flows of other shards: where the kernel cannot tell a flow, it comes to the
+    /// first source.
     strays: Vec<Stray>,
 }
 
