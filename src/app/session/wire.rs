@@ -32,7 +32,7 @@ pub enum Wire {
         fragments: Fragments,
     },
     /// A thread for each shard.
-    Many(CaptureWorkers),
+    Many(Box<CaptureWorkers>),
 }
 
 impl Wire {
@@ -50,7 +50,8 @@ impl Wire {
         clock: Clock,
         confined: &Confined,
     ) -> io::Result<Self> {
-        CaptureWorkers::start(confined, sources, engine, host, clock).map(Self::Many)
+        let workers = CaptureWorkers::start(confined, sources, engine, host, clock)?;
+        Ok(Self::Many(Box::new(workers)))
     }
 
     /// Whether nobody looks.
