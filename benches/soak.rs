@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut tenths = Vec::new();
     for _ in 0..10 {
         let tenth = soak.run(flows / 10)?;
-        let report = soak.engine.snapshot(soak.now);
+        let report = soak.engine.snapshot(soak.now).document;
         table::row(&[
             thousands(soak.begun as i64),
             figure(mebibytes(tenth.resident)),

@@ -24,7 +24,7 @@ pub struct Cli {
     pub command: Command,
     /// `--config`, or the file to check; `None` for the default file, where it exists.
     pub config: Option<PathBuf>,
-    /// Settings that stand above the configuration file's.
+    /// Options that override the configuration file.
     pub overrides: Overrides,
 }
 
@@ -37,21 +37,21 @@ pub enum Command {
     Once {
         /// How long to listen on the wire; zero asks the kernel only.
         duration: OnceDuration,
-        /// How to answer.
+        /// The output.
         output: Output,
     },
     /// Run the engine over capture files.
     Replay {
         /// Capture files; `-` is standard input.
         files: Vec<PathBuf>,
-        /// How to answer.
+        /// The output.
         output: Output,
     },
     /// Validate the configuration and print it.
     CheckConfig,
 }
 
-/// How `--once` and `replay` answer.
+/// The output of `--once` and `replay`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// The form of the answer.
@@ -133,7 +133,7 @@ fn stop(error: &clap::Error) -> Stop {
 
 /// Detects SYN floods: counts half-open TCP connections on the wire and in the kernel.
 ///
-/// Without a command it is the daemon, in the foreground. Exit codes of --once and replay: 0 OK,
+/// Without a command it runs the daemon in the foreground. Exit codes of --once and replay: 0 OK,
 /// 1 WARNING, 2 CRITICAL, 3 UNKNOWN (wrong usage, unreadable file, nothing to look at).
 #[derive(Debug, Parser)]
 #[command(name = "synwatch", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -141,7 +141,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Subcommands>,
 
-    /// Look once, print the verdict and exit
+    /// Check once, print the verdict and exit
     #[arg(long)]
     once: bool,
 
@@ -174,23 +174,23 @@ enum Subcommands {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Answers of --once and replay")]
+#[command(next_help_heading = "Output of --once and replay")]
 struct AnswerArguments {
-    /// The form of the answer [default: text]
+    /// The output format [default: text]
     #[arg(long, global = true, value_enum, hide_default_value = true)]
     format: Option<Format>,
 
-    /// Warn where the half-open count is outside this range (Nagios form, such as 100)
+    /// Warn if the half-open count is outside this Nagios range, such as 100
     #[arg(short, long, global = true, value_name = "RANGE", allow_hyphen_values = true)]
     warning: Option<String>,
 
-    /// Be critical where the half-open count is outside this range
+    /// Be critical if the half-open count is outside this Nagios range
     #[arg(short, long, global = true, value_name = "RANGE", allow_hyphen_values = true)]
     critical: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Settings, above the configuration file")]
+#[command(next_help_heading = "Options that override the configuration file")]
 struct SettingArguments {
     /// The configuration file [default: /etc/synwatch/synwatch.toml where it exists]
     #[arg(long, global = true, value_name = "FILE")]
@@ -205,11 +205,11 @@ struct SettingArguments {
     #[arg(long, global = true, value_enum, value_name = "BACKEND")]
     capture: Option<Backend>,
 
-    /// Sample flows beyond so many packets per second [default: 100000; no limit in replay]
+    /// Sample flows above this number of packets per second [default: 100000; no limit in replay]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     packet_budget: Option<PacketBudget>,
 
-    /// Look at packets with so many threads; with the backend ring, and in replay [default: 1]
+    /// Number of threads that handle packets; for the backend ring, and in replay [default: 1]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     threads: Option<Threads>,
 
@@ -217,11 +217,11 @@ struct SettingArguments {
     #[arg(long = "network", global = true, value_name = "CIDR")]
     networks: Vec<Network>,
 
-    /// The listen backlog to assume where the kernel cannot be asked [default: 4096]
+    /// The listen backlog to assume if the kernel does not know the listener [default: 4096]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     backlog: Option<Backlog>,
 
-    /// Look inside this network namespace [default: the current one]
+    /// The network namespace to watch [default: the current one]
     #[arg(long, global = true, value_name = "NAME|PID|PATH")]
     netns: Option<Netns>,
 

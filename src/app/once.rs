@@ -58,7 +58,7 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
     let mut session = session(config, has_wire)?;
     kernel.ask(&mut session);
     if let Some(source) = source {
-        session.listen(source);
+        session = session.listen(source);
         listen(&mut session, duration)?;
         kernel.ask(&mut session);
     }

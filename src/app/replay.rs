@@ -54,7 +54,10 @@ pub fn replay<P: AsRef<Path>>(
     if engine.shards() == NonZeroUsize::MIN {
         read(&mut engine, &mut source, fragments)?;
     } else {
-        ReplayWorkers::with(&mut engine, |workers| read(workers, &mut source, fragments))?;
+        let outcome;
+        (engine, outcome) =
+            ReplayWorkers::with(engine, |workers| read(workers, &mut source, fragments));
+        outcome?;
     }
     engine.handle_capture(source.stats());
     let Snapshot { document: mut report, mut internals } = engine.snapshot(engine.now());

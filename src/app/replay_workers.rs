@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, Scope};
 
-use synwatch_core::engine::{Engine, LATEST, Shard};
+use synwatch_core::engine::{Engine, LATEST, Parted, Shard};
 use synwatch_core::sampling::FlowKey;
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, Skip};
@@ -43,68 +43,65 @@ struct Worker {
 }
 
 /// An engine and the threads that work on its shards.
-pub struct ReplayWorkers<'a> {
-    engine: &'a mut Engine,
+pub struct ReplayWorkers {
+    engine: Parted,
+    /// The shards, while the workers do not have them.
+    shards: Vec<Shard>,
     workers: Vec<Worker>,
     /// What is gathered for each shard.
     batches: Vec<Batch>,
     skips: Vec<(Option<Timestamp>, Skip)>,
-    /// Whether the workers have the shards.
-    lent: bool,
     last: Timestamp,
 }
 
-impl<'a> ReplayWorkers<'a> {
-    /// Runs `work` with a thread for each shard of `engine`.
-    pub fn with<T>(engine: &'a mut Engine, work: impl FnOnce(&mut Self) -> T) -> T {
+impl ReplayWorkers {
+    /// Runs `work` with a thread for each shard of `engine`, and gives it back.
+    pub fn with<T>(engine: Engine, work: impl FnOnce(&mut Self) -> T) -> (Engine, T) {
         thread::scope(|scope| {
-            let count = engine.shards().get();
+            let (engine, shards) = engine.part();
+            let count = shards.len();
             let mut this = Self {
                 engine,
+                shards,
                 workers: (0..count).map(|_| Worker::start(scope)).collect(),
                 batches: (0..count).map(|_| Batch::with_capacity(BATCH)).collect(),
                 skips: Vec::new(),
-                lent: false,
                 last: Timestamp::EPOCH,
             };
             let outcome = work(&mut this);
-            this.call_in();
-            this.engine.reach(this.last);
-            outcome
+            let last = this.last;
+            this.call_in(|engine| engine.reach(last));
+            (this.engine.join(this.shards), outcome)
         })
     }
 
     /// Hands out what is gathered for a shard.
     fn hand_out(&mut self, shard: usize) {
-        if !self.lent {
-            self.lent = true;
-            for (worker, shard) in self.workers.iter().zip(self.engine.lend()) {
-                worker.give(Job::Take(Box::new(shard)));
-            }
+        // They have them already where there are none here.
+        for (worker, shard) in self.workers.iter().zip(self.shards.drain(..)) {
+            worker.give(Job::Take(Box::new(shard)));
         }
         let worker = &self.workers[shard];
         let empty = worker.spare.try_recv().unwrap_or_else(|_| Batch::with_capacity(BATCH));
         worker.give(Job::Work(mem::replace(&mut self.batches[shard], empty)));
     }
 
-    /// Has everything done that is gathered, and all shards back with the engine.
-    fn call_in(&mut self) {
-        if self.lent {
+    /// Has everything done that is gathered, and then `work` with the whole engine.
+    fn call_in(&mut self, work: impl FnOnce(&mut Engine)) {
+        if self.shards.is_empty() {
             (0..self.batches.len()).for_each(|shard| self.hand_out(shard));
-        }
-        let mut shards = if mem::take(&mut self.lent) {
             self.workers.iter().for_each(|worker| worker.give(Job::GiveBack));
-            self.workers.iter().map(Worker::take_back).collect()
-        } else {
-            self.engine.lend()
-        };
-        for (shard, batch) in shards.iter_mut().zip(&mut self.batches) {
-            work(shard, batch);
+            self.shards.extend(self.workers.iter().map(Worker::take_back));
         }
-        self.engine.put_back(shards);
-        for (at, skip) in self.skips.drain(..) {
-            self.engine.handle_skip(at, skip);
+        for (shard, batch) in self.shards.iter_mut().zip(&mut self.batches) {
+            take_in(shard, batch);
         }
+        let skips = self.skips.drain(..);
+        let (shards, ()) = self.engine.assemble(mem::take(&mut self.shards), |engine| {
+            skips.for_each(|(at, skip)| engine.handle_skip(at, skip));
+            work(engine);
+        });
+        self.shards = shards;
     }
 
     /// Lets steps end that are over by `at`.
@@ -112,13 +109,12 @@ impl<'a> ReplayWorkers<'a> {
     fn reach(&mut self, at: Timestamp) {
         self.last = self.last.max(at.min(LATEST));
         if at >= self.engine.step_end() {
-            self.call_in();
-            self.engine.reach(at);
+            self.call_in(|engine| engine.reach(at));
         }
     }
 }
 
-impl Intake for ReplayWorkers<'_> {
+impl Intake for ReplayWorkers {
     #[inline]
     fn frame(
         &mut self,
@@ -149,7 +145,7 @@ impl Intake for ReplayWorkers<'_> {
         }
         self.skips.push((at, skip));
         if self.skips.len() == BATCH {
-            self.call_in();
+            self.call_in(|_| ());
         }
     }
 
@@ -183,7 +179,7 @@ fn run(jobs: &Receiver<Job>, give_back: &Sender<Box<Shard>>, spare: &Sender<Batc
             Job::Take(given) => shard = Some(given),
             Job::Work(mut batch) => {
                 if let Some(shard) = &mut shard {
-                    work(shard, &mut batch);
+                    take_in(shard, &mut batch);
                 }
                 // Nobody takes them at the end.
                 let _ = spare.send(batch);
@@ -198,7 +194,7 @@ fn run(jobs: &Receiver<Job>, give_back: &Sender<Box<Shard>>, spare: &Sender<Batc
 }
 
 /// Has a shard take in a batch.
-fn work(shard: &mut Shard, batch: &mut Batch) {
+fn take_in(shard: &mut Shard, batch: &mut Batch) {
     for Arrived { at, interface, flow, segment } in batch.drain(..) {
         if shard.queue_segment(at, interface, flow, &segment) {
             shard.handle_queue();

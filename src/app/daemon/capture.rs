@@ -40,19 +40,19 @@ impl Capture {
         sources: Vec<Box<dyn Source>>,
         confined: &Confined,
     ) -> Result<(), Error> {
-        let outcome = self.watch(sources, confined);
-        self.keep_baselines();
-        outcome
-    }
-
-    fn watch(&mut self, sources: Vec<Box<dyn Source>>, confined: &Confined) -> Result<(), Error> {
         // The listeners have their places before the first SYN comes.
         if let Some(sample) =
             self.samples.as_ref().and_then(|s| s.recv_timeout(Duration::from_secs(1)).ok())
         {
             self.session.take_sample(sample);
         }
-        self.session.listen_on_threads(sources, confined)?;
+        self.session = self.session.listen_on_threads(sources, confined)?;
+        let outcome = self.watch();
+        self.keep_baselines();
+        outcome
+    }
+
+    fn watch(&mut self) -> Result<(), Error> {
         let mut next_tick = Instant::now();
         // The first time at once: whether it can be written is known when it was just started.
         let mut next_keep = next_tick;
@@ -77,7 +77,7 @@ impl Capture {
         Ok(())
     }
 
-    fn keep_baselines(&self) {
+    fn keep_baselines(&mut self) {
         if let Some(baselines) = &self.baselines {
             baselines.keep(self.session.baselines());
         }

@@ -44,7 +44,6 @@ use crate::sys::threads::Confined;
 
 /// The engine, and what feeds it.
 pub struct Session {
-    engine: Engine,
     wire: Wire,
     host: Host,
     /// The networks that are asked for.
@@ -67,13 +66,18 @@ impl Session {
     /// A session on `host` that listens to nothing so far. The time of `engine` is that of `clock`.
     #[must_use]
     pub fn new(engine: Engine, host: Host, clock: Clock, config: &Config) -> Self {
-        let (wire, networks) = (Wire::Nothing, networks(config));
-        Self { engine, wire, host, networks, clock, load: Load::start() }
+        let (wire, networks) = (Wire::Nothing(Box::new(engine)), networks(config));
+        Self { wire, host, networks, clock, load: Load::start() }
     }
 
     /// Begins to look at the wire, on the thread that calls [`Session::feed`].
-    pub fn listen(&mut self, source: Box<dyn Source>) {
-        self.wire = Wire::one(source, &self.engine);
+    #[must_use]
+    pub fn listen(self, source: Box<dyn Source>) -> Self {
+        let wire = match self.wire {
+            Wire::Nothing(engine) => Wire::one(source, engine),
+            listening => listening,
+        };
+        Self { wire, ..self }
     }
 
     /// Begins to look at the wire. Of several sources each gets a thread; they are for the shards
@@ -82,24 +86,30 @@ impl Session {
     /// # Errors
     /// The system has no more threads.
     pub fn listen_on_threads(
-        &mut self,
+        self,
         mut sources: Vec<Box<dyn Source>>,
         confined: &Confined,
-    ) -> io::Result<()> {
-        if sources.len() > 1 {
-            let Self { engine, host, clock, .. } = self;
-            self.wire = Wire::many(sources, engine, host, *clock, confined)?;
-        } else if let Some(source) = sources.pop() {
-            self.listen(source);
-        }
-        Ok(())
+    ) -> io::Result<Self> {
+        let wire = match (self.wire, sources.len()) {
+            (Wire::Nothing(engine), 2..) => {
+                Wire::many(sources, *engine, &self.host, self.clock, confined)?
+            }
+            (wire, _) => {
+                let session = Self { wire, ..self };
+                return Ok(match sources.pop() {
+                    Some(source) => session.listen(source),
+                    None => session,
+                });
+            }
+        };
+        Ok(Self { wire, ..self })
     }
 
     /// Hands a look at the kernel to the engine; the host's addresses may have changed with it.
     pub fn take_sample(&mut self, sample: KernelSample) {
-        let Self { engine, wire, host, networks, .. } = self;
+        let Self { wire, host, networks, .. } = self;
         host.has(sample.addresses.iter().copied());
-        wire.assemble(engine, |engine| {
+        wire.assemble(|engine| {
             engine.watch(watched(networks, &sample.addresses));
             engine.handle_kernel(sample);
         });
@@ -112,13 +122,13 @@ impl Session {
     /// # Errors
     /// The capture is of no use any more.
     pub fn feed(&mut self, timeout: Duration) -> Result<Batch, capture::Error> {
-        self.wire.feed(&mut self.engine, timeout, &self.clock, &self.host)
+        self.wire.feed(timeout, &self.clock, &self.host)
     }
 
     /// When the next step is over, and all its frames have come up.
     #[must_use]
     pub fn next_tick(&self) -> Instant {
-        self.clock.when_settled(self.engine.step_end())
+        self.clock.when_settled(self.wire.step_end())
     }
 
     /// Lets time pass up to where all frames have come up, judges the steps that are over, and has
@@ -129,15 +139,19 @@ impl Session {
     pub fn tick(&mut self) -> Result<Judged, capture::Error> {
         let settled = self.clock.settled();
         self.catch_up()?;
-        let Self { engine, wire, load, .. } = self;
-        engine.handle_load(wire.load(load));
-        let (actions, mut snapshot) = wire.assemble(engine, |engine| {
+        let Self { wire, load, .. } = self;
+        let load = wire.load(load);
+        let (mut judged, selection) = wire.assemble(|engine| {
+            engine.handle_load(load);
             let actions = engine.tick(settled);
-            (actions, engine.snapshot(engine.now()))
+            let at = engine.now();
+            let snapshot = engine.snapshot(at);
+            let selection = selection(engine, &snapshot.document);
+            (Judged { actions, snapshot, at }, selection)
         });
-        wire.describe(&mut snapshot.document);
-        wire.select(selection(engine, &snapshot.document));
-        Ok(Judged { actions, snapshot, at: engine.now() })
+        wire.describe(&mut judged.snapshot.document);
+        wire.select(selection);
+        Ok(judged)
     }
 
     /// Judges what came up to now, without waiting for a step to end, and reports.
@@ -148,7 +162,7 @@ impl Session {
         if !self.wire.is_nothing() {
             let now = self.clock.now();
             self.catch_up()?;
-            self.wire.assemble(&mut self.engine, |engine| {
+            self.wire.assemble(|engine| {
                 engine.tick(now);
                 engine.consult_kernel();
             });
@@ -158,8 +172,8 @@ impl Session {
 
     /// How things stand now.
     pub fn snapshot(&mut self) -> Snapshot {
-        let Self { engine, wire, clock, .. } = self;
-        let mut snapshot = wire.assemble(engine, |engine| engine.snapshot(clock.now()));
+        let Self { wire, clock, .. } = self;
+        let mut snapshot = wire.assemble(|engine| engine.snapshot(clock.now()));
         wire.describe(&mut snapshot.document);
         snapshot
     }
@@ -172,16 +186,16 @@ impl Session {
 
     /// What was learned of each service.
     #[must_use]
-    pub fn baselines(&self) -> Vec<SavedBaseline> {
-        self.engine.baselines()
+    pub fn baselines(&mut self) -> Vec<SavedBaseline> {
+        self.wire.assemble(|engine| engine.baselines())
     }
 
     /// Takes in the frames up to now, and what was lost.
     fn catch_up(&mut self) -> Result<(), capture::Error> {
-        let Self { engine, wire, clock, host, .. } = self;
-        wire.catch_up(engine, clock, host)?;
+        let Self { wire, clock, host, .. } = self;
+        wire.catch_up(clock, host)?;
         if let Some(stats) = wire.stats() {
-            engine.handle_capture(stats);
+            wire.assemble(|engine| engine.handle_capture(stats));
         }
         Ok(())
     }
@@ -245,7 +259,7 @@ mod tests {
         assert_eq!(session.feed(Duration::ZERO).unwrap(), Batch::Idle);
         assert_eq!(session.snapshot().document.capture.source, "none");
 
-        session.listen(Box::new(Waiting { at: clock.now(), left: 5 }));
+        session = session.listen(Box::new(Waiting { at: clock.now(), left: 5 }));
         assert_eq!(session.feed(Duration::ZERO).unwrap(), Batch::Frames);
         let skipped = |report: &Document| report.capture.skipped.values().sum::<u64>();
         assert_eq!(skipped(&session.snapshot().document), 1);

@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use synwatch_core::engine::STEP;
-use synwatch_core::engine::{Engine, Shard};
+use synwatch_core::engine::{Engine, Parted, STEP, Shard};
 use synwatch_core::observe::CaptureStats;
 use synwatch_core::sampling::{FlowKey, Hasher};
 use synwatch_core::time::Timestamp;
@@ -27,6 +26,7 @@ use crate::sys::threads::Confined;
 
 /// The capture threads.
 pub struct CaptureWorkers {
+    engine: Parted,
     slots: Arc<ShardSlots>,
     control: Arc<Control>,
     threads: Vec<JoinHandle<Result<(), capture::Error>>>,
@@ -88,14 +88,17 @@ impl CaptureWorkers {
     pub fn start(
         confined: &Confined,
         sources: Vec<Box<dyn Source>>,
-        engine: &mut Engine,
+        engine: Engine,
         host: &Host,
         clock: Clock,
     ) -> io::Result<Self> {
-        let list = engine.lend().into_iter();
+        let (engine, shards) = engine.part();
+        let list = shards.into_iter();
         let slot = |shard| ShardSlot { shard: Mutex::new(Some(shard)), ..ShardSlot::default() };
         let first = sources.first();
+        let hasher = *engine.hasher();
         let mut workers = Self {
+            engine,
             slots: Arc::new(ShardSlots { gate: Mutex::default(), list: list.map(slot).collect() }),
             control: Arc::new(Control {
                 stop: AtomicBool::new(false),
@@ -107,7 +110,6 @@ impl CaptureWorkers {
             loads: sources.iter().map(|_| Load::of_new_thread()).collect(),
             name: first.map_or("none", |source| source.name()),
         };
-        let hasher = *engine.hasher();
         for (number, source) in sources.into_iter().enumerate() {
             let (slots, control) = (Arc::clone(&workers.slots), Arc::clone(&workers.control));
             let worker = Worker { number, source, hasher, clock, slots, control };
@@ -118,16 +120,21 @@ impl CaptureWorkers {
         Ok(workers)
     }
 
-    /// Runs `work` while the engine has all of its shards.
-    pub fn assemble<T>(&self, engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> T {
+    /// Runs `work` on the engine with all of its shards.
+    pub fn assemble<T>(&mut self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let _gate = lock(&self.slots.gate);
         let mut places: Vec<_> = self.slots.list.iter().map(|slot| lock(&slot.shard)).collect();
-        engine.put_back(places.iter_mut().filter_map(|place| place.take()).collect());
-        let outcome = work(engine);
-        for (place, shard) in places.iter_mut().zip(engine.lend()) {
+        let shards = places.iter_mut().filter_map(|place| place.take()).collect();
+        let (shards, outcome) = self.engine.assemble(shards, work);
+        for (place, shard) in places.iter_mut().zip(shards) {
             **place = Some(shard);
         }
         outcome
+    }
+
+    /// When the present step of the engine ends.
+    pub fn step_end(&self) -> Timestamp {
+        self.engine.step_end()
     }
 
     /// What all sources together have received and dropped.
@@ -341,22 +348,17 @@ mod tests {
         let mut engine =
             Engine::sharded(Settings { flows: 1 << 12, ..Settings::default() }, shards);
         engine.reach(start);
+        let hasher = *engine.hasher();
         // Without sources there are no threads either.
         let workers = confined(&Needs::default(), |confined| {
-            CaptureWorkers::start(
-                confined,
-                Vec::new(),
-                &mut engine,
-                &Host::default(),
-                Clock::start(),
-            )
+            CaptureWorkers::start(confined, Vec::new(), engine, &Host::default(), Clock::start())
         });
-        let workers = workers.expect("no thread is needed");
-        let hasher = *engine.hasher();
+        let mut workers = workers.expect("no thread is needed");
+        let slots = Arc::clone(&workers.slots);
         let mut intake = BlockIntake {
             number: 1,
             hasher: &hasher,
-            slots: &workers.slots,
+            slots: &slots,
             own: None,
             strays: Vec::new(),
         };
@@ -370,7 +372,7 @@ mod tests {
         assert!(intake.own.is_some() && intake.strays.len() > usize::from(SYNS) / 2);
         intake.flush();
         assert!(intake.own.is_none() && intake.strays.is_empty());
-        let totals = workers.assemble(&mut engine, |engine| {
+        let totals = workers.assemble(|engine| {
             engine.tick(start + STEP);
             engine.snapshot(start + STEP).document.totals
         });
@@ -379,13 +381,12 @@ mod tests {
         for port in 0..SYNS {
             let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
             let (flow, at) = (hasher.flow(&syn), start + STEP * 4);
-            let mut place = workers.slots.take(workers.slots.shard_of(&flow));
+            let mut place = slots.take(slots.shard_of(&flow));
             let shard = place.as_mut().expect("it is back");
             shard.queue_segment(at, 1, flow, &syn);
             shard.handle_queue();
         }
-        let totals = workers
-            .assemble(&mut engine, |engine| engine.snapshot(start + STEP * 4).document.totals);
+        let totals = workers.assemble(|engine| engine.snapshot(start + STEP * 4).document.totals);
         assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
     }
 }

@@ -67,6 +67,48 @@ pub struct Engine {
     anchored: bool,
 }
 
+/// An engine whose shards others work on. Without them it can neither take segments nor let time pass, so it is
+/// only reached [with all of them](Self::assemble).
+pub struct Parted(Engine);
+
+impl Parted {
+    /// How many shards there are.
+    #[must_use]
+    pub const fn shards(&self) -> NonZeroUsize {
+        self.0.shards()
+    }
+
+    /// As [`Engine::hasher`].
+    #[must_use]
+    pub const fn hasher(&self) -> &Hasher {
+        self.0.hasher()
+    }
+
+    /// As [`Engine::step_end`].
+    #[must_use]
+    pub fn step_end(&self) -> Timestamp {
+        self.0.step_end()
+    }
+
+    /// Runs `work` on the whole engine; takes all of its shards, in their order, and gives them back so.
+    pub fn assemble<T>(
+        &mut self,
+        shards: Vec<Shard>,
+        work: impl FnOnce(&mut Engine) -> T,
+    ) -> (Vec<Shard>, T) {
+        self.0.shards.put(shards);
+        let outcome = work(&mut self.0);
+        (self.0.shards.take(), outcome)
+    }
+
+    /// Joins it with its shards, in their order.
+    #[must_use]
+    pub fn join(mut self, shards: Vec<Shard>) -> Engine {
+        self.0.shards.put(shards);
+        self.0
+    }
+}
+
 /// Time that may pass without a segment before everything is known to have expired.
 const LONG_SILENCE: Duration = Duration::from_secs(1_200);
 /// The latest time that counts, in the year 2554: only a damaged file says so, and time must be
@@ -150,16 +192,11 @@ impl Engine {
         &self.hasher
     }
 
-    /// Lends out the shards, in their order, for others to work on. Until all are [put
-    /// back](Self::put_back) the engine can neither take segments nor let time pass.
+    /// Parts it from its shards, for others to work on these. They are in their order.
     #[must_use]
-    pub fn lend(&mut self) -> Vec<Shard> {
-        std::mem::take(self.shards.all())
-    }
-
-    /// Takes back what was lent, in the same order.
-    pub fn put_back(&mut self, shards: Vec<Shard>) {
-        *self.shards.all() = shards;
+    pub fn part(mut self) -> (Parted, Vec<Shard>) {
+        let shards = self.shards.take();
+        (Parted(self), shards)
     }
 
     /// Takes in a segment that arrived at `now` on the interface number `interface` (0 where copies

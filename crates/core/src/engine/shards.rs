@@ -12,7 +12,7 @@ use crate::stats::distinct;
 use crate::time::Timestamp;
 use crate::wire::SeqNumber;
 
-/// All shards of an engine; none while they are lent out.
+/// All shards of an engine; none while it is [parted](super::Parted).
 pub struct Shards {
     list: Vec<Shard>,
     count: NonZeroUsize,
@@ -45,9 +45,15 @@ impl Shards {
         self.list.iter_mut()
     }
 
-    /// The shards themselves, in their order; there are none until they are put back.
-    pub const fn all(&mut self) -> &mut Vec<Shard> {
-        &mut self.list
+    /// Takes all, in their order, for an engine that is [parted](super::Parted).
+    pub fn take(&mut self) -> Vec<Shard> {
+        std::mem::take(&mut self.list)
+    }
+
+    /// Puts all back, in their order.
+    pub fn put(&mut self, shards: Vec<Shard>) {
+        debug_assert_eq!(shards.len(), self.count.get());
+        self.list = shards;
     }
 
     /// The first, which counts what is of no flow.
