@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use synwatch_core::engine::{Action, Engine, SavedBaseline};
-use synwatch_core::observe::{KernelSample, Snapshot};
+use synwatch_core::observe::{CaptureStats, KernelSample, Snapshot};
 use synwatch_core::time::Timestamp;
 
 pub use clock::{Clock, Correction};
@@ -90,17 +90,17 @@ impl Session {
         mut sources: Vec<Box<dyn Source>>,
         confined: &Confined,
     ) -> io::Result<Self> {
-        let wire = match (self.wire, sources.len()) {
-            (Wire::Nothing(engine), 2..) => {
+        if sources.len() < 2 {
+            return Ok(match sources.pop() {
+                Some(source) => self.listen(source),
+                None => self,
+            });
+        }
+        let wire = match self.wire {
+            Wire::Nothing(engine) => {
                 Wire::many(sources, *engine, &self.host, self.clock, confined)?
             }
-            (wire, _) => {
-                let session = Self { wire, ..self };
-                return Ok(match sources.pop() {
-                    Some(source) => session.listen(source),
-                    None => session,
-                });
-            }
+            listening => listening,
         };
         Ok(Self { wire, ..self })
     }
@@ -138,10 +138,13 @@ impl Session {
     /// The capture is of no use any more.
     pub fn tick(&mut self) -> Result<Judged, capture::Error> {
         let settled = self.clock.settled();
-        self.catch_up()?;
+        let stats = self.catch_up()?;
         let Self { wire, load, .. } = self;
         let load = wire.load(load);
         let (mut judged, selection) = wire.assemble(|engine| {
+            if let Some(stats) = stats {
+                engine.handle_capture(stats);
+            }
             engine.handle_load(load);
             let actions = engine.tick(settled);
             let at = engine.now();
@@ -161,8 +164,11 @@ impl Session {
     pub fn finish(mut self) -> Result<Snapshot, capture::Error> {
         if !self.wire.is_nothing() {
             let now = self.clock.now();
-            self.catch_up()?;
+            let stats = self.catch_up()?;
             self.wire.assemble(|engine| {
+                if let Some(stats) = stats {
+                    engine.handle_capture(stats);
+                }
                 engine.tick(now);
                 engine.consult_kernel();
             });
@@ -190,14 +196,11 @@ impl Session {
         self.wire.assemble(|engine| engine.baselines())
     }
 
-    /// Takes in the frames up to now, and what was lost.
-    fn catch_up(&mut self) -> Result<(), capture::Error> {
+    /// Takes in the frames up to now; returns what was received and lost, for the engine.
+    fn catch_up(&mut self) -> Result<Option<CaptureStats>, capture::Error> {
         let Self { wire, clock, host, .. } = self;
         wire.catch_up(clock, host)?;
-        if let Some(stats) = wire.stats() {
-            wire.assemble(|engine| engine.handle_capture(stats));
-        }
-        Ok(())
+        Ok(wire.stats())
     }
 }
 
