@@ -5,12 +5,16 @@
 //! leaves the table, or when its deadline passes.
 
 use std::iter::Sum;
+use std::time::Duration;
 
 use crate::flow::calendar::{Bin, Bins, Calendar};
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::flow::table::{Entry, ServiceId};
-use crate::flow::tracker::IDLE;
 use crate::model::FlowCounts;
+
+/// An open connection without a segment for so long is not counted any more; its next segment
+/// brings it back.
+pub(super) const IDLE: Bins = Bins::lasting(Duration::from_secs(15 * 60));
 
 /// Half-open connections of one service.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::flow::calendar::{Bin, Bins};
-use crate::flow::counters::{Count, Counters, HalfOpen};
+use crate::flow::counters::{Count, Counters, HalfOpen, IDLE};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::patience::Patience;
 use crate::flow::sampling_hash::SamplingLevel;
@@ -118,9 +118,6 @@ const UNANSWERED: Bins = Bins::lasting(Duration::from_secs(3));
 /// The longest that a client waits for an answer: Linux gives up 127 s after the first SYN
 /// (`tcp_syn_retries` = 6).
 const UNANSWERED_MAX: Bins = Bins::lasting(Duration::from_secs(130));
-/// An open connection without a segment for so long is not counted any more; its next segment
-/// brings it back.
-pub(super) const IDLE: Bins = Bins::lasting(Duration::from_secs(15 * 60));
 /// A teardown that does not go on: the last retransmission of a FIN comes about then.
 const TEARDOWN: Bins = Bins::lasting(Duration::from_secs(120));
 /// TIME_WAIT in Linux (`TCP_TIMEWAIT_LEN`).

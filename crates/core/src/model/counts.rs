@@ -6,6 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::FlowCountsStderr;
 
+/// The names of the states in the order of a connection's life.
+const STATES: [&str; 9] = [
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT_1",
+    "FIN_WAIT_2",
+    "CLOSING",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+];
+
+/// Gives each of the numbers, in the order of the states, the name of its state.
+pub(super) fn by_state(numbers: [u64; 9]) -> [(&'static str, u64); 9] {
+    std::array::from_fn(|place| (STATES[place], numbers[place]))
+}
+
 /// Tracked connections by their state (RFC 9293, section 3.3.2), seen from the end that answered
 /// the SYN; where that end is already closed, from the other one.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -54,17 +72,17 @@ impl Sum for FlowCounts {
 impl FlowCounts {
     /// The states' names and counts, in the order of a connection's life.
     #[must_use]
-    pub const fn by_state(&self) -> [(&'static str, u64); 9] {
-        [
-            ("SYN_SENT", self.syn_sent),
-            ("SYN_RECV", self.syn_recv),
-            ("ESTABLISHED", self.established),
-            ("FIN_WAIT_1", self.fin_wait_1),
-            ("FIN_WAIT_2", self.fin_wait_2),
-            ("CLOSING", self.closing),
-            ("CLOSE_WAIT", self.close_wait),
-            ("LAST_ACK", self.last_ack),
-            ("TIME_WAIT", self.time_wait),
-        ]
+    pub fn by_state(&self) -> [(&'static str, u64); 9] {
+        by_state([
+            self.syn_sent,
+            self.syn_recv,
+            self.established,
+            self.fin_wait_1,
+            self.fin_wait_2,
+            self.closing,
+            self.close_wait,
+            self.last_ack,
+            self.time_wait,
+        ])
     }
 }

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::counts::by_state;
+
 /// Standard errors of [`crate::document::Totals`], in the units of the totals, rounded up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "each is that of the total of its name")]
@@ -51,18 +53,18 @@ pub struct FlowCountsStderr {
 impl FlowCountsStderr {
     /// The states' names and the errors of their counts, in the order of a connection's life.
     #[must_use]
-    pub const fn by_state(&self) -> [(&'static str, u64); 9] {
-        [
-            ("SYN_SENT", self.syn_sent),
-            ("SYN_RECV", self.syn_recv),
-            ("ESTABLISHED", self.established),
-            ("FIN_WAIT_1", self.fin_wait_1),
-            ("FIN_WAIT_2", self.fin_wait_2),
-            ("CLOSING", self.closing),
-            ("CLOSE_WAIT", self.close_wait),
-            ("LAST_ACK", self.last_ack),
-            ("TIME_WAIT", self.time_wait),
-        ]
+    pub fn by_state(&self) -> [(&'static str, u64); 9] {
+        by_state([
+            self.syn_sent,
+            self.syn_recv,
+            self.established,
+            self.fin_wait_1,
+            self.fin_wait_2,
+            self.closing,
+            self.close_wait,
+            self.last_ack,
+            self.time_wait,
+        ])
     }
 }
 

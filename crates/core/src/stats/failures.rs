@@ -12,7 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Fingerprint, PrefixShare};
-use crate::stats::fingerprint::{Completions, SeenSyn};
+use crate::stats::completions::Completions;
+use crate::stats::fingerprint::SeenSyn;
 use crate::stats::sample::Attempt;
 use crate::time::Timestamp;
 use crate::wire::Address;

@@ -5,6 +5,7 @@
 //! judged on a bounded sample of the attempts that failed, not on all SYNs: legitimate clients do
 //! not dilute it and its cost does not grow with the attack.
 
+mod completions;
 mod failures;
 mod fingerprint;
 mod hosts;
