@@ -110,7 +110,8 @@ fn flood_and_compare(case: Case) {
             let mut truth = KernelTruth::of(&lab);
             let mut counts = Vec::new();
             loop {
-                // Once more when the other is done, or the zero that it ended on might be missing here.
+                // Once more when the other is done, or the zero that it ended on might be missing
+                // here.
                 let last = over.load(Ordering::Relaxed);
                 counts.push(truth.count(PORT));
                 if last {

@@ -1,5 +1,5 @@
-//! The commands that advice prints for nftables, run as they are printed: they load, they stop the flood,
-//! and no client.
+//! The commands that advice prints for nftables, run as they are printed: they load, they stop the
+//! flood, and no client.
 
 mod support;
 
@@ -56,8 +56,8 @@ fn the_printed_limit_stops_greedy_sources_and_no_client() {
     });
 }
 
-/// Runs the command of the advice with `words` in it while the flood is on; then so many clients come,
-/// so many a second.
+/// Runs the command of the advice with `words` in it while the flood is on; then so many clients
+/// come, so many a second.
 fn stop(
     family: Family,
     words: &str,
@@ -132,7 +132,8 @@ fn every_test_of_a_filter_is_one_that_nft_knows() {
     assert_eq!(rules.matches("counter packets 0 bytes 0").count(), 40, "{rules}");
 }
 
-/// The advice on a flood whose SYNs have these looks in turn, where those that complete look otherwise.
+/// The advice on a flood whose SYNs have these looks in turn, where those that complete look
+/// otherwise.
 fn advice_against(
     source: IpAddr,
     looks: [SynFingerprint; 2],

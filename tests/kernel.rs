@@ -289,7 +289,8 @@ fn syn_recv_is_counted_and_ages() {
     assert_eq!(aged.counters["TCPSynRetrans"] - fresh.counters["TCPSynRetrans"], 790);
 }
 
-/// A thread without capabilities dumps every request, one with them asks for the lengths of the queues.
+/// A thread without capabilities dumps every request, one with them asks for the lengths of the
+/// queues.
 #[test]
 fn long_queues_are_counted_alike_with_and_without_privilege() {
     let Some(lab) = Lab::enter("long") else { return };

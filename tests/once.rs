@@ -1,5 +1,5 @@
-//! `synwatch --once` and broken input: one clear line and the right exit code, never a panic; and an
-//! answer from the kernel where there is no privilege to look at the wire.
+//! `synwatch --once` and broken input: one clear line and the right exit code, never a panic; and
+//! an answer from the kernel where there is no privilege to look at the wire.
 
 mod support;
 
@@ -118,7 +118,8 @@ fn flooded_lab(family: Family) -> (Lab, Service) {
     let target = service(family, PORT);
     let server = Service::start(&lab, target, 128);
     Flood::random(target, 1_000, Duration::from_millis(500)).start(&lab).join();
-    // Until SYN-ACKs have been re-sent: without the wire, this is what tells the forged from the slow.
+    // Until SYN-ACKs have been re-sent: without the wire, this is what tells the forged from the
+    // slow.
     thread::sleep(Duration::from_millis(1_500));
     (lab, server)
 }

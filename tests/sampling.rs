@@ -1,5 +1,5 @@
-//! A real listener under a flood of ten times the packet budget: what is looked at is a sample, chosen in the kernel,
-//! and what is said is as true as it claims to be.
+//! A real listener under a flood of ten times the packet budget: what is looked at is a sample,
+//! chosen in the kernel, and what is said is as true as it claims to be.
 
 mod support;
 

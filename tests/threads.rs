@@ -94,7 +94,8 @@ fn three_threads_say_what_one_says() {
         for name in ["syn", "syn_retransmitted", "handshakes_completed", "fin"] {
             assert_eq!(one["totals"][name], many["totals"][name], "{name}");
         }
-        // The server goes on to repeat its answers; each daemon estimates sources under a secret of its own.
+        // The server goes on to repeat its answers; each daemon estimates sources under a secret of
+        // its own.
         for name in ["syn_ack", "half_open", "half_open_peak", "sources"] {
             assert_close(name, &one["totals"], &many["totals"]);
         }

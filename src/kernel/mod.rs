@@ -78,10 +78,10 @@ pub struct Reader {
 impl Reader {
     /// Opens the way to the kernel of the calling thread's network namespace.
     ///
-    /// Once a second is often enough to ask. A sample blocks and takes about 15 ms with 33,000
-    /// half-open connections beside 19,000 established ones (2-core virtual machine, Linux 6.18),
-    /// most of that in the kernel, which walks its whole table of connections; where the lengths of
-    /// the SYN queues may be asked for, it takes 1 ms with 30,000 (`cargo test --release --test
+    /// Once a second is often enough to ask. A sample blocks. It takes about 15 ms with 33,000
+    /// half-open connections beside 19,000 established ones (2-core virtual machine, Linux 6.18).
+    /// Most of that is in the kernel, which walks its whole table of connections. Where the lengths
+    /// of the SYN queues may be asked for, it takes 1 ms with 30,000 (`cargo test --release --test
     /// kernel -- --ignored --nocapture cost`). The first one, and the first after new listeners
     /// appeared, takes some milliseconds more to find their owners: about 5 us per open descriptor
     /// of the processes that are looked into.

@@ -43,7 +43,8 @@ impl Rings {
         }
     }
 
-    /// The segments that wait, sorted, which the group has as the single ring has them, each flow on one ring.
+    /// The segments that wait, sorted, which the group has as the single ring has them, each flow
+    /// on one ring.
     fn drain(&mut self) -> Vec<Identity> {
         let mut all = Vec::new();
         for (shard, ring) in self.group.iter_mut().enumerate() {
@@ -269,7 +270,8 @@ fn a_group_may_be_opened_before_its_interface_is_up() {
     rings.check(&Selection::default(), 100, by(&mut veth_senders(&lab)));
 }
 
-/// While the first rings are open and the last are not, no frame comes to a ring that is not its own.
+/// While the first rings are open and the last are not, no frame comes to a ring that is not its
+/// own.
 #[test]
 fn a_group_that_is_opened_under_load_hears_nothing_wrong() {
     let Some(lab) = Lab::new() else { return };

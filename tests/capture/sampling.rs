@@ -1,4 +1,5 @@
-//! The kernel passes exactly the flows that user space wants, whole, also when it is told of others.
+//! The kernel passes exactly the flows that user space wants, whole, also when it is told of
+//! others.
 
 use std::fs;
 use std::io::Write;
@@ -35,7 +36,8 @@ const CONNECTION: [(usize, u8, usize); 8] = [
     (1, RST, 0),
 ];
 
-/// Frames, each with who sends it, of connections from different clients to four services of nobody's.
+/// Frames, each with who sends it, of connections from different clients to four services of
+/// nobody's.
 pub fn frames(flows: u32, ipv6: bool) -> Vec<(usize, Vec<u8>)> {
     let mut frames = Vec::new();
     for number in 0..flows {

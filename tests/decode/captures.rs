@@ -1,4 +1,5 @@
-//! Counts of SYNs and SYN-ACKs in real captures, against the counts that another program made of them.
+//! Counts of SYNs and SYN-ACKs in real captures, against the counts that another program made of
+//! them.
 //!
 //! The captures are not part of the repository: they lie in `../shared/captures`, or where
 //! `SYNWATCH_CAPTURES` says. Their `labels.toml` begins with the definitions of its fields.
@@ -30,8 +31,8 @@ struct Counts {
     skipped: BTreeMap<Skip, u64>,
 }
 
-/// A cause for which the counts of a file may differ from its label. The rules speak of what is in the
-/// file, never of its name.
+/// A cause for which the counts of a file may differ from its label. The rules speak of what is in
+/// the file, never of its name.
 struct Excuse {
     cause: &'static str,
     applies: fn(&Label, &Counts) -> bool,

@@ -2,8 +2,8 @@
 
 use synwatch_core::wire::{LinkType, OptionLayout, Segment, Skip, decode};
 
-/// An input is, in network byte order: the link type's number (2 octets), how many octets the capture
-/// cut off the frame (2 octets), the frame.
+/// An input is, in network byte order: the link type's number (2 octets), how many octets the
+/// capture cut off the frame (2 octets), the frame.
 ///
 /// # Panics
 ///

@@ -1,4 +1,5 @@
-//! Replays `fuzz/regressions/`: inputs of the fuzz target `decode` that once went wrong, or well might.
+//! Replays `fuzz/regressions/`: inputs of the fuzz target `decode` that once went wrong, or well
+//! might.
 
 use std::fs;
 use std::path::Path;

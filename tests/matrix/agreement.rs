@@ -1,4 +1,5 @@
-//! The model of the server against the kernel: the same SYNs, and how many requests are in SYN_RECV.
+//! The model of the server against the kernel: the same SYNs, and how many requests are in
+//! SYN_RECV.
 
 use std::fs;
 use std::path::Path;

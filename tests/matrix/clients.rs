@@ -122,7 +122,8 @@ impl World<'_> {
         }
     }
 
-    /// A SYN-ACK leaves for a client. Where it is an answer to a SYN, `cookie` says whether it is a cookie.
+    /// A SYN-ACK leaves for a client. Where it is an answer to a SYN, `cookie` says whether it is a
+    /// cookie.
     pub fn answered(&mut self, peer: Option<u32>, answer: &Segment, cookie: Option<bool>) {
         let Some(number) = peer else { return };
         let conn = self.conns[number as usize];

@@ -1,7 +1,8 @@
 //! The scenario matrix: every attack is named in time, and what only looks like one is not.
 //!
-//! The rows are the files under `tests/scenarios`. Each is played by generated clients and attackers against a
-//! server that keeps its queues as Linux does, through the engine, with the packets' time as the clock.
+//! The rows are the files under `tests/scenarios`. Each is played by generated clients and
+//! attackers against a server that keeps its queues as Linux does, through the engine, with the
+//! packets' time as the clock.
 //!
 //! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture
 //! table`. One row in all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test
@@ -27,8 +28,8 @@ mod world;
 
 use stage::Job;
 
-/// Two seeds of every row, after a shorter time of legitimate traffic than in the table; of rows with very
-/// many packets one seed.
+/// Two seeds of every row, after a shorter time of legitimate traffic than in the table; of rows
+/// with very many packets one seed.
 #[test]
 fn matrix_rows_hold() {
     const MANY_PACKETS: f64 = 200_000.0;
@@ -84,7 +85,8 @@ fn wires() {
     table::print_wires(&scenario::all());
 }
 
-/// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet: nothing is said.
+/// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet:
+/// nothing is said.
 #[test]
 #[ignore = "takes a minute of a release build"]
 fn day() {

@@ -27,8 +27,8 @@ pub struct Host {
     pub look: Look,
 }
 
-/// The clients of a service: /16s (of IPv6 /32s) whose shares follow Zipf's law, and in each of them
-/// hosts of which some come back far more often than others.
+/// The clients of a service: /16s (of IPv6 /32s) whose shares follow Zipf's law, and in each of
+/// them hosts of which some come back far more often than others.
 pub struct Population {
     cumulative: Vec<f64>,
     networks: Vec<Address>,
@@ -67,8 +67,8 @@ impl Population {
         let total = self.cumulative[NETWORKS - 1];
         let drawn = random.unit() * total;
         let network = self.cumulative.partition_point(|sum| *sum <= drawn).min(NETWORKS - 1);
-        // Hosts in a network: about as many as its share of the traffic lets one expect, the n-th visits
-        // 1/n as often as the first.
+        // Hosts in a network: about as many as its share of the traffic lets one expect, the n-th
+        // visits 1/n as often as the first.
         let hosts = 60_000.0 / (1.0 + network as f64 / 20.0);
         let number = hosts.powf(random.unit()) as u64;
         let host = mix(self.seed ^ mix((network as u64) << 32 | number));

@@ -1,4 +1,5 @@
-//! A row of the scenario matrix: one TOML file under `tests/scenarios`, whose name is that of the row.
+//! A row of the scenario matrix: one TOML file under `tests/scenarios`, whose name is that of the
+//! row.
 //!
 //! All times are in seconds, all rates per second.
 
@@ -102,8 +103,8 @@ pub struct Victim {
     pub defer_accept: u32,
     /// What closed ports do.
     pub closed: Closed,
-    /// Whether the engine may ask the victim's kernel; where it is not said, it may with odd seeds, and with
-    /// even ones it is a mirror port's that is only told the backlog.
+    /// Whether the engine may ask the victim's kernel; where it is not said, it may with odd seeds,
+    /// and with even ones it is a mirror port's that is only told the backlog.
     pub kernel: Option<bool>,
 }
 
@@ -370,7 +371,8 @@ pub struct Expect {
     /// The variants that it may have in the end; any where there is none.
     #[serde(default)]
     pub variants: Vec<String>,
-    /// The target as `address:port` or `address` (port null); by default the service, "any" for any.
+    /// The target as `address:port` or `address` (port null); by default the service, "any" for
+    /// any.
     #[serde(default)]
     pub target: Option<String>,
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! A server's SYN and accept queues, as Linux 6 keeps them.
 //!
-//! The functions named are those of the kernel that the rules come from. Time is in nanoseconds. Timers are late
-//! by as much as the kernel's timer wheel at 250 Hz rounds them up.
+//! The functions named are those of the kernel that the rules come from. Time is in nanoseconds.
+//! Timers are late by as much as the kernel's timer wheel at 250 Hz rounds them up.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -131,8 +131,8 @@ impl Server {
         }
     }
 
-    /// A new request (`tcp_conn_request`). `proven` says whether the peer has completed a connection
-    /// before (`tcp_peer_is_proven`).
+    /// A new request (`tcp_conn_request`). `proven` says whether the peer has completed a
+    /// connection before (`tcp_peer_is_proven`).
     pub fn syn(
         &mut self,
         now: u64,
@@ -189,7 +189,8 @@ impl Server {
         Some(answer)
     }
 
-    /// The client repeats its SYN: it is answered again and the timer starts anew (`tcp_check_req`).
+    /// The client repeats its SYN: it is answered again and the timer starts anew
+    /// (`tcp_check_req`).
     pub fn syn_again(&mut self, now: u64, id: RequestId) -> Option<Segment> {
         self.get(id)?;
         let request = &mut self.requests[id.place as usize];
@@ -419,8 +420,8 @@ const fn timeout(timeouts: u8) -> u64 {
     if timeout < RTO_MAX { timeout } else { RTO_MAX }
 }
 
-/// When a timer fires that is set at `now` (`calc_wheel_index`): levels of 64 slots, each slot eight times as
-/// long as one of the level below.
+/// When a timer fires that is set at `now` (`calc_wheel_index`): levels of 64 slots, each slot
+/// eight times as long as one of the level below.
 const fn wheel(now: u64, timeout: u64) -> u64 {
     let expires = (now + timeout).div_ceil(JIFFY);
     let delta = expires - now / JIFFY;

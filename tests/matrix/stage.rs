@@ -46,7 +46,8 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Every row that the variable `MATRIX_ROW` (part of a name, or a number) lets through, warm and cold.
+/// Every row that the variable `MATRIX_ROW` (part of a name, or a number) lets through, warm and
+/// cold.
 pub fn rows(scenarios: &[Scenario]) -> Vec<(&Scenario, bool)> {
     let filter = env::var("MATRIX_ROW").unwrap_or_default();
     scenarios

@@ -10,8 +10,8 @@ use crate::stage::{self, Job};
 use crate::verdict::Outcome;
 use crate::wire::Wire;
 
-/// Plays seeds 1 to 20 of every row, prints both tables, and asserts that each row is right on as many
-/// seeds as it says.
+/// Plays seeds 1 to 20 of every row, prints both tables, and asserts that each row is right on as
+/// many seeds as it says.
 pub fn print(scenarios: &[Scenario]) {
     let rows = stage::rows(scenarios).into_iter();
     let played = Played::new(rows.map(|(scenario, cold)| Job::plain(scenario, cold, 0)));

@@ -155,8 +155,8 @@ impl Judge<'_> {
         self.time_until(|detection| detection.current_severity() >= Some(least))
     }
 
-    /// Seconds from the first packet of the event to a state of the expected detection; 0 where it is in
-    /// that state already.
+    /// Seconds from the first packet of the event to a state of the expected detection; 0 where it
+    /// is in that state already.
     fn time_until(&self, reached: impl Fn(&Detection) -> bool) -> Option<f64> {
         let first = self.played.first_packet;
         let said = self.played.said.iter().map(|(at, action)| {

@@ -1,4 +1,5 @@
-//! The stage: time, what is still to happen, the wire with its faults, the victim, and the engine that watches.
+//! The stage: time, what is still to happen, the wire with its faults, the victim, and the engine
+//! that watches.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
@@ -31,7 +32,8 @@ pub const START: Timestamp = Timestamp::from_nanos(1_767_225_600_000_000_000);
 const COLD: f64 = 2.0;
 /// What the server takes to answer.
 const SERVER_TIME: u64 = 15_000;
-/// Sources of SYN_RECV rows that a kernel sample holds, as the reader of the real kernel bounds them.
+/// Sources of SYN_RECV rows that a kernel sample holds, as the reader of the real kernel bounds
+/// them.
 const SAMPLE_SOURCES: usize = 512;
 const INTERFACE: u32 = 2;
 

@@ -1,5 +1,5 @@
-//! What the detector finds, how soon, and how often it is wrong: counts of whole service-days through
-//! [`synwatch_core::testing::Detector`], without packets.
+//! What the detector finds, how soon, and how often it is wrong: counts of whole service-days
+//! through [`synwatch_core::testing::Detector`], without packets.
 //!
 //! The long runs print Markdown tables and check the goals:
 //!

@@ -1,4 +1,5 @@
-//! Floods on top of 100 honest connections per second: how slow a flood is still found, and how soon.
+//! Floods on top of 100 honest connections per second: how slow a flood is still found, and how
+//! soon.
 
 use synwatch_core::observe::Severity;
 

@@ -217,7 +217,8 @@ impl Queue {
         Self { listener, lasting, held: 0.0, passing, brief: 0.0, overflowed: false }
     }
 
-    /// Takes in a step's requests, of which `lasting` never complete; the share that it had no room for.
+    /// Takes in a step's requests, of which `lasting` never complete; the share that it had no room
+    /// for.
     fn step(&mut self, honest: &Arrivals, lasting: f64) -> f64 {
         self.prune();
         self.passing.push_front((honest.medium, honest.late));

@@ -13,7 +13,8 @@ pub const DAY: u32 = 86_400 * 4;
 const KNOWN: f64 = 0.3;
 /// What of them has a SYN that the client repeated.
 const REPEATED: f64 = 0.1;
-/// Share of handshakes that need more than half a second (round trips are lognormal: 60 ms, sigma 0.9).
+/// Share of handshakes that need more than half a second (round trips are lognormal: 60 ms, sigma
+/// 0.9).
 const MEDIUM: f64 = 0.009;
 /// Share whose SYN-ACK is lost once, so that they need a second and more.
 const LATE: f64 = 0.005;
@@ -25,7 +26,8 @@ const TOO_LATE: f64 = 0.000_2;
 pub enum Kind {
     /// 100/s and 2 % failures, neither of which varies.
     Steady,
-    /// 100/s in the mean that varies over seconds, half minutes and ten minutes; failures come in threes.
+    /// 100/s in the mean that varies over seconds, half minutes and ten minutes; failures come in
+    /// threes.
     Bursty,
     /// Rate and share of failures wander over hours.
     Drifting,

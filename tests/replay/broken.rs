@@ -178,7 +178,8 @@ fn behind_a_damaged_record_reading_goes_on() {
     let record = 16 + syn(0).len();
     let whole = File::flood(0..FLOOD).0;
     for (at, damage) in [
-        // Lengths, one of which is beyond all that there can be; the header; all of it; an end that is missing.
+        // Lengths, one of which is beyond all that there can be; the header; all of it; an end that
+        // is missing.
         (8, &[0xff, 0xff, 0x00, 0x00][..]),
         (8, &[0xff, 0xff, 0xff, 0xff]),
         (0, &[0xff; 16]),

@@ -20,8 +20,8 @@ struct Excused {
     completed: i64,
 }
 
-/// The reference count by the labels' definitions gives the labels' numbers; the same with the rules
-/// gives the program's. So whatever is between a label and the program is the sum of what the
+/// The reference count by the labels' definitions gives the labels' numbers; the same with the
+/// rules gives the program's. So whatever is between a label and the program is the sum of what the
 /// rules change, one after the other, and nothing else.
 #[test]
 fn counts_equal_the_labels_but_for_the_rules() {

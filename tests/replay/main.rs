@@ -1,4 +1,5 @@
-//! `synwatch replay` from outside: the program itself over the labelled captures and over broken input.
+//! `synwatch replay` from outside: the program itself over the labelled captures and over broken
+//! input.
 //!
 //! The captures are not part of the repository: they lie in `../shared/captures`, or where
 //! `SYNWATCH_CAPTURES` says. Their `labels.toml` begins with the definitions of its fields.

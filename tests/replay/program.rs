@@ -134,7 +134,8 @@ pub fn replay<F: AsRef<OsStr>>(files: &[F]) -> Answer {
     replay_with(files, Stdio::null(), None)
 }
 
-/// Replays `files` with `stdin` as standard input and, in place of a file, `stdout` as standard output.
+/// Replays `files` with `stdin` as standard input and, in place of a file, `stdout` as standard
+/// output.
 ///
 /// # Panics
 /// Where the program takes longer than [`LIMIT`]; it is ended then.

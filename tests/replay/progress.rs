@@ -10,8 +10,8 @@ use crate::files::{File, Folder};
 /// A bar is for what takes longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Replays the file, given `times`, with what `command` makes of the program; says what the command had to
-/// say, and how long it took. None where there is no such command.
+/// Replays the file, given `times`, with what `command` makes of the program; says what the command
+/// had to say, and how long it took. None where there is no such command.
 fn replay(path: &Path, times: usize, command: &mut Command) -> Option<(String, Duration)> {
     let report = path.with_extension("report");
     command.env("PROGRAM", env!("CARGO_BIN_EXE_synwatch")).env("REPORT", &report);

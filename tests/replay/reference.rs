@@ -1,5 +1,5 @@
-//! A plain count of handshakes, independent of the engine: by the definitions of the labels, and by the
-//! rules in which the engine differs from them on purpose.
+//! A plain count of handshakes, independent of the engine: by the definitions of the labels, and by
+//! the rules in which the engine differs from them on purpose.
 
 use std::collections::{HashMap, HashSet};
 
@@ -107,9 +107,9 @@ const WINDOW: u32 = 65_535;
 
 /// Counts by the labels' definitions, except where one of `rules` says otherwise.
 ///
-/// Where the definitions leave room, the labels' numbers show what is meant: any RST ends an attempt
-/// that is not completed, and an ACK completes it that acknowledges the server's ISN + 1 or anything
-/// after that (by less than half the number space).
+/// Where the definitions leave room, the labels' numbers show what is meant: any RST ends an
+/// attempt that is not completed, and an ACK completes it that acknowledges the server's ISN + 1 or
+/// anything after that (by less than half the number space).
 pub fn count(segments: &[Found], rules: &[Rule]) -> Counts {
     let mut counts = Counts::default();
     // SYN-ACKs without a SYN, for those that come first.
@@ -208,7 +208,8 @@ impl Attempt {
         ack.offset_from(self.isn + 1) <= self.early
     }
 
-    /// Takes a SYN-ACK; of several with different numbers the last counts. False where it does not answer this attempt.
+    /// Takes a SYN-ACK; of several with different numbers the last counts. False where it does not
+    /// answer this attempt.
     fn take_answer(&mut self, segment: &Segment) -> bool {
         if !self.is_acknowledged_by(segment.ack) {
             return false;

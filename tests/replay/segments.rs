@@ -39,7 +39,8 @@ pub fn read(path: &Path) -> Result<(Timestamp, Vec<Found>), Error> {
     Ok((first.unwrap_or_default(), found))
 }
 
-/// The segment in a frame that does not decode; that of a first fragment goes to `unfinished` until the rest is there.
+/// The segment in a frame that does not decode; that of a first fragment goes to `unfinished` until
+/// the rest is there.
 fn hidden(
     frame: &Frame<'_>,
     fragments: &mut IpDefragPool,

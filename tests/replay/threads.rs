@@ -90,7 +90,8 @@ fn clients() -> Vec<Timed> {
     frames
 }
 
-/// After 2 s a flood of 20,000 SYNs a second for 1.2 s, each answered twice: 10,000 and more segments a step.
+/// After 2 s a flood of 20,000 SYNs a second for 1.2 s, each answered twice: 10,000 and more
+/// segments a step.
 fn flood() -> Vec<Timed> {
     let mut frames = Vec::new();
     for number in 0..24_000_u32 {
@@ -148,8 +149,8 @@ fn report(threads: &str, files: &[&OsStr], stdin: Stdio) -> Value {
     anonymous(&[&options, files].concat(), stdin)
 }
 
-/// Takes out of a report what of several shards only approximates a whole, and gives the most half-open connections
-/// at once.
+/// Takes out of a report what of several shards only approximates a whole, and gives the most
+/// half-open connections at once.
 fn approximations(report: &mut Value) -> u64 {
     for detection in report["detections"].as_array_mut().unwrap() {
         if detection["variant"] == "single_source" && detection["target"]["port"].is_null() {
@@ -309,8 +310,8 @@ fn a_file_that_breaks_off() {
     }
 }
 
-/// Who has a place when there are more services than places is left to chance: captures whose report has no room
-/// for all of them are left out.
+/// Who has a place when there are more services than places is left to chance: captures whose
+/// report has no room for all of them are left out.
 #[test]
 fn captures_of_the_collection() {
     const SHOWN: usize = 64;

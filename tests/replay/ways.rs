@@ -1,5 +1,5 @@
-//! The ways into the program: a file that is mapped, the same through a pipe and compressed, in whole
-//! pages, and while it grows.
+//! The ways into the program: a file that is mapped, the same through a pipe and compressed, in
+//! whole pages, and while it grows.
 
 use std::fs;
 use std::io::{self, Write};

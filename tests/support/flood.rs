@@ -213,7 +213,8 @@ pub fn syn_scan(lab: &Lab, source: IpAddr, target: IpAddr, ports: Vec<u16>, rate
     })
 }
 
-/// Sends the frames of the SYNs 0 to `total`, `rate` a second, until told to stop or [`TIME_CAP`] is over.
+/// Sends the frames of the SYNs 0 to `total`, `rate` a second, until told to stop or [`TIME_CAP`]
+/// is over.
 fn send_paced(
     total: u64,
     rate: u32,
@@ -309,7 +310,8 @@ fn syn_frame(source: IpAddr, target: SocketAddr, random: &mut Random) -> Vec<u8>
         let checksum = checksum(&[&ip]);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
-    // The pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1): addresses, protocol, length.
+    // The pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1): addresses, protocol,
+    // length.
     let checksum = checksum(&[&addresses, &[0, 6, 0, 20], &tcp]);
     tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
     [&VICTIM_MAC[..], &ATTACKER_MAC, &ether_type.to_be_bytes(), &ip, &tcp].concat()

@@ -79,7 +79,8 @@ impl<'a> Daemon<'a> {
     /// Tells it to end, as a service manager does; its exit code and what it logged.
     pub fn stop(mut self) -> (Option<i32>, String) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
-        // SAFETY: kill takes numbers only; the child is ours and not waited for, so the number is its.
+        // SAFETY: kill takes numbers only; the child is ours and not waited for, so the number is
+        // its.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
         let give_up = Instant::now() + PATIENCE;
         loop {

@@ -189,8 +189,8 @@ fn frames_carry_time_interface_and_length() {
     assert!(begin.elapsed() >= TIMEOUT);
 }
 
-/// On a server, where the stack must get every packet: connections go through as without the program,
-/// of which it sees the half that comes in.
+/// On a server, where the stack must get every packet: connections go through as without the
+/// program, of which it sees the half that comes in.
 #[test]
 fn every_packet_passes_on_to_the_stack() {
     if !requires_root() {

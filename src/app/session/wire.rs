@@ -101,7 +101,8 @@ impl Wire {
         }
     }
 
-    /// Hands the engine the frames that came before now; with several threads each does so by itself.
+    /// Hands the engine the frames that came before now; with several threads each does so by
+    /// itself.
     pub fn catch_up(&mut self, clock: &Clock, host: &Host) -> Result<(), capture::Error> {
         match self {
             Self::One { engine, source, fragments, .. } => {

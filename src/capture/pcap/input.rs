@@ -1,9 +1,9 @@
 //! A file's octets in a window that moves on: a buffer that is filled by reading, through the
 //! decompressor where need be.
 //!
-//! Files are not mapped: to have the kernel put all pages of a large file into the page tables and
-//! out again takes longer than to copy it from the page cache to a buffer that stays in the
-//! processor's own; and who reads a mapping of a file that is cut short meanwhile is killed
+//! Files are not mapped. The kernel would enter all pages of a large file in the page tables and
+//! remove them again. That takes longer than a copy from the page cache to a buffer that stays in
+//! the processor's cache. A process that reads a mapping of a truncated file is also killed
 //! (SIGBUS).
 
 use std::fs::File;

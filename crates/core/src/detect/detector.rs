@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::detect::change::Change;
 use crate::detect::crowd::Crowd;
 use crate::detect::episode::Episode;
-use crate::detect::limits::{Limit, Origin, RateLimits, Reason};
+use crate::detect::limits::{Origin, RateLimit, RateLimits, Reason};
 use crate::detect::observation::Observation;
 use crate::detect::queue::{OCCUPIED, OCCUPIED_PART, Queue};
 use crate::detect::saved::SavedBaseline;
@@ -40,7 +40,7 @@ pub struct Detector {
 struct Young {
     /// Those per second.
     rate: f64,
-    limit: Limit,
+    limit: RateLimit,
 }
 
 /// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half
@@ -125,7 +125,8 @@ impl Detector {
             let (warning, _) = limits.rates(f64::from(seen.backlog) / 10.0);
             (2.0 * warning).max(YOUNG_RATE).max(YOUNG * f64::from(seen.weight))
         };
-        let limit = Limit::new(limit(seen.limits), limit(RateLimits::default()), Origin::Derived);
+        let limit =
+            RateLimit::new(limit(seen.limits), limit(RateLimits::default()), Origin::Derived);
         let rate = f64::from(seen.young_incomplete);
         let suspect = !seen.path_outage || self.change.is_distrustful();
         let alarm = rate > limit.rate && rate > YOUNG_SHARE * f64::from(seen.young) && suspect;
@@ -177,9 +178,9 @@ impl Detector {
     fn paging(&self, seen: &Observation, suspect: bool) -> Option<Reason> {
         let filling = seen.filling_rate();
         let (warning, _) = seen.limits.rates(filling);
-        let warning = Limit::new(warning, filling / 2.0, Origin::Derived);
+        let warning = RateLimit::new(warning, filling / 2.0, Origin::Derived);
         let much = MUCH.max(MUCH_PART * self.crowd.rate());
-        let much = Limit { rate: much, origin: Origin::Derived };
+        let much = RateLimit { rate: much, origin: Origin::Derived };
         let limit = if seen.limits.warning.is_some() { warning } else { warning.min(much) };
         let sustained = suspect && self.change.is_sustained();
         if sustained && self.change.excess_rate() >= limit.rate {
@@ -193,10 +194,10 @@ impl Detector {
         let filling = seen.filling_rate();
         let (_, critical) = seen.limits.rates(filling);
         if matches!(paging, Reason::Rate(_)) && self.change.excess_rate() >= critical {
-            return Some(Reason::Rate(Limit::new(critical, filling, Origin::Filling)));
+            return Some(Reason::Rate(RateLimit::new(critical, filling, Origin::Filling)));
         }
         let young = self.young.is_some_and(|young| young.rate >= 2.0 * critical);
-        let limit = Limit::new(2.0 * critical, 2.0 * filling, Origin::Filling);
+        let limit = RateLimit::new(2.0 * critical, 2.0 * filling, Origin::Filling);
         young.then_some(Reason::Young(limit))
     }
 

@@ -27,7 +27,7 @@ impl RateLimits {
 
 /// A rate that was reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
+pub struct RateLimit {
     /// Failures per second.
     pub rate: f64,
     /// Where it comes from.
@@ -45,7 +45,7 @@ pub enum Origin {
     Configured,
 }
 
-impl Limit {
+impl RateLimit {
     /// The limit `rate`, which would be `derived` without a setting and come from `origin` then.
     pub(crate) fn new(rate: f64, derived: f64, origin: Origin) -> Self {
         let configured = rate.to_bits() != derived.to_bits();
@@ -65,9 +65,9 @@ pub enum Reason {
     #[default]
     Change,
     /// The rate of failures.
-    Rate(Limit),
+    Rate(RateLimit),
     /// The rate of attempts that are young, but too many of them are not complete.
-    Young(Limit),
+    Young(RateLimit),
     /// This part of the queue is taken.
     Occupancy {
         /// From 0 to 1.
@@ -89,17 +89,19 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Change => f.write_str("a change, but below the rates that page"),
-            Self::Rate(Limit { rate, origin: Origin::Filling }) => {
+            Self::Rate(RateLimit { rate, origin: Origin::Filling }) => {
                 write!(f, "limit: what fills the queue in the end, {rate:.0}/s")
             }
-            Self::Rate(Limit { rate, origin: Origin::Derived }) => write!(f, "limit: {rate:.0}/s"),
-            Self::Rate(Limit { rate, origin: Origin::Configured }) => {
+            Self::Rate(RateLimit { rate, origin: Origin::Derived }) => {
+                write!(f, "limit: {rate:.0}/s")
+            }
+            Self::Rate(RateLimit { rate, origin: Origin::Configured }) => {
                 write!(f, "limit set in the configuration: {rate}/s")
             }
-            Self::Young(Limit { rate, origin: Origin::Configured }) => {
+            Self::Young(RateLimit { rate, origin: Origin::Configured }) => {
                 write!(f, "limit set in the configuration for the first seconds: {rate}/s")
             }
-            Self::Young(Limit { rate, .. }) => {
+            Self::Young(RateLimit { rate, .. }) => {
                 write!(f, "limit within the first seconds: {rate:.0}/s")
             }
             Self::Occupancy { part, lasting: Duration::ZERO } => {
@@ -134,11 +136,11 @@ mod tests {
 
     #[test]
     fn a_limit_says_where_it_comes_from() {
-        let words = |rate, origin| Reason::Rate(Limit::new(rate, 400.0, origin)).to_string();
+        let words = |rate, origin| Reason::Rate(RateLimit::new(rate, 400.0, origin)).to_string();
         assert_eq!(words(400.0, Origin::Derived), "limit: 400/s");
         assert_eq!(words(400.0, Origin::Filling), "limit: what fills the queue in the end, 400/s");
         assert_eq!(words(20.5, Origin::Filling), "limit set in the configuration: 20.5/s");
-        let young = Reason::Young(Limit::new(20.0, 200.0, Origin::Derived));
+        let young = Reason::Young(RateLimit::new(20.0, 200.0, Origin::Derived));
         assert_eq!(young.to_string(), "limit set in the configuration for the first seconds: 20/s");
     }
 }

@@ -67,8 +67,8 @@ pub struct Engine {
     anchored: bool,
 }
 
-/// An engine whose shards others work on. Without them it can neither take segments nor let time pass, so it is
-/// only reached [with all of them](Self::assemble).
+/// An engine whose shards others work on. Without them it can neither take segments nor let time
+/// pass, so it is only reached [with all of them](Self::assemble).
 pub struct Parted(Engine);
 
 impl Parted {
@@ -90,7 +90,8 @@ impl Parted {
         self.0.step_end()
     }
 
-    /// Runs `work` on the whole engine; takes all of its shards, in their order, and gives them back so.
+    /// Runs `work` on the whole engine; takes all of its shards, in their order, and gives them
+    /// back so.
     pub fn assemble<T>(
         &mut self,
         shards: Vec<Shard>,

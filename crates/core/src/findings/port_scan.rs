@@ -19,9 +19,9 @@ use crate::stats::{Keyed, common_prefix, source_of};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// log4 of the ratio that decides: with a chance of success of 0.8 for the honest and 0.2 for
-/// guessers each failure multiplies it by 4 and each success divides it by 4, and 4^10 = 10^6: with
-/// so many sources to judge, a wrong word on one must be that rare.
+/// log4 of the ratio that decides. The chance of success is 0.8 for the honest and 0.2 for
+/// guessers, so each failure multiplies the ratio by 4 and each success divides it by 4. With so
+/// many sources to judge, a wrong verdict on one must be as rare as 1 in 4^10 = 10^6.
 const DECIDED: u32 = 10;
 /// The most sources that are followed at once.
 const LIMIT: usize = 4_096;

@@ -2,8 +2,8 @@
 //!
 //! A flow can only be in the four places of one set, so look-up, insertion and eviction touch two
 //! neighbouring cache lines and take constant time, whatever an attacker sends. Entries hold the
-//! flow's sampling hash and not the addresses; with the set's number that tells flows apart but for one
-//! chance in 2^32 a comparison.
+//! flow's sampling hash and not the addresses; with the set's number that tells flows apart but for
+//! one chance in 2^32 a comparison.
 
 use std::ops::Range;
 

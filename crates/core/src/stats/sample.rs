@@ -1,10 +1,10 @@
 //! Samples of attempts: a bounded number of each step, drawn as the SYNs come, and kept until their
 //! fate is known.
 //!
-//! A sample is the attempts of the lowest *priorities* (a bottom-k sample; Cohen and Kaplan 2007):
-//! a priority is a keyed hash of the attempt, so each is as likely to be drawn as any other, nobody
-//! can choose his, and the sample does not depend on the order in which they come, nor on how they
-//! are divided among those who draw.
+//! A sample is the attempts of the lowest *priorities* (a bottom-k sample; Cohen and Kaplan 2007).
+//! A priority is a keyed hash of the attempt. So each attempt is as likely to be drawn as any
+//! other, and no sender can choose its priority. The sample depends neither on the order in which
+//! attempts come, nor on how they are divided among shards.
 
 use crate::flow::FlowHash;
 use crate::stats::fingerprint::SynFingerprint;
