@@ -484,11 +484,11 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// What stops synwatch from working
+    /// What stops synwatch from working, and critical detections
     Error,
-    /// What limits it, and detections of severity warning or critical
+    /// What limits it, and detections of severity warning
     Warn,
-    /// Starts, stops, reloads and other detections
+    /// Starts, stops, reloads, and all other changes of detections
     #[default]
     Info,
     /// What it does, step by step

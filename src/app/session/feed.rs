@@ -136,7 +136,7 @@ impl Selector {
                 tracing::warn!(%error, "cannot update the packet filter in the kernel, the old one stays in force");
             }
             Ok(()) if was_failing => {
-                tracing::info!("the packet filter in the kernel is updated again")
+                tracing::info!("the packet filter in the kernel is updated again");
             }
             _ => {}
         }
