@@ -231,7 +231,7 @@ fn keep(file: &StateFile, queue: &Receiver<Vec<SavedBaseline>>, told: bool) {
             // Once: a disk that stays full is no news.
             Err(error) if !failing => {
                 tracing::warn!(
-                    "{error}; what is learned will not outlive this run until it can be"
+                    "{error}; learned baselines will not survive a restart until it can be written"
                 );
                 failing = true;
             }

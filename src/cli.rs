@@ -131,10 +131,10 @@ fn stop(error: &clap::Error) -> Stop {
     Stop::Usage(line.strip_prefix("error: ").unwrap_or(&line).to_owned())
 }
 
-/// Detects SYN floods: counts half-open TCP connections on the wire and in the kernel.
+/// Detects SYN floods from captured packets and from the kernel's half-open TCP connections.
 ///
 /// Without a command it runs the daemon in the foreground. Exit codes of --once and replay: 0 OK,
-/// 1 WARNING, 2 CRITICAL, 3 UNKNOWN (wrong usage, unreadable file, nothing to look at).
+/// 1 WARNING, 2 CRITICAL, 3 UNKNOWN (wrong usage, unreadable file, nothing to watch).
 #[derive(Debug, Parser)]
 #[command(name = "synwatch", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Arguments {
@@ -145,8 +145,7 @@ struct Arguments {
     #[arg(long)]
     once: bool,
 
-    /// How long --once listens on the wire; 0 asks the kernel only and answers at once [default:
-    /// 2s]
+    /// How long --once captures packets; 0 asks the kernel only and answers at once [default: 2s]
     #[arg(long, value_name = "DURATION")]
     duration: Option<OnceDuration>,
 
@@ -159,15 +158,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Run the detector over capture files (pcap, pcapng), oldest packet first
+    /// Run the detector over capture files (pcap, pcapng), merged by packet time
     Replay {
         /// Capture files; - reads standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Validate the configuration, print the effective one and exit
+    /// Validate the configuration and print the effective one
     CheckConfig {
-        /// The file to check instead of the default one
+        /// The file to check [default: the default configuration file]
         #[arg(value_name = "FILE", conflicts_with = "config")]
         file: Option<PathBuf>,
     },
@@ -180,11 +179,11 @@ struct AnswerArguments {
     #[arg(long, global = true, value_enum, hide_default_value = true)]
     format: Option<Format>,
 
-    /// Warn if the half-open count is outside this Nagios range, such as 100
+    /// WARNING if the half-open count is outside this Nagios range, such as 100
     #[arg(short, long, global = true, value_name = "RANGE", allow_hyphen_values = true)]
     warning: Option<String>,
 
-    /// Be critical if the half-open count is outside this Nagios range
+    /// CRITICAL if the half-open count is outside this Nagios range
     #[arg(short, long, global = true, value_name = "RANGE", allow_hyphen_values = true)]
     critical: Option<String>,
 }
@@ -192,16 +191,16 @@ struct AnswerArguments {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options that override the configuration file")]
 struct SettingArguments {
-    /// The configuration file [default: /etc/synwatch/synwatch.toml where it exists]
+    /// The configuration file [default: /etc/synwatch/synwatch.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Listen on this interface; repeatable, `any` is all with loopback [default: all that are up,
-    /// without loopback]
+    /// Capture on this interface; repeatable; `any` means all, with loopback [default: all that are
+    /// up, without loopback]
     #[arg(short, long = "interface", global = true, value_name = "NAME")]
     interfaces: Vec<Interface>,
 
-    /// How frames are captured [default: ring]
+    /// The capture backend [default: ring]
     #[arg(long, global = true, value_enum, value_name = "BACKEND")]
     capture: Option<Backend>,
 
@@ -209,11 +208,12 @@ struct SettingArguments {
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     packet_budget: Option<PacketBudget>,
 
-    /// Number of threads that handle packets; for the backend ring, and in replay [default: 1]
+    /// Number of threads that handle packets; only with backend ring and in replay [default: 1]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     threads: Option<Threads>,
 
-    /// Watch the services of this network; repeatable [default: this host's own addresses]
+    /// Watch the services of this network; repeatable [default: this host's own addresses; all in
+    /// replay]
     #[arg(long = "network", global = true, value_name = "CIDR")]
     networks: Vec<Network>,
 
@@ -233,16 +233,16 @@ struct SettingArguments {
     #[arg(long = "web.telemetry-path", global = true, value_name = "PATH")]
     telemetry_path: Option<TelemetryPath>,
 
-    /// Where the daemon keeps what it learned over a restart [default: baselines.json in the
-    /// directory that the service manager gives it, else none]
+    /// Where the daemon stores learned baselines across restarts [default: baselines.json in
+    /// $STATE_DIRECTORY, else none]
     #[arg(long = "state-file", global = true, value_name = "PATH")]
     state_file: Option<FilePath>,
 
-    /// The least important messages to log [default: info]
+    /// Log messages of this level and above [default: info]
     #[arg(long = "log.level", global = true, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
 
-    /// Where the log goes and what it looks like [default: auto]
+    /// Destination and format of the log [default: auto]
     #[arg(long = "log.format", global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
@@ -252,16 +252,14 @@ impl Arguments {
     fn check(self) -> Result<Cli, &'static str> {
         let Self { command, once, duration, answer, settings } = self;
         if once && command.is_some() {
-            return Err(
-                "--once is a command of its own: it does not go with replay or check-config",
-            );
+            return Err("--once cannot be combined with replay or check-config");
         }
         if duration.is_some() && !once {
-            return Err("--duration goes with --once only");
+            return Err("--duration works with --once only");
         }
         let answers = once || matches!(command, Some(Subcommands::Replay { .. }));
         if !answers && answer.is_given() {
-            return Err("--format, --warning and --critical go with --once and replay only");
+            return Err("--format, --warning and --critical work with --once and replay only");
         }
         let mut config = settings.config;
         let output = Output {
@@ -414,8 +412,8 @@ mod tests {
             ("--network 192.0.2.0/33", "192.0.2.0/33"),
             ("--web.telemetry-path metrics", "--web.telemetry-path"),
             ("--interface", "--interface"),
-            ("--duration 2s", "--duration goes with --once"),
-            ("--once replay a.pcap", "--once is a command of its own"),
+            ("--duration 2s", "--duration works with --once"),
+            ("--once replay a.pcap", "--once cannot be combined"),
             ("check-config -w 1", "--warning"),
             ("--format json", "--format"),
             ("check-config --config a b", "cannot be used with"),

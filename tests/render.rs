@@ -94,7 +94,7 @@ fn no_witness_is_unknown() {
     report.document.status = Status::Unknown;
     assert!(
         first_line(&report, &limits("0", "0"))
-            .starts_with("SYNWATCH UNKNOWN: no witness could be asked | ")
+            .starts_with("SYNWATCH UNKNOWN: neither packets nor the kernel could be read | ")
     );
 }
 

@@ -158,7 +158,7 @@ fn a_backend_without_groups_has_one_thread() {
     let _service = Service::start(&lab, target, 128);
     let daemon = Daemon::start_with(&lab, "", &["--threads", "2", "--capture", "pnet"]);
     assert_eq!(capturing(&daemon), BTreeSet::from(["capture".to_owned()]));
-    assert!(daemon.log().contains("one thread captures"), "{}", daemon.log());
+    assert!(daemon.log().contains("using one capture thread"), "{}", daemon.log());
     let addresses = lab.add_clients(Family::V4, 2);
     let clients = Clients::start(&lab, target, &addresses, 20);
     thread::sleep(Duration::from_secs(1));

@@ -36,6 +36,6 @@ pub fn start(log: &Log) {
         }
     };
     if let Err(error) = started {
-        tracing::debug!(%error, "logging was started before");
+        tracing::debug!(%error, "logging is already initialised");
     }
 }

@@ -88,7 +88,7 @@ fn open_wire(
     }
     match open_source(config) {
         Err(error @ capture::Error::Permission) => {
-            unseen.push(format!("the wire: {error}; this is the kernel's word only"));
+            unseen.push(format!("the wire: {error}; only the kernel's counts are used"));
             Ok(None)
         }
         opened => opened.map(Some),
@@ -107,7 +107,7 @@ fn drop_privileges(source: Option<&dyn Source>, kernel: &Kernel) {
         }
     }
     if let Err(error) = privileges::drop_except(&keep) {
-        tracing::debug!(%error, "keeps its privileges");
+        tracing::debug!(%error, "cannot drop privileges");
     }
 }
 

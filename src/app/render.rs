@@ -126,7 +126,7 @@ fn headline(report: &Document, limits: &Limits) -> String {
 fn unknown(report: &Document) -> &'static str {
     let capture = &report.capture;
     if capture.source != "pcap" {
-        "no witness could be asked"
+        "neither packets nor the kernel could be read"
     } else if capture.packets == 0 {
         "there is no packet in the capture"
     } else if capture.tcp_segments == 0 {

@@ -93,9 +93,9 @@ const HIDING: [(Skip, &str); 7] = [
     (Skip::UnknownLinkType, "whose link type is not known"),
     (Skip::Truncated, "cut off within their headers"),
     (Skip::Fragment, "that are fragments"),
-    (Skip::BadIpHeader, "with an IP header that contradicts itself"),
-    (Skip::BadTcpHeader, "with a TCP header that contradicts itself"),
-    (Skip::TooDeep, "with too many headers in one another"),
+    (Skip::BadIpHeader, "with an inconsistent IP header"),
+    (Skip::BadTcpHeader, "with an inconsistent TCP header"),
+    (Skip::TooDeep, "with too many nested headers"),
     (Skip::BadCaptureRecord, "in records that could not be read"),
 ];
 

@@ -83,7 +83,10 @@ pub fn open_sources(
             Ok(rings.into_iter().map(|ring| Box::new(ring) as Box<dyn Source>).collect())
         }
         (_, backend) => {
-            tracing::warn!(?backend, "one thread captures: more go with the backend ring only");
+            tracing::warn!(
+                ?backend,
+                "using one capture thread: only the backend ring supports more"
+            );
             one()
         }
     }

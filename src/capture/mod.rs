@@ -315,7 +315,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A file in a compression that is not read.
-    #[error("{}: compressed with {name}, which is not read here: decompress it first", path.display())]
+    #[error("{}: compressed with {name}, which is not supported: decompress it first", path.display())]
     Compressed {
         /// The file.
         path: PathBuf,

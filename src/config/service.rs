@@ -52,7 +52,7 @@ pub(super) fn problem(services: &[Service]) -> Option<(usize, String)> {
         let twice = || {
             let address = service.address.map_or("any address".to_owned(), |a| a.to_string());
             let port = service.port.get();
-            format!("{address}, port {port} has a [[service]] of its own already")
+            format!("{address}, port {port} already has a [[service]] of its own")
         };
         let new = known.insert((service.address, service.port));
         service.problem().or_else(|| (!new).then(twice)).map(|problem| (number, problem))

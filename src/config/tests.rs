@@ -151,7 +151,7 @@ fn services_are_refused_with_line_and_cause() {
         (
             "[[service]]\nport = 1\n[[service]]\naddress = '::'\nport = 1\n[[service]]\nport = 1",
             6,
-            "any address, port 1 has a [[service]] of its own already in `service`",
+            "any address, port 1 already has a [[service]] of its own in `service`",
         ),
     ] {
         let (at, message) = error(document);

@@ -471,12 +471,12 @@ impl fmt::Display for FilePath {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// A memory-mapped ring (TPACKET_V3): cheapest, loses least
+    /// A memory-mapped ring (TPACKET_V3): least CPU, fewest lost packets
     #[default]
     Ring,
-    /// The portable fall-back, one system call a packet
+    /// The portable fallback, one system call a packet
     Pnet,
-    /// For mirror ports: before the kernel makes a socket buffer (builds with the feature `ebpf`)
+    /// For mirror ports: an XDP program (needs a build with the feature `ebpf`)
     Xdp,
 }
 
@@ -484,11 +484,11 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// What stops synwatch from doing its work
+    /// What stops synwatch from working, and critical detections
     Error,
-    /// What limits it, and detections that page
+    /// What limits it, and detections of severity warning
     Warn,
-    /// Starts, stops, reloads and other detections
+    /// Starts, stops, reloads, and all other changes of detections
     #[default]
     Info,
     /// What it does, step by step
@@ -513,14 +513,14 @@ impl From<LogLevel> for tracing::Level {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// journald where standard error leads there, else text
+    /// journald if standard error goes to the journal, else text
     #[default]
     Auto,
-    /// Lines for people, on standard error
+    /// Plain text on standard error
     Text,
-    /// One JSON object a line, on standard error
+    /// One JSON object per line on standard error
     Json,
-    /// Structured fields to the journal
+    /// Structured fields in the journal
     Journald,
 }
 

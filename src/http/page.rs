@@ -83,7 +83,7 @@ fn capture(report: &Document) -> String {
         .syn_recv
         .map_or_else(|| "the kernel was not asked".to_owned(), |n| format!("{n} in the kernel"));
     if capture.source == "none" {
-        return format!("The wire is not watched; {kernel}.");
+        return format!("Packets are not captured; {kernel}.");
     }
     format!(
         "{half_open} half-open on the wire, {kernel}; {} packets in {:.0} s from {} ({}), {} dropped, \

@@ -139,7 +139,7 @@ impl Reader {
         let ask = |dump: &Dump| {
             let lengths = self.queues.get_or_init(open_queues).as_ref()?.lengths();
             let lengths = lengths
-                .inspect_err(|error| tracing::debug!(%error, "cannot ask for the SYN queues"))
+                .inspect_err(|error| tracing::debug!(%error, "cannot read the SYN queue lengths"))
                 .ok()?;
             Lengths::new(&dump.sockets, &lengths)
         };
@@ -189,7 +189,7 @@ impl Reader {
 }
 
 fn open_queues() -> Option<SynQueues> {
-    SynQueues::open().inspect_err(|error| tracing::debug!(%error, "dumps every request")).ok()
+    SynQueues::open().inspect_err(|error| tracing::debug!(%error, "cannot read the SYN queue lengths, dumping every request")).ok()
 }
 
 /// Joins the sockets on one address and port, in order of both. They are one service: the kernel

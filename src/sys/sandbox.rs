@@ -59,7 +59,8 @@ pub(super) fn confine(needs: &Needs) -> Sandbox {
         Ok((RulesetStatus::FullyEnforced, _)) => Sandbox::Full,
         Ok((RulesetStatus::PartiallyEnforced, _)) => Sandbox::Partial,
         Ok((RulesetStatus::NotEnforced, LandlockStatus::NotEnabled)) => Sandbox::Unavailable(
-            "the kernel has it, but not switched on (boot parameter lsm=landlock,...)".to_owned(),
+            "the kernel supports it, but it is not enabled (boot parameter lsm=landlock,...)"
+                .to_owned(),
         ),
         Ok((RulesetStatus::NotEnforced, _)) => Sandbox::Unavailable(
             "the kernel is older than Linux 5.13 or built without it".to_owned(),

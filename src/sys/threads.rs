@@ -67,7 +67,7 @@ impl Unconfined {
         thread::Builder::new().name(name.clone()).spawn(move || {
             let prepared = prepare();
             if let Err(error) = privileges::drop_except(&INSPECT_PROCESSES) {
-                tracing::warn!(%error, "the {name} thread keeps its privileges");
+                tracing::warn!(%error, "the {name} thread cannot drop its privileges");
             }
             run(prepared);
         })

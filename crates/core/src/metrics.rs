@@ -88,7 +88,7 @@ fn exporter_families(snapshot: &Snapshot, exporter: &Exporter, out: &mut Vec<Met
         .push_to(out);
     let mut collectors = Family::gauge(
         "synwatch_collector_success",
-        "Whether the last attempt of a collector gave something (1) or failed (0).",
+        "Whether the last attempt of a collector succeeded (1) or failed (0).",
     );
     for (collector, success) in &exporter.collectors {
         collectors.add(&[("collector", collector)], f64::from(*success));
@@ -102,7 +102,7 @@ fn exporter_families(snapshot: &Snapshot, exporter: &Exporter, out: &mut Vec<Met
     .push_to(out);
     Family::counter(
         "synwatch_alerts_dropped_total",
-        "Alerts not handed on because the queue to the sinks was full.",
+        "Alerts lost because the queue to the log and the events file was full.",
     )
     .value(count(exporter.alerts_dropped))
     .push_to(out);
@@ -127,13 +127,13 @@ fn capture_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         .push_to(out);
     Family::counter(
         "synwatch_capture_dropped_packets_total",
-        "Packets that the kernel dropped because the capture was not emptied in time.",
+        "Packets lost in the kernel because synwatch did not read them in time.",
     )
     .value(count(capture.dropped))
     .push_to(out);
     let mut skipped = Family::counter(
         "synwatch_skipped_packets_total",
-        "Packets that gave no segment, by reason.",
+        "Packets not decoded to a TCP segment or left out as copies, by reason.",
     );
     // Every reason is there from the start: a counter that appears with a value hides its increase.
     for reason in crate::wire::Skip::ALL.map(crate::wire::Skip::name) {
@@ -141,7 +141,7 @@ fn capture_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         skipped.add(&[("reason", reason)], count(packets));
     }
     skipped.push_to(out);
-    Family::gauge("synwatch_sampling_ratio", "Share of the flows that is tracked, 1 for all.")
+    Family::gauge("synwatch_sampling_ratio", "Share of the flows that is tracked; 1 means all.")
         .value(capture.sampling_ratio)
         .push_to(out);
 }
@@ -152,19 +152,16 @@ fn handshake_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     Family::counter("synwatch_syn_packets_total", "Segments with SYN and without ACK.")
         .value(count(totals.syn))
         .push_to(out);
-    Family::counter(
-        "synwatch_syn_retransmitted_packets_total",
-        "Segments with SYN and without ACK that repeat an attempt.",
-    )
-    .value(count(totals.syn_retransmitted))
-    .push_to(out);
+    Family::counter("synwatch_syn_retransmitted_packets_total", "SYNs that repeat an attempt.")
+        .value(count(totals.syn_retransmitted))
+        .push_to(out);
     Family::counter("synwatch_syn_ack_packets_total", "Segments with SYN and ACK.")
         .value(count(totals.syn_ack))
         .push_to(out);
     Family::counter(
         "synwatch_handshakes_total",
-        "Handshakes that ended, by result; presumed ones completed as far as what was seen shows, \
-         unanswered ones never got a SYN-ACK.",
+        "Handshakes that ended, by result. Presumed: completed, but the SYN-ACK or the ACK was not \
+         seen. Unanswered: no SYN-ACK came.",
     )
     .by_result([
         handshakes.completed,
@@ -177,19 +174,19 @@ fn handshake_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let errors = totals.stderr.unwrap_or_default();
     Family::gauge(
         "synwatch_syn_packets_stderr",
-        "Standard error of the SYNs, 0 where all were counted.",
+        "Standard error of the SYN count; 0 if all were counted.",
     )
     .value(count(errors.syn_stderr))
     .push_to(out);
     Family::gauge(
         "synwatch_syn_ack_packets_stderr",
-        "Standard error of the SYN-ACKs, 0 where all were counted.",
+        "Standard error of the SYN-ACK count; 0 if all were counted.",
     )
     .value(count(errors.syn_ack_stderr))
     .push_to(out);
     Family::gauge(
         "synwatch_handshakes_stderr",
-        "Standard error of the handshakes, 0 where all were counted.",
+        "Standard error of the handshake counts; 0 if all were counted.",
     )
     .by_result([
         errors.handshakes_completed_stderr,
@@ -235,23 +232,23 @@ type Service<'a> = (&'a ServiceReport, &'a ServiceInternals);
 const SUMMABLE: [(&str, &str, Figure); 5] = [
     (
         "synwatch_half_open_connections",
-        "Half-open connections as the wire shows them.",
+        "Half-open connections as seen in packets.",
         |(service, _)| Some(count(service.half_open)),
     ),
     (
         "synwatch_half_open_unconfirmed_connections",
-        "Half-open connections too young for a SYN-ACK retransmission: held, or answered by a SYN \
-         cookie.",
+        "Half-open connections too young for a SYN-ACK retransmission: the server holds them, or \
+         answered with a SYN cookie.",
         |(service, _)| Some(count(service.half_open_unconfirmed)),
     ),
     (
         "synwatch_kernel_half_open_connections",
-        "Connections in SYN_RECV as the kernel counts them.",
+        "Connections in SYN_RECV as counted by the kernel.",
         |(service, _)| service.half_open_kernel.map(count),
     ),
     (
         "synwatch_listen_backlog_limit",
-        "Limit of the SYN queue and of the accept queue, as the kernel has it.",
+        "Listen backlog: the limit of the SYN queue and of the accept queue.",
         |(service, hidden)| hidden.backlog_known.then_some(f64::from(service.backlog)),
     ),
     ("synwatch_accept_queue_length", "Connections waiting for accept().", |(_, hidden)| {
@@ -263,7 +260,7 @@ const SUMMABLE: [(&str, &str, Figure); 5] = [
 const SINGULAR: [(&str, &str, Figure); 4] = [
     (
         "synwatch_half_open_connections_stderr",
-        "Standard error of the half-open connections, where flows of the service are sampled.",
+        "Standard error of the half-open connections; 0 if the service is not sampled.",
         |(service, _)| Some(service.stderr.map_or(0.0, |stderr| count(stderr.half_open_stderr))),
     ),
     (
@@ -273,12 +270,12 @@ const SINGULAR: [(&str, &str, Figure); 4] = [
     ),
     (
         "synwatch_source_entropy_ratio",
-        "Entropy of the source addresses of failing attempts over the highest possible.",
+        "Entropy of the source addresses of failing attempts, divided by the highest possible.",
         |(service, _)| Some(service.source_entropy_ratio),
     ),
     (
         "synwatch_handshake_completion_ratio",
-        "Share of the answered attempts of the last window that completed.",
+        "Share of the recent attempts that completed; refused ones do not count.",
         |(service, _)| Some(service.completion_ratio),
     ),
 ];
@@ -314,8 +311,7 @@ fn service_families(snapshot: &Snapshot, max_services: usize, out: &mut Vec<Metr
 }
 
 fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
-    let mut flows =
-        Family::gauge("synwatch_flows", "Tracked connections by their state of RFC 9293.");
+    let mut flows = Family::gauge("synwatch_flows", "Tracked connections by TCP state (RFC 9293).");
     let flows_of = &snapshot.document.flows;
     for (state, connections) in flows_of.by_state() {
         flows.add(&[("state", state)], count(connections));
@@ -323,7 +319,7 @@ fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     flows.push_to(out);
     let mut errors = Family::gauge(
         "synwatch_flows_stderr",
-        "Standard error of the connections by state, 0 where all are tracked.",
+        "Standard error of the connections by TCP state; 0 if all are tracked.",
     );
     let stderr = flows_of.stderr.unwrap_or_default();
     for (state, error) in stderr.by_state() {
@@ -340,7 +336,7 @@ fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         .push_to(out);
     Family::counter(
         "synwatch_flows_evicted_total",
-        "Live connections that had to leave the flow table for others.",
+        "Live connections evicted because the flow table was full.",
     )
     .value(count(flows_evicted))
     .push_to(out);
@@ -350,7 +346,7 @@ fn kernel_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let kernel = &snapshot.document.kernel;
     let mut counters = Family::counter(
         "synwatch_kernel_tcpext_total",
-        "Counters of the kernel's TCP (TcpExt), by their kernel names.",
+        "The kernel's TCP counters (TcpExt), by their kernel names.",
     );
     for (counter, value) in &kernel.counters {
         counters.add(&[("counter", counter)], count(*value));
@@ -377,11 +373,11 @@ fn kernel_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
 fn detection_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let mut active = Family::gauge(
         "synwatch_detection_active",
-        "Active detections by class and present severity.",
+        "Active detections by class and current severity.",
     );
     let mut total = Family::counter(
         "synwatch_detections_total",
-        "Severities that detections have reached since the start, by class.",
+        "How often detections have reached a severity since the start, by class.",
     );
     for class in Class::ALL {
         for severity in Severity::ALL {

@@ -72,7 +72,7 @@ impl Running<'_> {
         systemd::reloading();
         self.alerts.reopen();
         if self.config.events.path.is_some() {
-            tracing::info!("event file opened anew");
+            tracing::info!("events file reopened");
         }
         systemd::ready("watching");
     }

@@ -113,15 +113,17 @@ impl Parts<'_> {
         match wire.as_deref() {
             Ok([source, ..]) => {
                 let interfaces = source.interfaces().join(", ");
-                tracing::info!(interfaces, backend = source.name(), "watching the wire");
+                tracing::info!(interfaces, backend = source.name(), "capturing packets");
             }
             Ok([]) => {}
             Err(missing) => {
-                tracing::warn!("not watching the wire: {missing}; this is the kernel's word only");
+                tracing::warn!(
+                    "not capturing packets: {missing}; only the kernel's counts are used"
+                );
             }
         }
         match no_kernel {
-            Some(missing) => tracing::warn!("not watching the kernel: {missing}"),
+            Some(missing) => tracing::warn!("not asking the kernel: {missing}"),
             None => tracing::info!(interval = ?config.kernel.interval.get(), "asking the kernel"),
         }
         if config.web.enabled {
@@ -212,7 +214,7 @@ impl Learned {
         match file.load() {
             Ok(baselines) => Self { file, baselines, failing: false },
             Err(error) => {
-                tracing::warn!("{error}; starting without what was learned");
+                tracing::warn!("{error}; starting without learned baselines");
                 let failing = matches!(error, baseline_file::Error::Read { .. });
                 Self { file, baselines: Vec::new(), failing }
             }
@@ -228,7 +230,7 @@ impl Learned {
         let path = self.file.path().display().to_string();
         let kept = baseline_file::start(confined, self.file, self.failing)?;
         let services = engine.restore(self.baselines);
-        tracing::info!(services, path, "what was learned is kept in the state file");
+        tracing::info!(services, path, "learned baselines are kept in the state file");
         Ok(kept)
     }
 }
@@ -257,7 +259,7 @@ fn open_sinks(config: &Config, counters: &Arc<Counters>) -> Result<Vec<Box<dyn S
 fn open_kernel(config: &Config) -> Result<Reader, String> {
     match config.kernel.enabled {
         true => Reader::open().map_err(|error| error.to_string()),
-        false => Err("the kernel is not asked (kernel.enabled = false)".to_owned()),
+        false => Err("the kernel is switched off (kernel.enabled = false)".to_owned()),
     }
 }
 

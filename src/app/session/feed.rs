@@ -133,9 +133,11 @@ impl Selector {
         let was_failing = std::mem::replace(&mut self.failing, selected.is_err());
         match selected {
             Err(error) if !was_failing => {
-                tracing::warn!(%error, "the filter in the kernel stays as it is");
+                tracing::warn!(%error, "cannot update the packet filter in the kernel, the old one stays in force");
             }
-            Ok(()) if was_failing => tracing::info!("the filter in the kernel is set again"),
+            Ok(()) if was_failing => {
+                tracing::info!("the packet filter in the kernel is updated again");
+            }
             _ => {}
         }
     }

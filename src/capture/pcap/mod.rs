@@ -409,14 +409,13 @@ impl File {
         let Damage { places, octets, cut, stopped } = self.damage;
         let mut reasons = Vec::new();
         if stopped {
-            reasons
-                .push("reading stopped at a damaged record, what follows it is not known".into());
+            reasons.push("reading stopped at a damaged record, the rest was not read".into());
         }
         if places > 0 {
             reasons.push(format!("damaged records in {places} places, {octets} octets left out"));
         }
         if cut {
-            reasons.push("the last record is cut".into());
+            reasons.push("the last record is cut off".into());
         }
         let unknown: BTreeSet<u32> =
             self.unknown_links.iter().copied().chain(self.format.unknown_links()).collect();

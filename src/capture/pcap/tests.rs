@@ -106,7 +106,7 @@ fn other_compressions_are_named() {
         (b"\x1f\x9d\x90...", "compress"),
     ] {
         let message =
-            format!("F: compressed with {name}, which is not read here: decompress it first");
+            format!("F: compressed with {name}, which is not supported: decompress it first");
         assert_eq!(refusal(magic), message);
     }
 }

@@ -258,7 +258,7 @@ fn check_privileges() -> Result<(), Error> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No interface is named.
-    #[error("XDP is for interfaces that are named: -i NAME, or capture.interfaces")]
+    #[error("XDP needs named interfaces: -i NAME or capture.interfaces")]
     NoInterface,
     /// The program reads Ethernet only.
     #[error("XDP on {interface}: not an Ethernet interface")]
