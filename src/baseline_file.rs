@@ -24,7 +24,7 @@ use crate::sys::threads::Confined;
 /// What the file says it is.
 const FORMAT: &str = "synwatch-baselines";
 /// The version that is written and read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// No file is larger: 16,384 services and as many that are remembered take less.
 const MAX_BYTES: u64 = 32 << 20;
 

@@ -7,8 +7,10 @@ mod accept_queue_overflow;
 mod backscatter;
 mod configured;
 mod flash_crowd;
+mod path_outage;
 mod port_scan;
 mod syn_ack_reflection;
+mod syn_filtered;
 mod syn_flood;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,9 +26,11 @@ pub(crate) use accept_queue_overflow::Signs;
 pub use backscatter::Backscatter;
 pub use configured::Configured;
 pub use flash_crowd::FlashCrowd;
+pub use path_outage::PathOutage;
 pub use port_scan::PortScan;
 pub(crate) use port_scan::Scanners;
 pub use syn_ack_reflection::SynAckReflection;
+pub use syn_filtered::SynFiltered;
 pub use syn_flood::{Basis, Filter, QueueState, Sources, SynFlood};
 pub(crate) use syn_flood::{are_real, variant};
 
@@ -130,6 +134,10 @@ classes! {
     AcceptQueueOverflow = "accept_queue_overflow",
     /// Many new clients that do complete: not an attack.
     FlashCrowd = "flash_crowd",
+    /// The answers to the clients do not arrive: not an attack.
+    PathOutage = "path_outage",
+    /// SYNs are dropped before they reach the queue: not an attack.
+    SynFiltered = "syn_filtered",
 }
 
 /// What is found of one subject now. The words come from it when they are needed.

@@ -1,7 +1,8 @@
-//! Whether more attempts fail than usual: three series of failures, each with its own baseline.
+//! Whether more attempts fail than usual: two series of failures, each with its own baseline.
 
 use crate::detect::baseline::Baseline;
 use crate::detect::observation::Observation;
+use crate::detect::outage::Unexcused;
 use crate::detect::saved::{SavedBaseline, SavedSeries};
 
 /// The series of failures of one service.
@@ -9,12 +10,10 @@ use crate::detect::saved::{SavedBaseline, SavedSeries};
 pub(crate) struct Change {
     /// Attempts that were answered and failed.
     failing: Baseline,
-    /// The same at full weight: what discounts hide shows here.
-    undiscounted: Baseline,
     /// Attempts that nobody answered.
     unanswered: Baseline,
-    /// The discounts are ignored.
-    distrustful: bool,
+    /// It is not the queue that leaves them unanswered: they are no part of a flood.
+    filtered: bool,
 }
 
 /// From which series may be learned now.
@@ -39,44 +38,39 @@ impl Learning {
 
 impl Change {
     pub(crate) fn new() -> Self {
-        Self {
-            failing: Baseline::new(),
-            undiscounted: Baseline::new(),
-            unanswered: Baseline::new(),
-            distrustful: false,
-        }
+        Self { failing: Baseline::new(), unanswered: Baseline::new(), filtered: false }
     }
 
     /// Takes in the failures of a step. `backlog` is the length of the queue that they are held
     /// against.
-    pub(crate) fn step(&mut self, seen: &Observation, backlog: f64, learning: Learning) {
-        for (baseline, failures) in [
-            (&mut self.failing, seen.failed),
-            (&mut self.undiscounted, seen.undiscounted),
-            (&mut self.unanswered, seen.unanswered),
-        ] {
+    pub(crate) fn step(
+        &mut self,
+        seen: &Observation,
+        step: Unexcused,
+        backlog: f64,
+        learning: Learning,
+    ) {
+        self.filtered = seen.has_room;
+        for (baseline, failures) in
+            [(&mut self.failing, step.failed), (&mut self.unanswered, step.unanswered)]
+        {
             let learns = learning.from(baseline);
             baseline.weigh(seen.weight);
-            baseline.step(seen.completed, failures, backlog, learns);
+            baseline.step(step.completed, failures, backlog, learns);
         }
-    }
-
-    /// Decides whether the discounts are ignored, where requests stay in the queue for long. Honest
-    /// clients too may leave many behind: what is discounted has to reach the rate that fills the
-    /// queue.
-    pub(crate) fn distrust(&mut self, stale: bool, filling_rate: f64) {
-        self.distrustful = stale && self.undiscounted.excess_rate() >= filling_rate;
-    }
-
-    /// Whether the discounts are ignored.
-    pub(crate) const fn is_distrustful(&self) -> bool {
-        self.distrustful
     }
 
     /// Those baselines whose word counts now.
     fn baselines(&self) -> impl Iterator<Item = &Baseline> {
-        let undiscounted = self.distrustful.then_some(&self.undiscounted);
-        [&self.failing, &self.unanswered].into_iter().chain(undiscounted)
+        let unanswered = (!self.filtered).then_some(&self.unanswered);
+        [&self.failing].into_iter().chain(unanswered)
+    }
+
+    /// SYNs per second beyond the normal that something before the queue leaves unanswered, where
+    /// that is more than a burst.
+    pub(crate) fn filtered_rate(&self) -> Option<f64> {
+        let sustained = self.filtered && self.unanswered.is_sustained();
+        sustained.then(|| self.unanswered.excess_rate())
     }
 
     /// The highest CUSUM in units of its limit.
@@ -86,9 +80,7 @@ impl Change {
 
     /// Failing attempts per second beyond the normal.
     pub(crate) fn excess_rate(&self) -> f64 {
-        let undiscounted = if self.distrustful { self.undiscounted.excess_rate() } else { 0.0 };
-        let failing = self.failing.excess_rate().max(undiscounted);
-        failing.max(0.0) + self.unanswered.excess_rate().max(0.0)
+        self.baselines().map(|baseline| baseline.excess_rate().max(0.0)).sum()
     }
 
     /// The same over the last two seconds: of a rate that still rises it tells more.
@@ -113,25 +105,23 @@ impl Change {
 
     /// Whether no CUSUM holds anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.failing.is_empty() && self.unanswered.is_empty()
+        self.baselines().all(Baseline::is_empty)
     }
 
     /// Forgets what is left in the CUSUMs: it belongs to an incident that is over.
     pub(crate) fn restart(&mut self) {
         self.failing.restart();
-        self.undiscounted.restart();
         self.unanswered.restart();
     }
 
-    /// What was learned: of failures, of all at full weight, of what nobody answered.
-    pub(crate) fn saved(&self) -> [SavedSeries; 3] {
-        [&self.failing, &self.undiscounted, &self.unanswered].map(Baseline::saved)
+    /// What was learned: of failures, of what nobody answered.
+    pub(crate) fn saved(&self) -> [SavedSeries; 2] {
+        [&self.failing, &self.unanswered].map(Baseline::saved)
     }
 
     /// Goes on from what was learned before.
     pub(crate) fn restore(&mut self, saved: &SavedBaseline) {
         self.failing.restore(&saved.failing);
-        self.undiscounted.restore(&saved.undiscounted);
         self.unanswered.restore(&saved.unanswered);
     }
 }

@@ -1,8 +1,8 @@
 //! When a service is under attack, and how badly.
 //!
-//! A [`Detector`] is three parts that each follow one idea, and an episode: whether more attempts
-//! fail than usual ([`Change`]), what the queue holds ([`Queue`]), whether many clients come who
-//! complete ([`Crowd`]). The severity of a step is drawn from these; the [`Episode`] raises, keeps
+//! A [`Detector`] is four parts that each follow one idea, and an episode: which failures an outage
+//! explains ([`Outage`]), whether more of the others fail than usual ([`Change`]), what the queue
+//! holds ([`Queue`]), whether many clients come who complete ([`Crowd`]). The severity of a step is drawn from these; the [`Episode`] raises, keeps
 //! and clears.
 
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use crate::detect::crowd::Crowd;
 use crate::detect::episode::Episode;
 use crate::detect::limits::{Origin, RateLimit, RateLimits, Reason};
 use crate::detect::observation::Observation;
+use crate::detect::outage::Outage;
 use crate::detect::queue::{OCCUPIED, OCCUPIED_PART, Queue};
 use crate::detect::saved::SavedBaseline;
 use crate::model::Severity;
@@ -22,6 +23,7 @@ use crate::time::Timestamp;
 /// The detector of one service.
 #[derive(Clone, Debug)]
 pub struct Detector {
+    outage: Outage,
     change: Change,
     queue: Queue,
     crowd: Crowd,
@@ -53,7 +55,7 @@ const FULL: f64 = 0.95;
 const MUCH: f64 = 40.0;
 const MUCH_PART: f64 = 0.25;
 /// Incomplete young attempts per second that are asked for at least, and their share.
-const YOUNG_RATE: f64 = 200.0;
+pub(crate) const YOUNG_RATE: f64 = 200.0;
 const YOUNG_SHARE: f64 = 0.7;
 /// So many young attempts must have been looked at, however many they stand for.
 const YOUNG: f64 = 40.0;
@@ -66,6 +68,7 @@ impl Default for Detector {
     /// A detector that knows nothing yet.
     fn default() -> Self {
         Self {
+            outage: Outage::new(),
             change: Change::new(),
             queue: Queue::new(),
             crowd: Crowd::new(),
@@ -112,11 +115,11 @@ impl Detector {
             // Where a lower rate is to page, a change must be seen at that rate.
             let backlog = f64::from(seen.backlog);
             let (warning, _) = seen.limits.rates(backlog / 10.0);
-            self.change.step(seen, backlog.min(20.0 * warning), learning);
+            let failures = self.outage.step(seen, self.episode.severity().is_none());
+            self.change.step(seen, failures, backlog.min(20.0 * warning), learning);
             self.crowd.add(seen.completed);
         }
         self.queue.step(seen, self.steps == 1, self.is_cold(), learning.any());
-        self.change.distrust(self.queue.is_stale(seen.at), seen.filling_rate());
     }
 
     /// The fast path. Of attempts that are still young, and may complete, twice the rate is asked.
@@ -127,9 +130,8 @@ impl Detector {
         };
         let limit =
             RateLimit::new(limit(seen.limits), limit(RateLimits::default()), Origin::Derived);
-        let rate = f64::from(seen.young_incomplete);
-        let suspect = !seen.path_outage || self.change.is_distrustful();
-        let alarm = rate > limit.rate && rate > YOUNG_SHARE * f64::from(seen.young) && suspect;
+        let rate = self.outage.young(seen);
+        let alarm = rate > limit.rate && rate > YOUNG_SHARE * f64::from(seen.young);
         alarm.then_some(Young { rate, limit })
     }
 
@@ -144,10 +146,9 @@ impl Detector {
     /// The severity that this step alone would give.
     fn judge(&self, seen: &Observation) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
-        let suspect = !seen.path_outage || self.change.is_distrustful();
-        let changed = suspect && self.change.level() > 1.0;
+        let changed = self.change.level() > 1.0;
         let occupied = |part| Reason::Occupancy { part, lasting: Duration::ZERO };
-        if let Some(reason) = self.paging(seen, suspect) {
+        if let Some(reason) = self.paging(seen) {
             // A rate that fills the queue within seconds, a queue that is full, or one that the
             // kernel says was. 30 s to full only counts at such a rate too, so it adds nothing.
             let critical = if let Some(reason) = self.critical(seen, reason) {
@@ -160,7 +161,7 @@ impl Detector {
             return Some(critical.map_or((Severity::Warning, reason), |r| (Severity::Critical, r)));
         }
         // A rate that is low for the queue, and fills it nevertheless.
-        if suspect && self.change.is_probable() && occupancy >= SLOWLY_FILLED {
+        if self.change.is_probable() && occupancy >= SLOWLY_FILLED {
             return Some(if occupancy >= FULL {
                 (Severity::Critical, occupied(FULL))
             } else {
@@ -175,18 +176,21 @@ impl Detector {
     }
 
     /// The rate that is worth a page, if any is.
-    fn paging(&self, seen: &Observation, suspect: bool) -> Option<Reason> {
+    fn paging(&self, seen: &Observation) -> Option<Reason> {
         let filling = seen.filling_rate();
         let (warning, _) = seen.limits.rates(filling);
         let warning = RateLimit::new(warning, filling / 2.0, Origin::Derived);
-        let much = MUCH.max(MUCH_PART * self.crowd.rate());
-        let much = RateLimit { rate: much, origin: Origin::Derived };
+        let much = RateLimit { rate: self.much(), origin: Origin::Derived };
         let limit = if seen.limits.warning.is_some() { warning } else { warning.min(much) };
-        let sustained = suspect && self.change.is_sustained();
-        if sustained && self.change.excess_rate() >= limit.rate {
+        if self.change.is_sustained() && self.change.excess_rate() >= limit.rate {
             return Some(Reason::Rate(limit));
         }
         self.young.map(|young| Reason::Young(young.limit))
+    }
+
+    /// Failures per second that page however long the queue is.
+    fn much(&self) -> f64 {
+        MUCH.max(MUCH_PART * self.crowd.rate())
     }
 
     /// The rate that is critical, where one that pages is.
@@ -244,6 +248,20 @@ impl Detector {
         self.crowd.is_crowded()
     }
 
+    /// Completions per second while all is well, where an outage makes them fail.
+    #[must_use]
+    pub fn outage(&self) -> Option<f64> {
+        self.outage.is_on().then(|| self.outage.usual_rate())
+    }
+
+    /// SYNs per second beyond the usual that are dropped before the queue, where they are many, and
+    /// the limit that they reached.
+    #[must_use]
+    pub fn filtered(&self) -> Option<(f64, f64)> {
+        let rate = self.change.filtered_rate()?;
+        (rate >= self.much()).then(|| (rate, self.much()))
+    }
+
     /// The higher CUSUM in units of its limit; at least 1 where the young gave the alarm.
     #[must_use]
     pub fn evidence_level(&self) -> f64 {
@@ -285,14 +303,13 @@ impl Detector {
     /// longer.
     #[must_use]
     pub fn saved(&self, address: IpAddr, port: u16) -> Option<SavedBaseline> {
-        let [failing, undiscounted, unanswered] = self.change.saved();
+        let [failing, unanswered] = self.change.saved();
         (failing.steps >= RESUMED).then(|| SavedBaseline {
             address,
             port,
             learned_at: self.learned_at,
             usual_completion_rate: self.crowd.usual_rate(),
             failing,
-            undiscounted,
             unanswered,
         })
     }
@@ -350,7 +367,7 @@ mod tests {
             completed: 24.0,
             failed: 0.5,
             young: 100,
-            young_incomplete: 2,
+            young_incomplete: 2.0,
             backlog: 4096,
             ..Default::default()
         }
@@ -364,7 +381,7 @@ mod tests {
             failed: 250.5,
             young: 1_100,
             // In the first steps not all of the second that these cover is flooded.
-            young_incomplete: if step < 1_202 { 500 } else { 1_000 },
+            young_incomplete: if step < 1_202 { 500.0 } else { 1_000.0 },
             ..calm(0)
         };
         let raised = run(&mut detector, 1_200..1_240, flood);
@@ -390,17 +407,52 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_outage_of_the_path_does_not_page() {
-        let mut detector = Detector::default();
-        let outage = |_| Observation {
-            failed: 250.0,
-            young: 1_000,
-            young_incomplete: 900,
-            path_outage: true,
+    /// A step in which all clients repeat their SYN in vain, and `forged` ones do so too.
+    fn outage(completed: f64, forged: f64) -> Observation {
+        let failed = 24.5 - completed + forged;
+        Observation {
+            completed,
+            failed,
+            excused: failed,
+            young: 100,
+            young_incomplete: 4.0 * failed,
+            young_excused: 4.0 * failed,
             ..calm(0)
-        };
-        assert_eq!(run(&mut detector, 0..200, outage), []);
+        }
+    }
+
+    #[test]
+    fn an_outage_takes_the_place_of_what_completes() {
+        let mut detector = Detector::default();
+        assert_eq!(run(&mut detector, 0..1_200, calm), []);
+        assert_eq!(run(&mut detector, 1_200..1_400, |_| outage(0.0, 0.0)), []);
+        assert!(detector.outage().is_some_and(|usual| (90.0..100.0).contains(&usual)));
+        run(&mut detector, 1_400..1_600, calm);
+        assert_eq!(detector.outage(), None);
+    }
+
+    #[test]
+    fn what_is_added_to_the_usual_is_no_outage_however_it_looks() {
+        for completed in [24.0, 0.0] {
+            let mut detector = Detector::default();
+            run(&mut detector, 0..1_200, calm);
+            let raised = run(&mut detector, 1_200..1_400, |_| outage(completed, 75.0));
+            let page = raised.iter().find(|(_, severity)| *severity >= Some(Severity::Warning));
+            assert!(page.is_some_and(|(step, _)| *step < 1_212), "{raised:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_filter_drops_is_no_flood() {
+        let mut detector = Detector::default();
+        run(&mut detector, 0..1_200, calm);
+        let filtered = |_| Observation { unanswered: 24.0, completed: 0.0, has_room: true, ..calm(0) };
+        assert_eq!(run(&mut detector, 1_200..1_240, filtered), []);
+        assert!(detector.filtered().is_some_and(|(rate, limit)| rate >= limit));
+        let full = |_| Observation { has_room: false, ..filtered(0) };
+        let raised = run(&mut detector, 1_240..1_300, full);
+        assert!(raised.iter().any(|(_, severity)| *severity >= Some(Severity::Warning)));
+        assert_eq!(detector.filtered(), None);
     }
 
     #[test]
@@ -426,23 +478,6 @@ mod tests {
         };
         assert_eq!(burst(1_000), Some(Severity::Info));
         assert_eq!(burst(11), Some(Severity::Warning));
-    }
-
-    #[test]
-    fn what_is_discounted_pages_once_it_fills_the_queue_for_long() {
-        let mut detector = Detector::default();
-        let small = |_| Observation { backlog: 128, ..calm(0) };
-        run(&mut detector, 0..1_200, small);
-        let repeated = |_| Observation {
-            undiscounted: 8.0,
-            path_outage: true,
-            half_open: 120,
-            old: 110,
-            ..small(0)
-        };
-        let raised = run(&mut detector, 1_200..1_400, repeated);
-        let page = raised.iter().find(|(_, severity)| *severity == Some(Severity::Critical));
-        assert!(page.is_some_and(|(step, _)| (1_318..1_325).contains(step)), "{raised:?}");
     }
 
     #[test]
@@ -477,7 +512,7 @@ mod tests {
             completed: 480.0,
             failed: 10.0,
             young: 2_000,
-            young_incomplete: 40,
+            young_incomplete: 40.0,
             ..calm(0)
         };
         let changes = run(&mut detector, 1_200..1_400, crowd);

@@ -8,12 +8,15 @@ mod detector;
 mod episode;
 mod limits;
 mod observation;
+mod outage;
 #[cfg(test)]
 mod poisoning;
 mod queue;
 mod saved;
 
 pub use detector::Detector;
+pub(crate) use detector::YOUNG_RATE;
 pub use limits::{RateLimits, Reason};
+pub(crate) use observation::LIFETIME;
 pub use observation::Observation;
 pub use saved::{SavedBaseline, SavedSeries};

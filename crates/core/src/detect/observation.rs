@@ -1,5 +1,7 @@
 //! What a detector is told at the end of a step.
 
+use std::time::Duration;
+
 use crate::detect::limits::RateLimits;
 use crate::stats::Step;
 use crate::time::Timestamp;
@@ -15,22 +17,24 @@ pub struct Observation {
     pub immature: bool,
     /// Its attempts that completed.
     pub completed: f64,
-    /// Its attempts that were answered and failed, weighted.
+    /// Its attempts that were answered and failed, each by the part of a place that it took.
     pub failed: f64,
-    /// The same, each counted fully.
-    pub undiscounted: f64,
-    /// Its attempts that nobody answered, weighted.
+    /// The part of these that an outage would explain.
+    pub excused: f64,
+    /// Its attempts that nobody answered.
     pub unanswered: f64,
+    /// The part of these that an outage would explain.
+    pub unanswered_excused: f64,
     /// Attempts that are 0.5 to 1.5 s old.
     pub young: u32,
-    /// Those of them that are not complete.
-    pub young_incomplete: u32,
-    /// Most of the failing attempts are repeated as honest clients do: the path is broken.
-    pub path_outage: bool,
+    /// Those of them that are not complete, as `failed`.
+    pub young_incomplete: f64,
+    /// The part of these that an outage would explain.
+    pub young_excused: f64,
+    /// The queue has room, so whoever leaves SYNs without an answer, it is not the queue.
+    pub has_room: bool,
     /// Half-open connections by the better witness.
     pub half_open: u64,
-    /// Those of them whose SYN-ACK has been repeated.
-    pub old: u64,
     /// The limit of the SYN queue.
     pub backlog: u32,
     /// Limits that are set instead of derived from the backlog.
@@ -44,14 +48,15 @@ pub struct Observation {
     pub weight: u32,
 }
 
-/// A request lives so many seconds where it is not pruned (`net.ipv4.tcp_synack_retries` = 5).
-const LIFETIME: f64 = 63.0;
-/// And about so many in a queue that is nearly full where it is.
-const PRUNED_LIFETIME: f64 = 10.0;
+/// A request lives so long where it is not pruned (`net.ipv4.tcp_synack_retries` = 5).
+const UNPRUNED_LIFETIME: Duration = Duration::from_secs(63);
+/// And about so long in a queue that is nearly full where it is.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
 
 impl Observation {
     /// Failures per second that fill the queue in the end.
     pub(crate) fn filling_rate(&self) -> f64 {
-        f64::from(self.backlog) / if self.unpruned { LIFETIME } else { PRUNED_LIFETIME }
+        let lifetime = if self.unpruned { UNPRUNED_LIFETIME } else { LIFETIME };
+        f64::from(self.backlog) / lifetime.as_secs_f64()
     }
 }

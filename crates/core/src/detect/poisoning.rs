@@ -45,9 +45,8 @@ impl Game {
             // Honest arrivals come in lumps.
             completed: [20.0, 27.0, 24.0, 27.0][self.step as usize % 4],
             failed,
-            undiscounted: failed,
             young: 98 + young_incomplete,
-            young_incomplete,
+            young_incomplete: young_incomplete.into(),
             backlog: BACKLOG,
             ..Observation::default()
         };

@@ -10,10 +10,6 @@ use crate::time::Timestamp;
 pub(crate) const OCCUPIED_PART: f64 = 0.25;
 /// See [`OCCUPIED_PART`].
 pub(crate) const OCCUPIED: Duration = Duration::from_secs(10);
-/// With old requests in near to half of the queue for this long no failure is discounted.
-const STALE: Duration = Duration::from_secs(30);
-/// Near to half of the queue.
-const STALE_PART: f64 = 0.45;
 
 /// The SYN queue of one service.
 #[derive(Clone, Debug)]
@@ -23,7 +19,6 @@ pub(crate) struct Queue {
     fill_rate: Ewma,
     usual_occupancy: Ewma,
     occupied_since: Option<Timestamp>,
-    stale_since: Option<Timestamp>,
 }
 
 impl Queue {
@@ -33,7 +28,6 @@ impl Queue {
             fill_rate: Ewma::new(5.0 / D),
             usual_occupancy: Ewma::new(600.0 / D),
             occupied_since: None,
-            stale_since: None,
         }
     }
 
@@ -49,10 +43,8 @@ impl Queue {
         // Not knowing better, it is taken to be a third full: pruning keeps it near one half.
         let usual = if cold { 1.0 / 3.0 } else { self.usual_occupancy.mean().min(0.5) };
         let unusual = 1.5 * usual;
-        let since = |since: Option<Timestamp>, holds: bool| holds.then(|| since.unwrap_or(seen.at));
-        self.occupied_since = since(self.occupied_since, occupancy >= unusual.max(OCCUPIED_PART));
-        let stale = occupancy >= unusual.max(STALE_PART) && seen.old * 10 >= seen.half_open * 7;
-        self.stale_since = since(self.stale_since, stale);
+        let occupied = occupancy >= unusual.max(OCCUPIED_PART);
+        self.occupied_since = occupied.then(|| self.occupied_since.unwrap_or(seen.at));
         if learns {
             self.usual_occupancy.add(occupancy);
         }
@@ -61,11 +53,6 @@ impl Queue {
     /// Whether more of it than usual has been taken for long.
     pub(crate) fn is_occupied(&self, at: Timestamp) -> bool {
         self.occupied_since.is_some_and(|since| at - since >= OCCUPIED)
-    }
-
-    /// Whether old requests have held near to half of it for long.
-    pub(crate) fn is_stale(&self, at: Timestamp) -> bool {
-        self.stale_since.is_some_and(|since| at - since >= STALE)
     }
 
     /// Whether nothing is in it.

@@ -21,8 +21,6 @@ pub struct SavedBaseline {
     pub usual_completion_rate: f64,
     /// Of attempts that were answered and failed.
     pub failing: SavedSeries,
-    /// The same, each counted fully.
-    pub undiscounted: SavedSeries,
     /// Of attempts that nobody answered.
     pub unanswered: SavedSeries,
 }
@@ -50,7 +48,7 @@ impl SavedBaseline {
     pub fn is_sound(&self) -> bool {
         let series =
             |series: &SavedSeries| [series.completed, series.failed, series.spread, series.noise];
-        let numbers = [&self.failing, &self.undiscounted, &self.unanswered].map(series);
+        let numbers = [&self.failing, &self.unanswered].map(series);
         let mut numbers = numbers.iter().flatten().chain([&self.usual_completion_rate]);
         numbers.all(|number| number.is_finite() && *number >= 0.0)
     }

@@ -41,6 +41,8 @@ pub struct Service {
     pub failures: Failures,
     /// Entropy of their sources over the highest that their number allows, as of its last turn.
     pub entropy_ratio: f64,
+    /// Whether they were spread like random numbers then.
+    pub forged: bool,
     /// What was counted since the start; packets since the beginning of the step.
     pub counts: Counts,
     /// The listening socket as of the last look at the kernel.
@@ -69,6 +71,7 @@ impl Service {
             samples: Samples::default(),
             failures: Failures::default(),
             entropy_ratio: 0.0,
+            forged: false,
             counts: Counts::default(),
             listener: None,
             learner: Learner::default(),

@@ -6,6 +6,10 @@ use crate::findings::{Onset, Room};
 /// show an accept queue that is full.
 const RESENT: u32 = 10;
 const RESENT_SHARE: f64 = 0.05;
+/// Where no handshake completes any more, so many are enough; so many SYNs without an answer then
+/// show that it goes on.
+const RESENT_STUCK: u32 = 2;
+const UNANSWERED_STUCK: u32 = 16;
 
 /// What was seen of an accept queue that is full.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct Signs {
     pub unanswered: u32,
     /// Attempts that each one counted stands for.
     pub weight: u32,
+    /// It was full a moment ago.
+    pub told: bool,
 }
 
 impl AcceptQueueOverflow {
@@ -38,13 +44,16 @@ impl AcceptQueueOverflow {
     /// that were acknowledged, since their ACK had to be ignored (`tcp_check_req`), and further
     /// SYNs are not answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like.)
     pub(crate) fn judge(signs: Signs) -> Option<Self> {
-        let Signs { kernel, resent, completed, unanswered, weight } = signs;
+        let Signs { kernel, resent, completed, unanswered, weight, told } = signs;
+        let enough = |count: u32, limit: u32| count >= limit.saturating_mul(weight);
         let full = match kernel {
             Some((waiting, room, overflowing)) => waiting >= room && overflowing,
             None => {
-                resent >= RESENT.saturating_mul(weight)
+                let stuck = completed == 0 && enough(unanswered, UNANSWERED_STUCK);
+                let several = enough(resent, RESENT)
                     && f64::from(resent) >= RESENT_SHARE * f64::from(completed)
-                    && unanswered >= resent
+                    && unanswered >= resent;
+                several || (stuck && (told || enough(resent, RESENT_STUCK)))
             }
         };
         full.then_some(Self { waiting: kernel.map(|(waiting, ..)| waiting), resent })
@@ -87,7 +96,7 @@ mod tests {
     use super::*;
 
     const WIRE: Signs =
-        Signs { kernel: None, resent: 10, completed: 200, unanswered: 10, weight: 1 };
+        Signs { kernel: None, resent: 10, completed: 200, unanswered: 10, weight: 1, told: false };
 
     #[test]
     fn the_wire_shows_it_by_answers_that_come_again_and_by_silence() {
@@ -97,6 +106,11 @@ mod tests {
         assert!(!judge(Signs { completed: 201, ..WIRE }), "a small part");
         assert!(!judge(Signs { unanswered: 9, ..WIRE }), "TCP_DEFER_ACCEPT");
         assert!(!judge(Signs { weight: 2, ..WIRE }), "five that stand for ten");
+        let stuck = Signs { resent: 2, completed: 0, unanswered: 16, ..WIRE };
+        assert!(judge(stuck), "nothing completes any more");
+        assert!(!judge(Signs { completed: 1, ..stuck }));
+        assert!(!judge(Signs { resent: 1, ..stuck }), "a filter");
+        assert!(judge(Signs { resent: 0, told: true, ..stuck }), "and it goes on");
     }
 
     #[test]

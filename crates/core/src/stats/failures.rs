@@ -27,8 +27,6 @@ const LEAST: usize = 64;
 const OF_ALL: usize = 16_384;
 /// Failures older than this say nothing of what happens now.
 const MAX_AGE: Duration = Duration::from_secs(30);
-/// Failures from which on an outage of the path can be told.
-const ENOUGH_FOR_OUTAGE: usize = 20;
 /// Routable /16 prefixes of IPv4: what sources drawn at random spread over.
 const ROUTABLE_16: f64 = 56_000.0;
 
@@ -45,8 +43,25 @@ pub struct Failure {
     pub new: bool,
     /// Its source has failed here before, of late.
     pub returning: bool,
-    /// What it counts for: 1, or less where it is likely to be honest.
+    /// The part of its life that it holds a place in the queue: 1, or less where a reset gave the
+    /// place back.
     pub weight: f64,
+    /// An outage would explain it: its SYN was repeated as honest clients do, or a client of its
+    /// network completed a handshake within the hour.
+    pub excused: bool,
+    /// Nobody answered it.
+    pub unanswered: bool,
+    /// A scanner made it, which is told as a scan.
+    pub scanned: bool,
+}
+
+/// What the failures of a step count for, each on average.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// As [`Failure::weight`].
+    pub weight: f64,
+    /// The part that an outage would explain, not above the weight.
+    pub excused: f64,
 }
 
 /// The failures of one service, as far as they are kept.
@@ -55,6 +70,17 @@ pub struct Failures {
     kept: VecDeque<Failure>,
     completed: Completions,
     limit: usize,
+}
+
+impl Share {
+    fn mean<'a>(failures: impl ExactSizeIterator<Item = &'a Failure>) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
+        let each = 1.0 / failures.len() as f64;
+        failures.fold(Self { weight: 0.0, excused: 0.0 }, |mean, failure| Self {
+            weight: mean.weight + each * failure.weight,
+            excused: mean.excused + if failure.excused { each * failure.weight } else { 0.0 },
+        })
+    }
 }
 
 impl Default for Failures {
@@ -122,38 +148,15 @@ impl Failures {
         self.kept.iter().map(|failure| failure.attempt.at).filter(|at| *at >= since).min()
     }
 
-    /// Whether most failures were repeated as honest clients do: then the path is broken.
-    #[must_use]
-    pub fn are_retransmitted(&self) -> bool {
-        let retransmitted = self.kept.iter().filter(|failure| failure.retransmitted).count();
-        self.kept.len() >= ENOUGH_FOR_OUTAGE && retransmitted * 2 >= self.kept.len()
-    }
-
     /// What the failures of a step count for on average. Where hardly any fail, none of the sampled
-    /// may have: then that of the kept ones; 1 without any.
+    /// may have: then that of the kept ones.
     #[must_use]
-    pub fn mean_weight(&self, sampled: &[Failure]) -> f64 {
-        fn mean<'a>(failures: impl ExactSizeIterator<Item = &'a Failure>) -> f64 {
-            #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
-            let count = failures.len() as f64;
-            failures.map(|failure| failure.weight).sum::<f64>() / count
-        }
+    pub fn share(&self, sampled: &[Failure]) -> Share {
         match (sampled, self.kept.is_empty()) {
-            ([], true) => 1.0,
-            ([], false) => mean(self.kept.iter()),
-            (sampled, _) => mean(sampled.iter()),
+            ([], true) => Share { weight: 1.0, excused: 0.0 },
+            ([], false) => Share::mean(self.kept.iter()),
+            (sampled, _) => Share::mean(sampled.iter()),
         }
-    }
-
-    /// Attempts per second of a source among the kept failures that its resets ended.
-    #[must_use]
-    pub fn reset_rate(&self, source: Address, now: Timestamp) -> f64 {
-        let Some(oldest) = self.kept.front() else { return 0.0 };
-        let resets = self.kept.iter().filter(|failure| failure.reset);
-        let of_source = resets.filter(|failure| source_of(failure.attempt.source) == source);
-        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
-        let count = of_source.count() as f64;
-        count / (now - oldest.attempt.at).as_secs_f64().max(1.0)
     }
 
     /// Entropy of the sources of the kept failures over the highest that their number allows.
@@ -439,6 +442,9 @@ mod tests {
                 new: true,
                 returning: false,
                 weight: 1.0,
+                excused: false,
+                unanswered: false,
+                scanned: false,
             });
         }
         failures

@@ -14,7 +14,7 @@ mod sample;
 mod sketch;
 mod window;
 
-pub use failures::{Failure, Failures, SourceProfile, TargetProfile};
+pub use failures::{Failure, Failures, Share, SourceProfile, TargetProfile};
 pub(crate) use failures::{common_prefix, network_of, source_of, subnet_of};
 pub use fingerprint::{SeenSyn, SynFingerprint};
 pub use hosts::{Hosts, LastSteps, SingleSourceFlood, StrayAnswers};

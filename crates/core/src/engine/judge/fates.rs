@@ -1,15 +1,13 @@
 //! What became of the attempts that were drawn in a step.
 
+use std::time::Duration;
+
+use crate::detect::LIFETIME;
 use crate::engine::shard::{Completed, Known};
 use crate::engine::shards::Shards;
 use crate::flow::{Fate, Hasher};
 use crate::stats::{Attempt, Failure, Recent, network_of, source_of};
-
-/// What a failure counts for whose SYN was repeated as honest clients do.
-const WEIGHT_RETRANSMITTED: f64 = 0.1;
-/// What one counts for from a network that completed a handshake within the hour. (Both discounts
-/// can be gamed: the detector follows the failures without them too.)
-const WEIGHT_KNOWN: f64 = 0.2;
+use crate::time::Timestamp;
 
 /// Attempts of one step by what became of them.
 #[derive(Default)]
@@ -22,16 +20,9 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    /// Share of the failures that no scanner made: what that does is told as a scan.
-    #[expect(clippy::cast_precision_loss, reason = "at most a few dozen")]
-    pub fn unexplained(&self) -> f64 {
-        let scanned = self.failed.iter().filter(|failure| failure.weight == 0.0).count();
-        1.0 - scanned as f64 / self.failed.len().max(1) as f64
-    }
-
-    /// Those that count for something.
+    /// Those that no scanner made.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> + Clone {
-        self.failed.iter().chain(&self.unanswered).filter(|failure| failure.weight > 0.0)
+        self.failed.iter().chain(&self.unanswered).filter(|failure| !failure.scanned)
     }
 }
 
@@ -42,6 +33,8 @@ pub(super) struct Past {
     pub completed: Completed,
     /// Sources whose attempts failed in the last minute or two.
     pub failed_sources: Recent,
+    /// Services that a scanner tried in this time, each with the scanner.
+    pub scanned: Recent,
 }
 
 impl Past {
@@ -61,9 +54,11 @@ impl Past {
             let (fate, retransmitted) = shards.fate(attempt.flow, attempt.isn);
             let failure = |reset| self.failure(*attempt, &completed, retransmitted, reset);
             match fate {
-                Fate::HalfOpen => fates.failed.push(failure(false)),
-                Fate::Reset => fates.failed.push(failure(true)),
-                Fate::Unanswered => fates.unanswered.push(failure(false)),
+                Fate::HalfOpen => fates.failed.push(failure(None)),
+                Fate::Reset(held) => fates.failed.push(failure(Some(held))),
+                Fate::Unanswered => {
+                    fates.unanswered.push(Failure { unanswered: true, ..failure(None) });
+                }
                 Fate::Completed => fates.completed.push(*attempt),
                 Fate::Refused => fates.refused.push(*attempt),
                 Fate::Unknown => {}
@@ -72,23 +67,50 @@ impl Past {
         fates
     }
 
-    /// What an attempt counts for that failed.
+    /// What an attempt counts for that failed; `reset`: how long after its SYN, where it was.
     pub fn failure(
         &self,
         attempt: Attempt,
         completed: &Known,
         retransmitted: bool,
-        reset: bool,
+        reset: Option<Duration>,
     ) -> Failure {
         let (source, network) = self.origin(&attempt);
-        let weight = match (retransmitted, completed.networks.contains(network)) {
-            (true, _) => WEIGHT_RETRANSMITTED,
-            (false, true) => WEIGHT_KNOWN,
-            (false, false) => 1.0,
-        };
-        let new = !completed.sources.contains(source);
-        let returning = self.failed_sources.contains(source);
-        Failure { attempt, retransmitted, reset, new, returning, weight }
+        Failure {
+            attempt,
+            retransmitted,
+            reset: reset.is_some(),
+            new: !completed.sources.contains(source),
+            returning: self.failed_sources.contains(source),
+            weight: reset.map_or(1.0, |held| held.div_duration_f64(LIFETIME)),
+            // An attacker can choose both: no more is excused than completions are missing.
+            excused: retransmitted || completed.networks.contains(network),
+            unanswered: false,
+            scanned: false,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, at: Timestamp) {
+        let mut known = self.completed.look();
+        known.sources.advance(at);
+        known.networks.advance(at);
+        drop(known);
+        self.failed_sources.advance(at);
+        self.scanned.advance(at);
+    }
+
+    /// Takes note of a failure that a scanner made: its first with the service counts for nothing,
+    /// the next as any other's do.
+    pub fn note_scan(&mut self, failure: &mut Failure) {
+        let Attempt { source, destination, port, .. } = failure.attempt;
+        let service = self.hasher.address(destination).rotate_left(17) ^ u64::from(port);
+        let contact = self.hasher.address(source_of(source)) ^ service;
+        failure.scanned = !self.scanned.contains(contact);
+        if failure.scanned {
+            failure.weight = 0.0;
+            self.scanned.insert(contact);
+        }
     }
 
     /// Remembers the source of an attempt that failed.

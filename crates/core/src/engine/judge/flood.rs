@@ -5,8 +5,8 @@ use crate::engine::judge::moment::{Moment, SECOND};
 use crate::engine::services::Service;
 use crate::engine::witnesses::KernelView;
 use crate::findings::{
-    AcceptQueueOverflow, Basis, Configured, Finding, FlashCrowd, Grounds, Onset, QueueState, Signs,
-    Sources, SynFlood, are_real, variant,
+    AcceptQueueOverflow, Basis, Configured, Finding, FlashCrowd, Grounds, Onset, PathOutage,
+    QueueState, Signs, Sources, SynFiltered, SynFlood, are_real, variant,
 };
 use crate::flow::{HalfOpen, ServiceId};
 use crate::model::{Evidence, Severity, Target, Variant};
@@ -128,12 +128,48 @@ impl Moment<'_> {
         self.innocent(id, service, at, backlog, Severity::Info, FlashCrowd)
     }
 
-    /// The full accept queue of a service, if it is full.
+    /// The clients of a service, of whom `usual` complete per second, do not get through.
+    pub(super) fn path_outage(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        at: Timestamp,
+        usual_rate: f64,
+    ) -> Onset {
+        let known = 1.0 - service.failures.profile(&[]).new;
+        self.hampered(id, service, at, PathOutage { usual_rate, known })
+    }
+
+    /// SYNs to a service are dropped before its queue: so many a second, and the limit for that.
+    pub(super) fn syn_filtered(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        at: Timestamp,
+        (rate, limit): (f64, f64),
+    ) -> Onset {
+        self.hampered(id, service, at, SynFiltered { rate, limit })
+    }
+
+    fn hampered(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        at: Timestamp,
+        finding: impl Into<Finding>,
+    ) -> Onset {
+        let (_, backlog) = self.queue(id, service);
+        let onset = self.innocent(id, service, at, backlog, Severity::Warning, finding);
+        Onset { grounds: Grounds { level: 2.0, ..onset.grounds }, ..onset }
+    }
+
+    /// The full accept queue of a service, if it is full; `told`: it was a moment ago.
     pub(super) fn accept_overflow(
         &self,
         id: ServiceId,
         service: &Service,
         at: Timestamp,
+        told: bool,
     ) -> Option<Onset> {
         let recent = service.windows.sum(0, ACCEPT_STEPS);
         let kernel = self.fresh_kernel();
@@ -146,6 +182,7 @@ impl Moment<'_> {
             // Not those whose answer may still be on its way from a distant server.
             unanswered: service.windows.sum(Step::MATURE, ACCEPT_STEPS).unanswered,
             weight: self.weight(id),
+            told,
         })?;
         let backlog = self.backlog(service);
         let onset = self.innocent(id, service, at, backlog, Severity::Warning, found);

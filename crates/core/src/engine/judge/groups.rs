@@ -93,13 +93,17 @@ impl Groups {
         window: &Window,
         each: f64,
         fates: &Fates,
+        one_way: bool,
         is_watched: impl Fn(Address) -> bool,
     ) {
-        for failure in fates.failures() {
+        // Of those that nobody answers nothing is known: they may not be there.
+        let counted = |failure: &&Failure| one_way || !failure.unanswered;
+        for failure in fates.failures().filter(counted) {
             let host = failure.attempt.destination;
             if is_watched(host) {
                 let failed = each * failure.weight;
-                let seen = Observation { failed, undiscounted: each, ..*seen };
+                let excused = if failure.excused { failed } else { 0.0 };
+                let seen = Observation { failed, excused, ..*seen };
                 let window = Window { answered: window.syn, ..*window };
                 self.add(host, &seen, &window, &std::iter::once(failure), &[]);
             }
@@ -205,8 +209,11 @@ impl Group {
         }
         self.now.completed += seen.completed;
         self.now.failed += seen.failed;
-        self.now.undiscounted += seen.undiscounted;
-        self.now.unanswered += seen.unanswered;
+        self.now.excused += seen.excused;
+        if !seen.has_room {
+            self.now.unanswered += seen.unanswered;
+            self.now.unanswered_excused += seen.unanswered_excused;
+        }
         self.window.add(window);
         for failure in failures {
             self.failures.keep(*failure);
@@ -221,8 +228,7 @@ impl Group {
         if let Some(window) = self.windows.at(step) {
             *window = std::mem::take(&mut self.window);
         }
-        let path_outage = self.failures.are_retransmitted();
-        let seen = Observation { at, backlog, path_outage, ..std::mem::take(&mut self.now) };
+        let seen = Observation { at, backlog, ..std::mem::take(&mut self.now) };
         self.detector.observe(&seen);
     }
 

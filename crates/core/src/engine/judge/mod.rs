@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 
-use crate::detect::Observation;
+use crate::detect::{Observation, YOUNG_RATE};
 use crate::engine::judge::fates::{Fates, Past};
 use crate::engine::judge::flood::young_steps;
 use crate::engine::judge::groups::Groups;
@@ -27,7 +27,8 @@ use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
 use crate::model::{KernelHalfOpen, Severity, Target, Variant};
 use crate::stats::{
-    Attempt, Failure, Failures, LastSteps, Recent, STEP, SourceProfile, Step, Window, source_of,
+    Attempt, Failure, Failures, LastSteps, Recent, STEP, Share, SourceProfile, Step, Window,
+    source_of,
 };
 use crate::time::Timestamp;
 
@@ -39,10 +40,11 @@ const ACCEPT_CALM: Duration = Duration::from_secs(30);
 /// With so many incidents at once further floods of single services are told only as what they have
 /// in common.
 const MANY: u32 = 64;
-/// What a health check counts for: a source that comes back, at most about once a second, and
-/// resets what is answered. Other resets count fully, since a flood may reset.
-const WEIGHT_HEALTH_CHECK: f64 = 0.1;
-const HEALTH_CHECK_RATE: f64 = 1.5;
+/// An outage or a filter is over after so long without a sign of it.
+const PATH_CALM: Duration = Duration::from_secs(30);
+/// Half-open connections that show that the queue of a service takes SYNs, where its limit is only
+/// assumed.
+const TAKES: u64 = 64;
 
 /// Decides at the end of each step, and keeps what it decided.
 pub(super) struct Judge {
@@ -58,9 +60,10 @@ pub(super) struct Judge {
 impl Judge {
     /// One who has judged nothing yet.
     pub fn new(hasher: Hasher, completed: Completed, start: Timestamp) -> Self {
-        let failed_sources = Recent::new(22, Duration::from_secs(60), start);
+        let of_a_minute = |lg_bits| Recent::new(lg_bits, Duration::from_secs(60), start);
+        let (failed_sources, scanned) = (of_a_minute(22), of_a_minute(18));
         Self {
-            past: Past { hasher, completed, failed_sources },
+            past: Past { hasher, completed, failed_sources, scanned },
             scanners: Scanners::new(hasher),
             groups: Groups::new(hasher),
             incidents: Incidents::default(),
@@ -85,15 +88,12 @@ impl Judge {
     /// 2. What became of the attempts that mature now is looked up once, for all that follows.
     /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
     /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
-    /// 5. Hosts are judged, then accept queues lapse: both may explain what a service shows.
+    /// 5. Hosts are judged, then accept queues and outages lapse: these may explain what a service
+    ///    shows.
     /// 6. Groups are judged, the widest first; last the services, unless something wider is told
     ///    already.
     pub fn end_step(&mut self, at: Timestamp, services: &mut Services, moment: &Moment) {
-        let mut known = self.past.completed.look();
-        known.sources.advance(at);
-        known.networks.advance(at);
-        drop(known);
-        self.past.failed_sources.advance(at);
+        self.past.advance(at);
         if moment.settings.kernel_only {
             return;
         }
@@ -107,15 +107,17 @@ impl Judge {
         }
         self.note_contacts(services, ServiceId::OTHER, &others);
         self.judge_scans(at, services, moment);
+        let one_way = services.ids().all(|id| services.get(id).is_one_way());
         for (id, fates) in &mut judged {
             self.discount_scanners(fates);
-            discount_health_checks(services.get(*id), at, fates);
-            self.observe(*id, at, services, moment, fates);
+            self.observe(*id, at, services, moment, fates, one_way);
         }
         self.discount_scanners(&mut others);
-        self.observe_others(at, services, moment, &others);
+        self.observe_others(at, services, moment, &others, one_way);
         self.judge_hosts(at, services, moment);
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
+        self.lapse(at, Class::PathOutage, PATH_CALM, |_| true);
+        self.lapse(at, Class::SynFiltered, PATH_CALM, |_| true);
         self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
         for id in services.ids() {
@@ -175,12 +177,13 @@ impl Judge {
         }
     }
 
-    /// What a scanner does is told as a scan and counts for nothing else.
-    fn discount_scanners(&self, fates: &mut Fates) {
+    /// What a scanner does is told as a scan, and its first contact with a service counts for
+    /// nothing else.
+    fn discount_scanners(&mut self, fates: &mut Fates) {
         for failure in fates.failed.iter_mut().chain(&mut fates.unanswered) {
             let subject = Subject::Source(source_of(failure.attempt.source));
             if self.incidents.is_active(Class::PortScan, subject) {
-                failure.weight = 0.0;
+                self.past.note_scan(failure);
             }
         }
     }
@@ -213,27 +216,28 @@ impl Judge {
         services: &mut Services,
         moment: &Moment,
         fates: &Fates,
+        one_way: bool,
     ) {
         let service = services.get(id);
         let matured = moment.matured(service);
         let (half_open, backlog) = moment.queue(id, service);
         let queue_full = moment.is_queue_full(service, half_open, backlog);
-        let wire = moment.half_open(id, service);
-        let old = wire.total - wire.unconfirmed;
         let cookies_off = moment.sysctls().syncookies == Some(0);
         let unpruned = cookies_off && backlog <= moment.backlog(service) / 2;
         let accept_queue_full = self.is_accept_queue_full(service);
-        let silent = self.stay_silent(id, service, moment);
+        let taken = half_open.max(moment.half_open(id, service).total);
+        let room = if service.is_backlog_known() { u64::from(backlog) / 2 } else { TAKES };
+        // Whoever never answers is not there, unless answers are never seen.
+        let answers = service.counts.syn_ack > 0 || service.listener.is_some() || one_way;
+        let has_room = !one_way && taken < room.max(1);
+        let (young, incomplete) = self.young(id, service, moment, answers && !has_room);
         let weight = moment.weight(id);
         let is_turn = self.is_turn(service, moment);
         let service = services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
-        let failed = f64::from(window.failed()) * service.failures.mean_weight(&fates.failed);
-        let unanswered = if accept_queue_full {
-            0.0
-        } else {
-            f64::from(window.unanswered) * service.failures.mean_weight(&fates.unanswered)
-        };
+        let share = service.failures.share(&fates.failed);
+        let ignored = service.failures.share(&fates.unanswered);
+        let unanswered = if accept_queue_full || !answers { 0 } else { window.unanswered };
         for failure in fates.failures() {
             self.past.note_failure(failure);
             service.failures.keep(*failure);
@@ -242,6 +246,8 @@ impl Judge {
         service.failures.forget(at);
         if is_turn {
             service.entropy_ratio = service.failures.entropy_ratio();
+            let kind = variant(&service.failures.profile(&[]));
+            service.forged = kind == Some(Variant::SpoofedRandom);
         }
         let idle = window == Window::default()
             && !service.detector.is_active()
@@ -249,23 +255,22 @@ impl Judge {
         if idle && half_open == 0 && service.detector.is_at_rest() {
             return;
         }
-        // Attempts of the last second before they mature.
-        let steps = young_steps(service);
-        let young = service.windows.sum(steps.start, steps.end - 1);
-        let young_unanswered = if silent { young.unanswered } else { 0 };
+        let (failed, unanswered) = (f64::from(window.failed()), f64::from(unanswered));
+        let excuse = if service.forged { 0.0 } else { 1.0 };
         let observation = Observation {
             at,
             matured: matured.unwrap_or_default(),
             immature: matured.is_none(),
             completed: f64::from(window.completed),
-            failed,
-            undiscounted: f64::from(window.failed()) * fates.unexplained(),
-            unanswered,
-            young: young.answered + young_unanswered,
-            young_incomplete: young.failed() + young_unanswered,
-            path_outage: service.failures.are_retransmitted(),
+            failed: failed * share.weight,
+            excused: failed * share.excused * excuse,
+            unanswered: unanswered * ignored.weight,
+            unanswered_excused: unanswered * ignored.excused * excuse,
+            young,
+            young_incomplete: incomplete.weight,
+            young_excused: incomplete.excused * excuse,
+            has_room,
             half_open,
-            old: half_open.min(old),
             backlog,
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
             unpruned,
@@ -282,6 +287,40 @@ impl Judge {
         }
     }
 
+    /// How many attempts of the last second before they mature there are, and what those count for
+    /// that are not complete: with those that nobody answered where `silent` ones count.
+    fn young(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        moment: &Moment,
+        silent: bool,
+    ) -> (u32, Share) {
+        let steps = young_steps(service);
+        let young = service.windows.sum(steps.start, steps.end - 1);
+        let silent = silent && self.stay_silent(id, service, moment);
+        let unanswered = if silent { young.unanswered } else { 0 };
+        let incomplete = f64::from(young.failed() + unanswered);
+        let mut share = Share { weight: 1.0, excused: 0.0 };
+        // What each counts for matters only where there are enough to give the alarm.
+        if incomplete >= YOUNG_RATE {
+            let failures = self.young_failures(service, moment);
+            share = service.failures.share(&failures);
+        }
+        let Share { weight, excused } = share;
+        let incomplete = Share { weight: incomplete * weight, excused: incomplete * excused };
+        (young.answered + unanswered, incomplete)
+    }
+
+    /// The sampled failures of attempts that are about to be judged.
+    fn young_failures(&self, service: &Service, moment: &Moment) -> Vec<Failure> {
+        let steps = young_steps(service).filter_map(|ago| moment.step.before(ago));
+        let failures = steps.flat_map(|step| {
+            self.fates(service, step, moment).failures().copied().collect::<Vec<_>>()
+        });
+        failures.collect()
+    }
+
     /// Adds the attempts to services that have no place of their own to the groups.
     fn observe_others(
         &mut self,
@@ -289,6 +328,7 @@ impl Judge {
         services: &Services,
         moment: &Moment,
         fates: &Fates,
+        one_way: bool,
     ) {
         let others = services.get(ServiceId::OTHER);
         let Some(matured) = moment.matured(others) else { return };
@@ -302,7 +342,7 @@ impl Judge {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
         let window = Window { syn: each.round() as u32, ..Window::default() };
         let is_watched = |host| services.is_watched(host);
-        self.groups.add_others(&seen, &window, each, fates, is_watched);
+        self.groups.add_others(&seen, &window, each, fates, one_way, is_watched);
     }
 
     /// One source that floods a host over all of its ports, and answers to what nobody asked.
@@ -378,6 +418,7 @@ impl Judge {
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
+        let (told_flood, accept_full) = (flood, self.is_accept_queue_full(service));
         let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
         if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
             let onset = severity.map(|severity| self.flood(id, service, severity, moment));
@@ -387,7 +428,17 @@ impl Judge {
             let onset = crowded.then(|| moment.crowd(id, service, at));
             self.tell(at, services, moment, subject, Class::FlashCrowd, onset);
         }
-        if let Some(onset) = moment.accept_overflow(id, service, at) {
+        let seen = !moment.capture.is_dropping();
+        let outage = service.detector.outage().filter(|_| seen && !told_flood && !accept_full);
+        if let Some(usual) = outage {
+            let onset = moment.path_outage(id, service, at, usual);
+            self.tell(at, services, moment, subject, Class::PathOutage, Some(onset));
+        }
+        if let Some(found) = service.detector.filtered().filter(|_| seen && !accept_full) {
+            let onset = moment.syn_filtered(id, service, at, found);
+            self.tell(at, services, moment, subject, Class::SynFiltered, Some(onset));
+        }
+        if let Some(onset) = moment.accept_overflow(id, service, at, accept_full) {
             self.tell(at, services, moment, subject, Class::AcceptQueueOverflow, Some(onset));
         }
     }
@@ -401,12 +452,8 @@ impl Judge {
         severity: Severity,
         moment: &Moment,
     ) -> Onset {
-        let mut young: Vec<Failure> = Vec::new();
-        if service.detector.is_fast() {
-            for step in young_steps(service).filter_map(|ago| moment.step.before(ago)) {
-                young.extend(self.fates(service, step, moment).failures());
-            }
-        }
+        let fast = service.detector.is_fast();
+        let young = if fast { self.young_failures(service, moment) } else { Vec::new() };
         let sources = moment.sources(id, service);
         moment.flood(id, service, severity, &young, sources)
     }
@@ -428,7 +475,9 @@ impl Judge {
         self.told >= MANY
             || (self.groups.is_any_told(service.address) && !critical)
             || (severity == Severity::Info
-                && (service.detector.is_crowded() || self.is_accept_queue_full(service)))
+                && (service.detector.is_crowded()
+                    || self.is_accept_queue_full(service)
+                    || self.incidents.is_active(Class::PathOutage, service.subject())))
     }
 
     /// Whether the accept queue of a service has been found full of late: SYNs without an answer
@@ -505,15 +554,6 @@ fn configure(services: &Services, subject: Subject, mut onset: Onset) -> Onset {
         onset.severity = Severity::Info;
     }
     onset
-}
-
-fn discount_health_checks(service: &Service, at: Timestamp, fates: &mut Fates) {
-    for failure in fates.failed.iter_mut().filter(|failure| failure.reset && failure.returning) {
-        let source = source_of(failure.attempt.source);
-        if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
-            failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
-        }
-    }
 }
 
 /// What a packet filter could do against the kept failures and `younger` ones.

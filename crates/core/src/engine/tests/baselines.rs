@@ -14,7 +14,6 @@ fn saved(port: u16, learned_at: Timestamp) -> SavedBaseline {
         learned_at,
         usual_completion_rate: 100.0,
         failing: series,
-        undiscounted: series,
         unanswered: SavedSeries { failed: 0.0, ..series },
     }
 }
@@ -64,7 +63,6 @@ fn a_flood_is_paged_at_once_whatever_was_restored() {
         let baseline = SavedBaseline {
             usual_completion_rate: number,
             failing: series,
-            undiscounted: series,
             unanswered: series,
             ..saved(443, START)
         };
@@ -85,7 +83,7 @@ fn what_is_old_or_no_number_is_not_used() {
         baselines[0].usual_completion_rate = wrong;
         baselines[1].failing.completed = wrong;
         baselines[2].failing.failed = wrong;
-        baselines[3].undiscounted.spread = wrong;
+        baselines[3].failing.spread = wrong;
         baselines[4].unanswered.noise = wrong;
         assert_eq!(restarted(baselines).1, 1);
     }
