@@ -77,6 +77,12 @@ pub enum Reason {
     },
     /// The kernel turned requests away, or answered them with cookies.
     QueueFull,
+    /// The same for so long, by the kernel's own count of the queue, which the wire does not
+    /// explain.
+    Overflow {
+        /// It must be so for this time.
+        lasting: Duration,
+    },
     /// One source reached this rate, whatever the ports.
     SingleSource {
         /// SYNs per second.
@@ -112,6 +118,9 @@ impl fmt::Display for Reason {
                 write!(f, "limit: {part:.0} % of the queue is taken for {seconds} s")
             }
             Self::QueueFull => f.write_str("and the kernel found the queue full"),
+            Self::Overflow { lasting } => {
+                write!(f, "limit: {} s without a free place", lasting.as_secs())
+            }
             Self::SingleSource { rate } => write!(f, "limit: {rate:.0}/s from one source"),
         }
     }

@@ -16,4 +16,5 @@ mod saved;
 pub use detector::Detector;
 pub use limits::{RateLimits, Reason};
 pub use observation::Observation;
+pub(crate) use queue::{FULL, OVERFLOWING, Overflow};
 pub use saved::{SavedBaseline, SavedSeries};

@@ -40,6 +40,9 @@ pub struct Observation {
     pub unpruned: bool,
     /// The kernel has dropped requests or answered them with cookies because the queue was full.
     pub queue_full: bool,
+    /// It does so look after look, by its own count the queue is at its limit, and the wire does not
+    /// show what fills it.
+    pub overflows: bool,
     /// Attempts that each one counted stands for; 0 is 1.
     pub weight: u32,
 }

@@ -286,8 +286,9 @@ impl Engine {
         self.collect();
         self.services.listen(&sample.listeners);
         for id in self.services.ids() {
-            self.services.get_mut(id).kernel_half_open =
-                self.services.get(id).listener.is_some().then_some(0);
+            let service = self.services.get_mut(id);
+            service.kernel_half_open = service.listener.is_some().then_some(0);
+            service.kernel_resent = 0;
             self.inform(id);
         }
         for row in &sample.half_open {
@@ -295,11 +296,17 @@ impl Engine {
             if id != ServiceId::OTHER {
                 let service = self.services.get_mut(id);
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
+                service.kernel_resent += row.retransmitted;
             }
         }
         self.instruct();
         let before = self.kernel.take();
         self.kernel = Some(KernelView::new(sample, before.as_ref().map(|view| &view.sample)));
+        let (_, services, moment) = self.parts();
+        for id in services.ids() {
+            let overflows = moment.overflows(id, services.get(id));
+            services.get_mut(id).overflow.look(moment.now, overflows);
+        }
         if self.settings.kernel_only {
             self.consult_kernel();
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use crate::detect::{Detector, SavedBaseline};
+use crate::detect::{Detector, Overflow, SavedBaseline};
 use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
@@ -49,6 +49,10 @@ pub struct Service {
     pub learner: Learner,
     /// Requests in SYN_RECV as of the last look at the kernel.
     pub kernel_half_open: Option<u32>,
+    /// Those of them whose SYN-ACK was sent again.
+    pub kernel_resent: u32,
+    /// Whether the kernel finds its queue at its limit, and nothing else shows why.
+    pub overflow: Overflow,
     /// Change detection.
     pub detector: Detector,
     /// What is set for it.
@@ -73,6 +77,8 @@ impl Service {
             listener: None,
             learner: Learner::default(),
             kernel_half_open: None,
+            kernel_resent: 0,
+            overflow: Overflow::default(),
             detector: Detector::default(),
             settings: None,
             turn: 0,

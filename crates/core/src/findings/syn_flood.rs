@@ -49,6 +49,13 @@ pub enum Basis {
         /// Those requests.
         resent: u64,
     },
+    /// The kernel's count of a queue that stays full.
+    Overflow {
+        /// The limit that was reached.
+        reason: Reason,
+        /// Half-open connections that the wire shows meanwhile, where there is one.
+        wire: Option<u64>,
+    },
 }
 
 impl Default for Basis {
@@ -224,6 +231,20 @@ impl Room for SynFlood {
                 self.queue.half_open,
                 onset.evidence.backlog.unwrap_or_default(),
             ),
+            Basis::Overflow { reason, wire } => {
+                let unseen = wire.map_or_else(String::new, |wire| {
+                    format!(
+                        "; what fills it is not visible on the wire, which shows {wire} half-open"
+                    )
+                });
+                format!(
+                    "The SYN queue of {place} is full by the kernel's own count, {} of {} places \
+                     ({reason}){}{unseen}{sources}.",
+                    self.queue.half_open,
+                    onset.evidence.backlog.unwrap_or_default(),
+                    kernel_in_words(onset),
+                )
+            }
             Basis::Group { reason, services } => format!(
                 "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, \
                  {excess:.0}/s more fail than usual ({reason}), spread over {services} services \

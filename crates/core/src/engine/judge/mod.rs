@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 
-use crate::detect::Observation;
+use crate::detect::{Observation, Reason};
 use crate::engine::judge::fates::{Fates, Past};
 use crate::engine::judge::flood::young_steps;
 use crate::engine::judge::groups::Groups;
@@ -135,7 +135,7 @@ impl Judge {
         by_service.remove(&ServiceId::OTHER);
         for (id, rows) in by_service {
             let service = services.get(id);
-            let onset = moment.flood_of_rows(service, &rows, &self.past);
+            let onset = moment.flood_of_rows(id, service, &rows, &self.past);
             if let Some(onset) = onset {
                 self.tell(at, services, moment, service.subject(), Class::SynFlood, Some(onset));
             }
@@ -218,6 +218,7 @@ impl Judge {
         let matured = moment.matured(service);
         let (half_open, backlog) = moment.queue(id, service);
         let queue_full = moment.is_queue_full(service, half_open, backlog);
+        let overflows = moment.is_overflowing(service);
         let wire = moment.half_open(id, service);
         let old = wire.total - wire.unconfirmed;
         let cookies_off = moment.sysctls().syncookies == Some(0);
@@ -270,6 +271,7 @@ impl Judge {
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
             unpruned,
             queue_full,
+            overflows,
             weight,
         };
         service.detector.observe(&observation);
@@ -375,12 +377,20 @@ impl Judge {
         let service = services.get(id);
         let subject = service.subject();
         let severity = service.detector.severity();
+        // Once a queue has room again nothing is left to say of how it was full.
+        let by_kernel = matches!(service.detector.reason(), Reason::Overflow { .. });
+        let is_over = by_kernel && !moment.is_overflowing(service);
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
         let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
-        if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
-            let onset = severity.map(|severity| self.flood(id, service, severity, moment));
+        let telling = telling && !is_over && self.is_due(service, severity, moment);
+        if telling || (flood && severity.is_none()) {
+            let onset = severity.map(|severity| {
+                let overflow = || self.overflow(id, services, moment);
+                let onset = by_kernel.then(overflow).flatten();
+                onset.unwrap_or_else(|| self.flood(id, service, severity, moment))
+            });
             self.tell(at, services, moment, subject, Class::SynFlood, onset);
         }
         if crowded || crowd {
@@ -390,6 +400,16 @@ impl Judge {
         if let Some(onset) = moment.accept_overflow(id, service, at) {
             self.tell(at, services, moment, subject, Class::AcceptQueueOverflow, Some(onset));
         }
+    }
+
+    /// The flood of a service whose queue is full by the kernel's word.
+    fn overflow(&self, id: ServiceId, services: &Services, moment: &Moment) -> Option<Onset> {
+        let directory = services.directory();
+        let is_its = |row: &&KernelHalfOpen| {
+            directory.known(row.address.into(), row.port).is_some_and(|of| of == id)
+        };
+        let rows: Vec<_> = moment.kernel?.sample.half_open.iter().filter(is_its).collect();
+        moment.flood_of_rows(id, services.get(id), &rows, &self.past)
     }
 
     /// The flood of a service. Where young attempts gave the alarm, their failures are looked up
