@@ -6,6 +6,7 @@
 mod accept_queue_overflow;
 mod backscatter;
 mod configured;
+mod conntrack_full;
 mod flash_crowd;
 mod port_scan;
 mod syn_ack_reflection;
@@ -23,6 +24,7 @@ pub use accept_queue_overflow::AcceptQueueOverflow;
 pub(crate) use accept_queue_overflow::Signs;
 pub use backscatter::Backscatter;
 pub use configured::Configured;
+pub use conntrack_full::ConntrackFull;
 pub use flash_crowd::FlashCrowd;
 pub use port_scan::PortScan;
 pub(crate) use port_scan::Scanners;
@@ -130,6 +132,8 @@ classes! {
     AcceptQueueOverflow = "accept_queue_overflow",
     /// Many new clients that do complete: not an attack.
     FlashCrowd = "flash_crowd",
+    /// Netfilter's table of connections is full.
+    ConntrackFull = "conntrack_full",
 }
 
 /// What is found of one subject now. The words come from it when they are needed.

@@ -25,17 +25,21 @@ pub(super) struct KernelView {
     pub cookie_rate: f64,
     /// Connections a second that found an accept queue full.
     pub overflow_rate: f64,
+    /// Packets a second that found no place in netfilter's connection table.
+    pub conntrack_drop_rate: f64,
 }
 
 impl KernelView {
     pub fn new(sample: KernelSample, before: Option<&KernelSample>) -> Self {
-        let rate = |name| {
+        let rate_of = |count: &dyn Fn(&KernelSample) -> Option<u64>| {
             let before = before?;
-            let more = sample.counters.get(name)?.saturating_sub(*before.counters.get(name)?);
+            let more = count(&sample)?.saturating_sub(count(before)?);
             let seconds = (sample.at - before.at).as_secs_f64();
             #[expect(clippy::cast_precision_loss, reason = "a rate")]
             (seconds > 0.0).then(|| more as f64 / seconds)
         };
+        let rate = |name| rate_of(&|sample| sample.counters.get(name).copied());
+        let conntrack_drops = |sample: &KernelSample| Some(sample.conntrack?.dropped);
         Self {
             drop_rate: rate("TCPReqQFullDrop").unwrap_or(0.0),
             // With cookies at 2 every request is answered by one, and counted as if the queue were
@@ -45,6 +49,7 @@ impl KernelView {
                 .unwrap_or(0.0),
             // Not `ListenDrops`, which a flood raises too.
             overflow_rate: rate("ListenOverflows").unwrap_or(0.0),
+            conntrack_drop_rate: rate_of(&conntrack_drops).unwrap_or(0.0),
             sample,
         }
     }

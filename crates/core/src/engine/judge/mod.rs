@@ -22,7 +22,9 @@ use crate::engine::judge::groups::Groups;
 use crate::engine::judge::moment::SECOND;
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Completed;
-use crate::findings::{Backscatter, Class, Configured, Filter, Onset, Scanners, SynFlood, variant};
+use crate::findings::{
+    Backscatter, Class, Configured, ConntrackFull, Filter, Onset, Scanners, SynFlood, variant,
+};
 use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
 use crate::model::{KernelHalfOpen, Severity, Target, Variant};
@@ -116,6 +118,7 @@ impl Judge {
         self.observe_others(at, services, moment, &others);
         self.judge_hosts(at, services, moment);
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
+        self.judge_conntrack(at, services, moment);
         self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
         for id in services.ids() {
@@ -140,6 +143,7 @@ impl Judge {
                 self.tell(at, services, moment, service.subject(), Class::SynFlood, Some(onset));
             }
         }
+        self.judge_conntrack(at, services, moment);
         // Where there is a wire, its word on the end of an incident counts.
         if moment.settings.kernel_only {
             self.lapse(at, Class::SynFlood, CALM, |_| true);
@@ -338,6 +342,18 @@ impl Judge {
             }
         }
         self.lapse(at, Class::Backscatter, CALM, |_| true);
+    }
+
+    /// The host's table of connections, where the kernel tells of one.
+    fn judge_conntrack(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
+        let found = moment.fresh_kernel().and_then(|kernel| {
+            ConntrackFull::judge(kernel.sample.conntrack?, kernel.conntrack_drop_rate)
+        });
+        if let Some(found) = found {
+            let onset = Some(found.onset(at));
+            self.tell(at, services, moment, Subject::ThisHost, Class::ConntrackFull, onset);
+        }
+        self.lapse(at, Class::ConntrackFull, CALM, |_| true);
     }
 
     /// Judges the groups, the widest first: what is told of one is not told of its parts.
