@@ -9,6 +9,7 @@ use crate::detect::{Detector, Overflow, SavedBaseline};
 use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
+use crate::engine::witnesses::Answers;
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::incident::Subject;
 use crate::model::Listener;
@@ -53,6 +54,10 @@ pub struct Service {
     pub kernel_resent: u32,
     /// Whether the kernel finds its queue at its limit, and nothing else shows why.
     pub overflow: Overflow,
+    /// Looks at the kernel in a row that found its queue full.
+    pub full_looks: u32,
+    /// Whether it answers more than the SYNs that are seen.
+    pub answers: Answers,
     /// Change detection.
     pub detector: Detector,
     /// What is set for it.
@@ -79,6 +84,8 @@ impl Service {
             kernel_half_open: None,
             kernel_resent: 0,
             overflow: Overflow::default(),
+            full_looks: 0,
+            answers: Answers::default(),
             detector: Detector::default(),
             settings: None,
             turn: 0,
@@ -288,6 +295,13 @@ impl Services {
             if id != ServiceId::OTHER {
                 self.get_mut(id).listener = Some(listener.clone());
             }
+        }
+    }
+
+    /// Compares what each answers with the SYNs that are seen.
+    pub fn look_at_answers(&mut self, at: Timestamp) {
+        for service in self.list.iter_mut().skip(1) {
+            service.answers.look(at, &service.counts);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::detect::{FULL, OVERFLOWING, Reason};
 use crate::engine::judge::fates::Past;
-use crate::engine::judge::moment::{Moment, sources_evidence};
+use crate::engine::judge::moment::{Moment, SECOND, completion_ratio, sources_evidence};
 use crate::engine::services::Service;
 use crate::engine::witnesses::KernelView;
 use crate::findings::{
@@ -11,34 +11,48 @@ use crate::findings::{
 };
 use crate::flow::ServiceId;
 use crate::model::{Evidence, KernelHalfOpen, Severity, Target};
-use crate::stats::{Attempt, Failures};
+use crate::stats::{Attempt, Failures, Step};
 
 /// Of the requests in a queue that honest clients fill fewer than this share is so old that its
 /// SYN-ACK was sent again.
 const RESENT_SHARE: f64 = 0.1;
 
 impl Moment<'_> {
-    /// Whether the kernel finds the queue of a service at its limit now, and turns requests away,
-    /// though neither an accept queue that is full explains it nor what the wire shows.
-    pub(in crate::engine) fn overflows(&self, id: ServiceId, service: &Service) -> bool {
-        let (Some(listener), Some(count)) = (&service.listener, service.kernel_half_open) else {
-            return false;
-        };
-        // A client's ACK finds no place in a full accept queue, so its request stays.
-        let accept_queue_full = listener.accept_queue >= listener.backlog.max(1);
-        let full = f64::from(count) >= FULL * f64::from(self.queue_limit(service));
-        let turned_away = self.kernel.is_some_and(KernelView::is_queue_full);
-        full && turned_away && !accept_queue_full && !self.explains(id, service, count)
+    /// Whether the queue of a service is full by the kernel's last count of a listener.
+    pub(in crate::engine) fn is_full(&self, service: &Service) -> bool {
+        let count = service.kernel_half_open.filter(|_| service.listener.is_some());
+        let limit = FULL * f64::from(self.queue_limit(service));
+        count.is_some_and(|count| f64::from(count) >= limit)
     }
 
-    /// Whether the wire shows the better part of `count` requests that the kernel holds, so that
-    /// they are judged by what becomes of them; or, without a wire, whether they come and go.
-    fn explains(&self, id: ServiceId, service: &Service, count: u32) -> bool {
+    /// Whether the kernel turns requests away from a queue that is full, though neither an accept
+    /// queue that is full explains that nor what the wire shows.
+    pub(in crate::engine) fn overflows(&self, id: ServiceId, service: &Service) -> bool {
+        // A client's ACK finds no place in a full accept queue, so its request stays.
+        let listener = service.listener.as_ref();
+        let accept_queue_full = listener.is_some_and(|it| it.accept_queue >= it.backlog.max(1));
+        let turned_away = self.kernel.is_some_and(KernelView::is_queue_full);
+        turned_away && !accept_queue_full && !self.is_visible(id, service)
+    }
+
+    /// Whether the wire shows the better part of the requests that the kernel holds, so that they
+    /// are judged by what becomes of them; or, without a wire, whether they come and go.
+    fn is_visible(&self, id: ServiceId, service: &Service) -> bool {
+        let count = service.kernel_half_open.unwrap_or_default();
         if self.settings.kernel_only {
             let resent = f64::from(service.kernel_resent) >= RESENT_SHARE * f64::from(count);
             return !resent && self.sysctls().synack_retries != Some(0);
         }
         self.half_open(id, service).total * 2 >= u64::from(count)
+    }
+
+    /// Whether the queue of a service is full, in more than one look where there was more than one,
+    /// and not of clients that complete.
+    pub(in crate::engine) fn is_full_of_unknowns(&self, id: ServiceId, service: &Service) -> bool {
+        let looks = self.fresh_kernel().map_or(u32::MAX, |kernel| if kernel.first { 1 } else { 2 });
+        let aged = service.windows.sum(Step::MATURE - SECOND, Step::MATURE);
+        let complete = self.settings.kernel_only || completion_ratio(&aged) >= 0.5;
+        service.full_looks >= looks && !(complete && self.is_visible(id, service))
     }
 
     /// Whether that has lasted.
