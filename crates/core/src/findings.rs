@@ -4,6 +4,7 @@
 //! A class is added by a file here, a line in the list below, and a call where the engine judges.
 
 mod accept_queue_overflow;
+mod backlog_small;
 mod backscatter;
 mod configured;
 mod conntrack_full;
@@ -22,6 +23,8 @@ use crate::time::Timestamp;
 
 pub use accept_queue_overflow::AcceptQueueOverflow;
 pub(crate) use accept_queue_overflow::Signs;
+pub use backlog_small::BacklogSmall;
+pub(crate) use backlog_small::{Burst, Overruns};
 pub use backscatter::Backscatter;
 pub use configured::Configured;
 pub use conntrack_full::ConntrackFull;
@@ -134,6 +137,8 @@ classes! {
     FlashCrowd = "flash_crowd",
     /// Netfilter's table of connections is full.
     ConntrackFull = "conntrack_full",
+    /// Honest bursts overflow a short SYN queue: not an attack.
+    BacklogSmall = "backlog_small",
 }
 
 /// What is found of one subject now. The words come from it when they are needed.

@@ -51,10 +51,13 @@ pub struct Observation {
 const LIFETIME: f64 = 63.0;
 /// And about so many in a queue that is nearly full where it is.
 const PRUNED_LIFETIME: f64 = 10.0;
+/// Less than this fills a queue only where it is so short that any silent client does.
+const LEAST_FILLING: f64 = 2.0;
 
 impl Observation {
     /// Failures per second that fill the queue in the end.
     pub(crate) fn filling_rate(&self) -> f64 {
-        f64::from(self.backlog) / if self.unpruned { LIFETIME } else { PRUNED_LIFETIME }
+        let lifetime = if self.unpruned { LIFETIME } else { PRUNED_LIFETIME };
+        (f64::from(self.backlog) / lifetime).max(LEAST_FILLING)
     }
 }

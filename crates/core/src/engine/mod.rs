@@ -307,13 +307,19 @@ impl Engine {
         let before = self.kernel.take();
         let before = before.as_ref().map(|view| &view.sample);
         self.kernel = Some(KernelView::new(sample, before, unplaced));
-        let (_, services, moment) = self.parts();
+        let (judge, services, moment) = self.parts();
+        // The kernel does not say whose queue was full: while there is a flood, it was that one.
+        let flooded = judge.is_flooded();
         for id in services.ids() {
             let service = services.get(id);
+            let burst = (!flooded && service.listener.is_some()).then(|| moment.burst(service));
             let full = moment.is_full(service);
             let overflows = full && moment.overflows(id, service);
             let service = services.get_mut(id);
             service.overflow.look(moment.now, overflows);
+            if let Some(burst) = burst {
+                service.overruns.look(moment.now, burst);
+            }
             service.full_looks = if full { service.full_looks.saturating_add(1) } else { 0 };
         }
         if self.settings.kernel_only {

@@ -221,7 +221,7 @@ impl View<'_> {
     /// The gravest of what is told of a service now.
     fn verdict(&self, service: &Service) -> Option<(Class, Option<Variant>, Severity)> {
         let subject = service.subject();
-        [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd]
+        [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd, Class::BacklogSmall]
             .iter()
             .filter_map(|class| self.incidents.active(*class, subject))
             .filter_map(|detection| {

@@ -10,6 +10,7 @@ use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
 use crate::engine::witnesses::Answers;
+use crate::findings::Overruns;
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::incident::Subject;
 use crate::model::Listener;
@@ -56,6 +57,8 @@ pub struct Service {
     pub overflow: Overflow,
     /// Looks at the kernel in a row that found its queue full.
     pub full_looks: u32,
+    /// How often honest clients have overrun its queue.
+    pub overruns: Overruns,
     /// Whether it answers more than the SYNs that are seen.
     pub answers: Answers,
     /// Change detection.
@@ -85,6 +88,7 @@ impl Service {
             kernel_resent: 0,
             overflow: Overflow::default(),
             full_looks: 0,
+            overruns: Overruns::default(),
             answers: Answers::default(),
             detector: Detector::default(),
             settings: None,

@@ -28,11 +28,16 @@ impl Moment<'_> {
     /// Whether the kernel turns requests away from a queue that is full, though neither an accept
     /// queue that is full explains that nor what the wire shows.
     pub(in crate::engine) fn overflows(&self, id: ServiceId, service: &Service) -> bool {
-        // A client's ACK finds no place in a full accept queue, so its request stays.
-        let listener = service.listener.as_ref();
-        let accept_queue_full = listener.is_some_and(|it| it.accept_queue >= it.backlog.max(1));
         let turned_away = self.kernel.is_some_and(KernelView::is_queue_full);
-        turned_away && !accept_queue_full && !self.is_visible(id, service)
+        turned_away && !self.is_accept_queue_full(service) && !self.is_visible(id, service)
+    }
+
+    /// Whether the accept queue of a service is full by the kernel's last count: a client's ACK
+    /// finds no place there, so its request stays, and further SYNs are dropped
+    /// (`tcp_conn_request`).
+    pub(super) fn is_accept_queue_full(&self, service: &Service) -> bool {
+        let listener = service.listener.as_ref().filter(|_| self.fresh_kernel().is_some());
+        listener.is_some_and(|listener| listener.accept_queue >= listener.backlog.max(1))
     }
 
     /// Whether the wire shows the better part of the requests that the kernel holds, so that they

@@ -76,6 +76,11 @@ impl Judge {
         &self.incidents
     }
 
+    /// Whether there is a SYN flood, however weak.
+    pub fn is_flooded(&self) -> bool {
+        self.incidents.all_active().any(|detection| detection.class == Class::SynFlood)
+    }
+
     /// What there is to tell since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -118,6 +123,7 @@ impl Judge {
         self.observe_others(at, services, moment, &others);
         self.judge_hosts(at, services, moment);
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
+        self.lapse(at, Class::BacklogSmall, CALM, |_| true);
         self.judge_conntrack(at, services, moment);
         self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
@@ -126,7 +132,7 @@ impl Judge {
         }
     }
 
-    /// Judges by the kernel's SYN_RECV rows alone.
+    /// Judges by the kernel alone: its SYN_RECV rows, accept queues and table of connections.
     pub fn judge_kernel(&mut self, services: &mut Services, moment: &Moment) {
         let Some(kernel) = moment.kernel else { return };
         let at = moment.now;
@@ -144,9 +150,13 @@ impl Judge {
             }
         }
         self.judge_conntrack(at, services, moment);
+        for id in services.ids() {
+            self.tell_accept_queue(id, at, services, moment);
+        }
         // Where there is a wire, its word on the end of an incident counts.
         if moment.settings.kernel_only {
             self.lapse(at, Class::SynFlood, CALM, |_| true);
+            self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
         }
     }
 
@@ -227,7 +237,8 @@ impl Judge {
         let old = wire.total - wire.unconfirmed;
         let cookies_off = moment.sysctls().syncookies == Some(0);
         let unpruned = cookies_off && backlog <= moment.backlog(service) / 2;
-        let accept_queue_full = self.is_accept_queue_full(service);
+        let accept_queue_full =
+            self.is_accept_queue_full(service) || moment.is_accept_queue_full(service);
         let silent = self.stay_silent(id, service, moment);
         let weight = moment.weight(id);
         let is_turn = self.is_turn(service, moment);
@@ -413,8 +424,26 @@ impl Judge {
             let onset = crowded.then(|| moment.crowd(id, service, at));
             self.tell(at, services, moment, subject, Class::FlashCrowd, onset);
         }
+        self.tell_accept_queue(id, at, services, moment);
+        if severity.is_none()
+            && self.is_turn(service, moment)
+            && let Some(onset) = moment.backlog_small(id, service, at)
+        {
+            self.tell(at, services, moment, subject, Class::BacklogSmall, Some(onset));
+        }
+    }
+
+    fn tell_accept_queue(
+        &mut self,
+        id: ServiceId,
+        at: Timestamp,
+        services: &Services,
+        moment: &Moment,
+    ) {
+        let service = services.get(id);
         if let Some(onset) = moment.accept_overflow(id, service, at) {
-            self.tell(at, services, moment, subject, Class::AcceptQueueOverflow, Some(onset));
+            let class = Class::AcceptQueueOverflow;
+            self.tell(at, services, moment, service.subject(), class, Some(onset));
         }
     }
 
