@@ -5,7 +5,7 @@
 mod sample;
 
 use synwatch::app::render::{Limits, status, text};
-use synwatch_core::observe::{Class, Severity, Snapshot, Status};
+use synwatch_core::observe::{Class, Severity, Snapshot, Status, Unknown};
 
 fn limits(warning: &str, critical: &str) -> Limits {
     Limits { warning: warning.parse().ok(), critical: critical.parse().ok() }
@@ -91,11 +91,42 @@ fn info_does_not_change_the_status() {
 #[test]
 fn no_witness_is_unknown() {
     let mut report = sample::quiet();
-    report.document.status = Status::Unknown;
+    report.document.doubt(Unknown::NoWitness);
     assert!(
         first_line(&report, &limits("0", "0"))
             .starts_with("SYNWATCH UNKNOWN: neither packets nor the kernel could be read | ")
     );
+}
+
+#[test]
+fn a_doubt_is_told_unless_there_is_an_alarm() {
+    let mut report = sample::quiet();
+    report.document.doubt(Unknown::QueueFull);
+    let none = Limits::default();
+    assert!(
+        first_line(&report, &none)
+            .starts_with("SYNWATCH UNKNOWN: a SYN queue is full, and nothing shows why | ")
+    );
+    assert_eq!(status(&report.document, &limits("0", "9")), Status::Warning);
+    let mut flooded = sample::flooded();
+    flooded.document.doubt(Unknown::QueueFull);
+    assert_eq!(status(&flooded.document, &none), Status::Critical);
+    assert_eq!(flooded.document.unknown, [Unknown::QueueFull]);
+}
+
+#[test]
+fn a_reason_has_one_name() {
+    for why in Unknown::ALL {
+        assert_eq!(serde_json::json!(why), why.name());
+    }
+}
+
+#[test]
+fn the_first_line_says_which_witness_was_not_asked() {
+    let mut report = sample::quiet();
+    report.document.capture.source = "none".into();
+    let line = first_line(&report, &Limits::default());
+    assert!(line.contains(", 3 services, by the kernel alone | "), "{line}");
 }
 
 #[test]

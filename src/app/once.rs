@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use synwatch_core::engine::Engine;
 use synwatch_core::engine::STEP;
-use synwatch_core::observe::{Document, Snapshot, Status};
+use synwatch_core::observe::{Document, Snapshot, Status, Unknown};
 use thiserror::Error;
 
 use crate::app::render;
@@ -63,8 +63,12 @@ pub fn run(config: &Config, duration: Duration, output: &Output) -> Result<Statu
         kernel.ask(&mut session);
     }
     let mut snapshot = session.finish()?;
-    if !snapshot.document.kernel.available && !has_wire {
-        snapshot.document.status = Status::Unknown;
+    if !snapshot.document.kernel.available {
+        if !has_wire {
+            snapshot.document.doubt(Unknown::NoWitness);
+        } else if kernel.is_asked() {
+            snapshot.document.doubt(Unknown::KernelSilent);
+        }
     }
     kernel.tell(&mut unseen);
     if config.watch.netns.is_none() && has_namespaces() {
@@ -194,6 +198,11 @@ impl Kernel {
                 Self(None)
             }
         }
+    }
+
+    /// Whether it is to be asked, and may be.
+    const fn is_asked(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Has ready what takes privileges.

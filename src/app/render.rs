@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use synwatch_core::observe::{
-    Detection, Document, ServiceInternals, ServiceReport, Severity, Snapshot, Status,
+    Detection, Document, ServiceInternals, ServiceReport, Severity, Snapshot, Status, Unknown,
 };
 
 use crate::app::range::Range;
@@ -38,10 +38,16 @@ impl Limits {
     }
 }
 
-/// The detector's verdict or that of the user's limits, whichever is graver.
+/// The detector's verdict or that of the user's limits, whichever is graver; a count that breaks a
+/// limit does so whatever is unknown, where there is a count.
 #[must_use]
 pub fn status(report: &Document, limits: &Limits) -> Status {
-    report.status.max(limits.judge(half_open(report)).0)
+    let by_limits = limits.judge(half_open(report)).0;
+    let counted = !report.unknown.contains(&Unknown::NoWitness);
+    if report.status == Status::Unknown && counted && by_limits > Status::Ok {
+        return by_limits;
+    }
+    report.status.max(by_limits)
 }
 
 /// The whole text; `unseen` says in a sentence each what could not be seen and why.
@@ -93,11 +99,13 @@ fn headline(report: &Document, limits: &Limits) -> String {
     let status = status(report, limits);
     let mut headline = Headline::new(status);
     match gravest(report) {
-        _ if report.status == Status::Unknown => {
-            headline.push(unknown(report));
-        }
-        _ if limit_status > report.status => {
+        _ if limit_status > Status::Ok && limit_status == status && status != report.status => {
             headline.push(&format!("{half_open} half-open breaks {option}"));
+        }
+        _ if report.status == Status::Unknown => {
+            for why in &report.unknown {
+                headline.push(&why.to_string());
+            }
         }
         Some(detection) if detection.severity.status() != Status::Ok => {
             if !headline.push(&detection.to_string()) {
@@ -114,6 +122,7 @@ fn headline(report: &Document, limits: &Limits) -> String {
             let services = report.services.len();
             let plural = if services == 1 { "" } else { "s" };
             headline.push(&format!("{services} service{plural}"));
+            headline.push(witnesses(report));
             if let Some(detection) = other {
                 headline.push(&detection.to_string());
             }
@@ -122,17 +131,12 @@ fn headline(report: &Document, limits: &Limits) -> String {
     headline.parts.join(", ")
 }
 
-/// Why nothing can be said.
-fn unknown(report: &Document) -> &'static str {
-    let capture = &report.capture;
-    if capture.source != "pcap" {
-        "neither packets nor the kernel could be read"
-    } else if capture.packets == 0 {
-        "there is no packet in the capture"
-    } else if capture.tcp_segments == 0 {
-        "no packet of the capture could be decoded"
-    } else {
-        "not all of the capture could be read"
+/// Which of the witnesses of a host was not asked; empty where that is none of two.
+fn witnesses(report: &Document) -> &'static str {
+    match (&*report.capture.source, report.kernel.available) {
+        ("none", _) => "by the kernel alone",
+        ("pcap", _) | (_, true) => "",
+        (_, false) => "by the wire alone",
     }
 }
 
@@ -147,8 +151,11 @@ impl Headline {
         Self { parts: Vec::new(), length: "SYNWATCH : ".len() + status.word().len() }
     }
 
-    /// Takes the part if it fits.
+    /// Takes the part if there is one and it fits.
     fn push(&mut self, part: &str) -> bool {
+        if part.is_empty() {
+            return false;
+        }
         let separator = if self.parts.is_empty() { 0 } else { ", ".len() };
         let length = self.length + separator + part.chars().count();
         let fits = length < HEADLINE;

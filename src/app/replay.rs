@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use synwatch_core::engine::{Engine, Settings};
-use synwatch_core::observe::{Document, Limit, Snapshot, Status};
+use synwatch_core::observe::{Document, Limit, Snapshot, Status, Unknown};
 use synwatch_core::sampling::HashKey;
 use synwatch_core::wire::{Fragments, Skip};
 
@@ -80,8 +80,16 @@ pub fn replay<P: AsRef<Path>>(
     if source.has_stepped() {
         report.capture.limits.push(Limit::Clock);
     }
-    if report.status == Status::Ok && (source.has_gaps() || !is_understood(&report)) {
-        report.status = Status::Unknown;
+    let capture = &report.capture;
+    let incomplete = if capture.packets == 0 {
+        Some(Unknown::NoPacket)
+    } else if !is_understood(&report) {
+        Some(Unknown::NothingDecoded)
+    } else {
+        source.has_gaps().then_some(Unknown::Incomplete)
+    };
+    for why in std::mem::take(&mut report.unknown).into_iter().chain(incomplete) {
+        report.doubt(why);
     }
     let mut unseen = source.unread();
     unseen.extend(skipped(&report));

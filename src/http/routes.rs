@@ -10,7 +10,7 @@ use hyper::{Method, Response, StatusCode};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use synwatch_core::metrics::{self, Exporter};
-use synwatch_core::observe::Snapshot;
+use synwatch_core::observe::{Snapshot, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -101,10 +101,14 @@ impl State {
 
     fn ready(&self) -> Response<Full<Bytes>> {
         let last = *self.last_report.lock().unwrap_or_else(PoisonError::into_inner);
-        let unready = |why| answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
+        let unready = |why: String| answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
+        let report = Arc::clone(&self.reports.borrow());
         match last.map(|last| last.elapsed()) {
-            None => unready("no report yet\n"),
-            Some(age) if age > STALE => unready("the capture has stopped reporting\n"),
+            None => unready("no report yet\n".to_owned()),
+            Some(age) if age > STALE => unready("the capture has stopped reporting\n".to_owned()),
+            Some(_) if report.document.status == Status::Unknown => {
+                unready(report.document.unknown.iter().map(|why| format!("{why}\n")).collect())
+            }
             Some(_) => ok(TEXT, "ready\n"),
         }
     }

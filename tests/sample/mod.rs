@@ -82,6 +82,7 @@ pub fn quiet() -> Snapshot {
         schema_version: SCHEMA_VERSION,
         version: "0.1.0".into(),
         status: Status::Ok,
+        unknown: vec![],
         observed: Observed { from: at(0), to: at(300), seconds: 300.0 },
         capture: CaptureReport {
             source: "afpacket".into(),

@@ -4,8 +4,10 @@
 //! A class is added by a file here, a line in the list below, and a call where the engine judges.
 
 mod accept_queue_overflow;
+mod backlog_small;
 mod backscatter;
 mod configured;
+mod conntrack_full;
 mod flash_crowd;
 mod path_outage;
 mod port_scan;
@@ -23,8 +25,11 @@ use crate::time::Timestamp;
 
 pub use accept_queue_overflow::AcceptQueueOverflow;
 pub(crate) use accept_queue_overflow::Signs;
+pub use backlog_small::BacklogSmall;
+pub(crate) use backlog_small::{Burst, Overruns};
 pub use backscatter::Backscatter;
 pub use configured::Configured;
+pub use conntrack_full::ConntrackFull;
 pub use flash_crowd::FlashCrowd;
 pub use path_outage::PathOutage;
 pub use port_scan::PortScan;
@@ -138,6 +143,10 @@ classes! {
     PathOutage = "path_outage",
     /// SYNs are dropped before they reach the queue: not an attack.
     SynFiltered = "syn_filtered",
+    /// Netfilter's table of connections is full.
+    ConntrackFull = "conntrack_full",
+    /// Honest bursts overflow a short SYN queue: not an attack.
+    BacklogSmall = "backlog_small",
 }
 
 /// What is found of one subject now. The words come from it when they are needed.

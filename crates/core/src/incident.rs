@@ -43,6 +43,8 @@ pub enum Subject {
     Capture,
     /// What one source does.
     Source(Address),
+    /// The host that synwatch runs on, as a whole.
+    ThisHost,
 }
 
 #[derive(Debug)]
@@ -270,6 +272,7 @@ fn identify((class, subject): (Class, Subject), at: Timestamp) -> u64 {
         Subject::Network(address) => (1, address, 0),
         Subject::Capture => (2, Address::from_bits(0), 0),
         Subject::Source(address) => (3, address, 0),
+        Subject::ThisHost => (4, Address::from_bits(0), 0),
     };
     let bytes = address
         .to_bits()

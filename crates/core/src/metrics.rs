@@ -12,7 +12,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::document::{Durations, Internals, ServiceInternals, ServiceReport, Snapshot};
+use crate::document::{Durations, Internals, ServiceInternals, ServiceReport, Snapshot, Unknown};
 use crate::findings::Class;
 use crate::model::Severity;
 
@@ -371,6 +371,15 @@ fn kernel_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
 /// Every class and severity is there from the start: a rule can only fire on a series that exists,
 /// and `increase()` does not see the step from absent to 1.
 fn detection_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
+    let mut unknown = Family::gauge(
+        "synwatch_status_unknown",
+        "1 while the reason keeps ok from being said. What it hides may be an attack.",
+    );
+    for why in Unknown::ALL {
+        let holds = snapshot.document.unknown.contains(&why);
+        unknown.add(&[("reason", why.name())], f64::from(u8::from(holds)));
+    }
+    unknown.push_to(out);
     let mut active = Family::gauge(
         "synwatch_detection_active",
         "Active detections by class and current severity.",

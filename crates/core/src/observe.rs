@@ -5,6 +5,7 @@
 pub use crate::document::{
     CaptureReport, Detection, Document, Durations, Handshakes, Internals, KernelReport, Limit,
     Observed, SCHEMA_VERSION, ServiceInternals, ServiceReport, SeverityChange, Snapshot, Totals,
+    Unknown,
 };
 pub use crate::findings::Class;
 pub use crate::model::{

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use synwatch_core::engine::Action;
-use synwatch_core::observe::{KernelSample, Snapshot};
+use synwatch_core::observe::{KernelSample, Snapshot, Unknown};
 use synwatch_core::time::Timestamp;
 use tokio::sync::watch;
 
@@ -31,6 +31,8 @@ pub(super) struct Capture {
     /// Where there is a state file.
     pub(super) baselines: Option<Baselines>,
     pub(super) shared: Arc<Shared>,
+    /// Why `ok` could not be said as of the last report.
+    pub(super) unknown: Vec<Unknown>,
 }
 
 impl Capture {
@@ -98,11 +100,27 @@ impl Capture {
     }
 
     /// Alerts whom it concerns, and shows how things stand.
-    fn tell(&self, Judged { actions, snapshot, at }: Judged) {
+    fn tell(&mut self, Judged { actions, snapshot, at }: Judged) {
+        self.log_doubts(&snapshot.document.unknown);
         for action in actions {
             self.alerts.send(alert(action, at));
         }
         self.reports.send_replace(Arc::new(snapshot));
+    }
+}
+
+impl Capture {
+    /// Logs when a reason to say `unknown` begins, and when it ends.
+    fn log_doubts(&mut self, now: &[Unknown]) {
+        for why in now.iter().filter(|why| !self.unknown.contains(why)) {
+            tracing::warn!(reason = why.name(), "ok cannot be said: {why}");
+        }
+        for why in self.unknown.iter().filter(|why| !now.contains(why)) {
+            tracing::info!(reason = why.name(), "no longer: {why}");
+        }
+        if self.unknown != now {
+            self.unknown = now.to_vec();
+        }
     }
 }
 

@@ -64,6 +64,7 @@ impl<'a> Opened<'a> {
         let mut settings = app::settings(config, &host, false)?;
         let wire = open_wire(config, &settings)?;
         settings.kernel_only = wire.is_err();
+        settings.asks_kernel = config.kernel.enabled;
         let counters = Arc::default();
         let sinks = open_sinks(config, &counters)?;
         let kernel = open_kernel(config);
@@ -170,6 +171,7 @@ impl<'a> Ready<'a> {
             alerts: alerts.clone(),
             baselines,
             shared: Arc::clone(&shared),
+            unknown: Vec::new(),
         };
         let capture = confined.spawn("capture", move |confined| {
             // Where the receiver is gone the daemon is ending anyway.

@@ -14,7 +14,7 @@ use crate::detect::episode::Episode;
 use crate::detect::limits::{Origin, RateLimit, RateLimits, Reason};
 use crate::detect::observation::Observation;
 use crate::detect::outage::Outage;
-use crate::detect::queue::{OCCUPIED, OCCUPIED_PART, Queue};
+use crate::detect::queue::{FULL, OCCUPIED, OCCUPIED_PART, OVERFLOWING, Queue};
 use crate::detect::saved::SavedBaseline;
 use crate::model::Severity;
 use crate::stats::Step;
@@ -48,8 +48,6 @@ struct Young {
 /// Occupancy that pages at any rate beyond the normal: pruning holds a queue near one half
 /// (`reqsk_timer_handler`).
 const SLOWLY_FILLED: f64 = 0.75;
-/// Occupancy of a queue that is as good as full.
-const FULL: f64 = 0.95;
 /// Excess failures per second that page however long the queue is, if they are this part of the
 /// completions.
 const MUCH: f64 = 40.0;
@@ -96,7 +94,7 @@ impl Detector {
         });
         self.crowd.judge(seen.weight, self.is_cold(), self.episode.severity().is_none());
         let now = judged.map(|(severity, _)| severity);
-        let calm = self.change.is_calm() && self.young.is_none();
+        let calm = self.change.is_calm() && self.young.is_none() && !seen.overflows;
         if self.episode.end_step(seen.at, now, calm, self.queue.is_occupied(seen.at)) {
             self.change.restart();
         }
@@ -143,8 +141,18 @@ impl Detector {
         self.episode.note_onset(step, !quiet || self.is_fast());
     }
 
-    /// The severity that this step alone would give.
+    /// The severity that this step alone would give: by the wire, or by the kernel where that is
+    /// graver.
     fn judge(&self, seen: &Observation) -> Option<(Severity, Reason)> {
+        let by_wire = self.judge_failures(seen);
+        let overflow = (Severity::Critical, Reason::Overflow { lasting: OVERFLOWING });
+        by_wire
+            .filter(|(severity, _)| !seen.overflows || *severity == Severity::Critical)
+            .or_else(|| seen.overflows.then_some(overflow))
+    }
+
+    /// The severity of the failures that the wire shows, and of what its queue holds.
+    fn judge_failures(&self, seen: &Observation) -> Option<(Severity, Reason)> {
         let occupancy = self.occupancy(seen.backlog);
         let changed = self.change.level() > 1.0;
         let occupied = |part| Reason::Occupancy { part, lasting: Duration::ZERO };
@@ -227,7 +235,10 @@ impl Detector {
     /// kernel.
     #[must_use]
     pub const fn is_queue_full(&self) -> bool {
-        matches!(self.reason(), Reason::Occupancy { .. } | Reason::QueueFull)
+        matches!(
+            self.reason(),
+            Reason::Occupancy { .. } | Reason::QueueFull | Reason::Overflow { .. }
+        )
     }
 
     /// Whether there is an incident.
@@ -446,7 +457,8 @@ mod tests {
     fn what_a_filter_drops_is_no_flood() {
         let mut detector = Detector::default();
         run(&mut detector, 0..1_200, calm);
-        let filtered = |_| Observation { unanswered: 24.0, completed: 0.0, has_room: true, ..calm(0) };
+        let filtered =
+            |_| Observation { unanswered: 24.0, completed: 0.0, has_room: true, ..calm(0) };
         assert_eq!(run(&mut detector, 1_200..1_240, filtered), []);
         assert!(detector.filtered().is_some_and(|(rate, limit)| rate >= limit));
         let full = |_| Observation { has_room: false, ..filtered(0) };
@@ -456,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_counters_alone_never_page() {
+    fn drops_or_an_occupied_queue_alone_never_page() {
         let mut detector = Detector::default();
         let drops = |_| Observation { queue_full: true, ..calm(0) };
         assert_eq!(run(&mut detector, 0..200, drops), []);
@@ -464,6 +476,19 @@ mod tests {
         let changes = run(&mut detector, 200..1_000, deferred);
         assert_eq!(changes.len(), 1, "raised once and for good: {changes:?}");
         assert_eq!(changes[0].1, Some(Severity::Info));
+    }
+
+    #[test]
+    fn a_queue_that_overflows_is_critical_whatever_the_wire_says() {
+        let mut detector = Detector::default();
+        run(&mut detector, 0..1_200, calm);
+        let full =
+            |_| Observation { half_open: 4_096, queue_full: true, overflows: true, ..calm(0) };
+        let changes = run(&mut detector, 1_200..1_300, full);
+        assert_eq!(changes, [(1_200, Some(Severity::Critical))]);
+        assert_eq!(detector.reason(), Reason::Overflow { lasting: OVERFLOWING });
+        let cleared = run(&mut detector, 1_300..1_600, calm);
+        assert_eq!(cleared, [(1_540, None)], "after a minute of calm");
     }
 
     #[test]

@@ -58,6 +58,14 @@ impl RateLimit {
     }
 }
 
+impl fmt::Display for RateLimit {
+    /// With as many digits as mean something.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = usize::from(self.rate < 10.0 && self.rate.fract() != 0.0);
+        write!(f, "{:.digits$}/s", self.rate)
+    }
+}
+
 /// What a severity comes from, with the limit that was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Reason {
@@ -77,6 +85,12 @@ pub enum Reason {
     },
     /// The kernel turned requests away, or answered them with cookies.
     QueueFull,
+    /// The same for so long, by the kernel's own count of the queue, which the wire does not
+    /// explain.
+    Overflow {
+        /// It must be so for this time.
+        lasting: Duration,
+    },
     /// One source reached this rate, whatever the ports.
     SingleSource {
         /// SYNs per second.
@@ -89,11 +103,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Change => f.write_str("a change, but below the rates that page"),
-            Self::Rate(RateLimit { rate, origin: Origin::Filling }) => {
-                write!(f, "limit: what fills the queue in the end, {rate:.0}/s")
+            Self::Rate(limit @ RateLimit { origin: Origin::Filling, .. }) => {
+                write!(f, "limit: what fills the queue in the end, {limit}")
             }
-            Self::Rate(RateLimit { rate, origin: Origin::Derived }) => {
-                write!(f, "limit: {rate:.0}/s")
+            Self::Rate(limit @ RateLimit { origin: Origin::Derived, .. }) => {
+                write!(f, "limit: {limit}")
             }
             Self::Rate(RateLimit { rate, origin: Origin::Configured }) => {
                 write!(f, "limit set in the configuration: {rate}/s")
@@ -112,6 +126,9 @@ impl fmt::Display for Reason {
                 write!(f, "limit: {part:.0} % of the queue is taken for {seconds} s")
             }
             Self::QueueFull => f.write_str("and the kernel found the queue full"),
+            Self::Overflow { lasting } => {
+                write!(f, "limit: {} s without a free place", lasting.as_secs())
+            }
             Self::SingleSource { rate } => write!(f, "limit: {rate:.0}/s from one source"),
         }
     }
@@ -138,6 +155,8 @@ mod tests {
     fn a_limit_says_where_it_comes_from() {
         let words = |rate, origin| Reason::Rate(RateLimit::new(rate, 400.0, origin)).to_string();
         assert_eq!(words(400.0, Origin::Derived), "limit: 400/s");
+        let short = Reason::Rate(RateLimit { rate: 1.6, origin: Origin::Derived });
+        assert_eq!(short.to_string(), "limit: 1.6/s");
         assert_eq!(words(400.0, Origin::Filling), "limit: what fills the queue in the end, 400/s");
         assert_eq!(words(20.5, Origin::Filling), "limit set in the configuration: 20.5/s");
         let young = Reason::Young(RateLimit::new(20.0, 200.0, Origin::Derived));

@@ -19,4 +19,5 @@ pub(crate) use detector::YOUNG_RATE;
 pub use limits::{RateLimits, Reason};
 pub(crate) use observation::LIFETIME;
 pub use observation::Observation;
+pub(crate) use queue::{FULL, OVERFLOWING, Overflow};
 pub use saved::{SavedBaseline, SavedSeries};

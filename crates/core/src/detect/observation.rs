@@ -44,6 +44,9 @@ pub struct Observation {
     pub unpruned: bool,
     /// The kernel has dropped requests or answered them with cookies because the queue was full.
     pub queue_full: bool,
+    /// It does so look after look, by its own count the queue is at its limit, and the wire does not
+    /// show what fills it.
+    pub overflows: bool,
     /// Attempts that each one counted stands for; 0 is 1.
     pub weight: u32,
 }
@@ -52,11 +55,13 @@ pub struct Observation {
 const UNPRUNED_LIFETIME: Duration = Duration::from_secs(63);
 /// And about so long in a queue that is nearly full where it is.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
+/// Less than this per second fills a queue only where it is so short that any silent client does.
+const LEAST_FILLING: f64 = 2.0;
 
 impl Observation {
     /// Failures per second that fill the queue in the end.
     pub(crate) fn filling_rate(&self) -> f64 {
         let lifetime = if self.unpruned { UNPRUNED_LIFETIME } else { LIFETIME };
-        f64::from(self.backlog) / lifetime.as_secs_f64()
+        (f64::from(self.backlog) / lifetime.as_secs_f64()).max(LEAST_FILLING)
     }
 }

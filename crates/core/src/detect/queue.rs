@@ -10,6 +10,39 @@ use crate::time::Timestamp;
 pub(crate) const OCCUPIED_PART: f64 = 0.25;
 /// See [`OCCUPIED_PART`].
 pub(crate) const OCCUPIED: Duration = Duration::from_secs(10);
+/// Occupancy of a queue that is as good as full: places that become free are taken at once.
+pub(crate) const FULL: f64 = 0.95;
+
+/// A queue that is at its limit for so long, in so many looks at the kernel, is no burst: of honest
+/// requests each leaves within a round trip.
+pub(crate) const OVERFLOWING: Duration = Duration::from_secs(5);
+const OVERFLOWING_LOOKS: u32 = 3;
+
+/// Whether the kernel finds a SYN queue at its limit and turns requests away, look after look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Overflow {
+    since: Timestamp,
+    looks: u32,
+}
+
+impl Overflow {
+    /// Takes in what a look at the kernel has shown.
+    pub(crate) fn look(&mut self, at: Timestamp, overflows: bool) {
+        if !overflows {
+            *self = Self::default();
+            return;
+        }
+        if self.looks == 0 {
+            self.since = at;
+        }
+        self.looks = self.looks.saturating_add(1);
+    }
+
+    /// Whether that has lasted up to the look at `at`.
+    pub(crate) fn lasts(&self, at: Timestamp) -> bool {
+        self.looks >= OVERFLOWING_LOOKS && at - self.since >= OVERFLOWING
+    }
+}
 
 /// The SYN queue of one service.
 #[derive(Clone, Debug)]
@@ -72,5 +105,29 @@ impl Queue {
         #[expect(clippy::cast_precision_loss, reason = "a queue has at most 2^32 places")]
         let left = f64::from(backlog) - self.half_open as f64;
         (rate > 0.5 && left > 0.0).then(|| left / rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lasts(seconds: impl Iterator<Item = u64>, overflows: impl Fn(u64) -> bool) -> bool {
+        let mut overflow = Overflow::default();
+        let mut last = Timestamp::EPOCH;
+        for second in seconds {
+            last = Timestamp::EPOCH + Duration::from_secs(second);
+            overflow.look(last, overflows(second));
+        }
+        overflow.lasts(last)
+    }
+
+    #[test]
+    fn an_overflow_lasts_for_five_seconds_and_three_looks() {
+        assert!(lasts(0..=5, |_| true));
+        assert!(!lasts(0..=4, |_| true), "a burst");
+        assert!(!lasts((0..=10).step_by(10), |_| true), "two looks");
+        assert!(lasts((0..=20).step_by(10), |_| true));
+        assert!(!lasts(0..=20, |second| second % 3 != 0), "bursts, one after another");
     }
 }

@@ -30,8 +30,12 @@ pub struct Document {
     pub schema_version: u32,
     /// Version of synwatch.
     pub version: Cow<'static, str>,
-    /// The worst severity among the detections that count.
+    /// The worst severity among the detections that count; `unknown` where there is none, but a
+    /// reason why there might be.
     pub status: Status,
+    /// Why `ok` cannot be said.
+    #[serde(default)]
+    pub unknown: Vec<Unknown>,
     /// The time span that the report covers.
     pub observed: Observed,
     /// What the wire gave.
@@ -46,6 +50,96 @@ pub struct Document {
     pub services: Vec<ServiceReport>,
     /// Detections, active and cleared ones, newest first.
     pub detections: Vec<Detection>,
+}
+
+impl Document {
+    /// Takes in a reason why `ok` cannot be said. An alarm stays one.
+    pub fn doubt(&mut self, why: Unknown) {
+        if !self.unknown.contains(&why) {
+            self.unknown.push(why);
+        }
+        if self.status == Status::Ok {
+            self.status = Status::Unknown;
+        }
+    }
+}
+
+/// Why `ok` cannot be said: a witness is silent, something hides handshakes, or what is seen is not
+/// understood.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// No witness could be asked.
+    NoWitness,
+    /// The kernel is asked and does not answer (any more).
+    KernelSilent,
+    /// The capture loses so many packets that it may miss an attack.
+    Dropping,
+    /// Many frames may hold handshakes and cannot be decoded.
+    Undecoded,
+    /// A service sends SYN-ACKs that cannot all belong to the SYNs that are seen.
+    AnswersWithoutSyns,
+    /// The kernel holds half-open connections to a service that has no place among those watched.
+    RowsNotJudged,
+    /// A SYN queue is full by the kernel's count, and nothing that is told explains it.
+    QueueFull,
+    /// There is no packet in the capture.
+    NoPacket,
+    /// No packet of the capture could be decoded.
+    NothingDecoded,
+    /// Not all of the capture could be read.
+    Incomplete,
+}
+
+impl Unknown {
+    /// All reasons.
+    pub const ALL: [Self; 10] = [
+        Self::NoWitness,
+        Self::KernelSilent,
+        Self::Dropping,
+        Self::Undecoded,
+        Self::AnswersWithoutSyns,
+        Self::RowsNotJudged,
+        Self::QueueFull,
+        Self::NoPacket,
+        Self::NothingDecoded,
+        Self::Incomplete,
+    ];
+
+    /// The value of the label `reason`, as in the document.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoWitness => "no_witness",
+            Self::KernelSilent => "kernel_silent",
+            Self::Dropping => "dropping",
+            Self::Undecoded => "undecoded",
+            Self::AnswersWithoutSyns => "answers_without_syns",
+            Self::RowsNotJudged => "rows_not_judged",
+            Self::QueueFull => "queue_full",
+            Self::NoPacket => "no_packet",
+            Self::NothingDecoded => "nothing_decoded",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl fmt::Display for Unknown {
+    /// In words, short enough for the first line of a report.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoWitness => "neither packets nor the kernel could be read",
+            Self::KernelSilent => "the kernel does not answer",
+            Self::Dropping => "the capture loses too many packets",
+            Self::Undecoded => "too many packets cannot be decoded",
+            Self::AnswersWithoutSyns => "SYN-ACKs answer SYNs that are not seen",
+            Self::RowsNotJudged => "the kernel holds requests of services not watched",
+            Self::QueueFull => "a SYN queue is full, and nothing shows why",
+            Self::NoPacket => "there is no packet in the capture",
+            Self::NothingDecoded => "no packet of the capture could be decoded",
+            Self::Incomplete => "not all of the capture could be read",
+        })
+    }
 }
 
 /// A span of time.

@@ -286,20 +286,42 @@ impl Engine {
         self.collect();
         self.services.listen(&sample.listeners);
         for id in self.services.ids() {
-            self.services.get_mut(id).kernel_half_open =
-                self.services.get(id).listener.is_some().then_some(0);
+            let service = self.services.get_mut(id);
+            service.kernel_half_open = service.listener.is_some().then_some(0);
+            service.kernel_resent = 0;
             self.inform(id);
         }
+        let mut unplaced = 0;
         for row in &sample.half_open {
             let id = self.services.service(row.address.into(), row.port);
-            if id != ServiceId::OTHER {
+            if id == ServiceId::OTHER {
+                let watched = self.services.is_watched(row.address.into());
+                unplaced += if watched { row.count } else { 0 };
+            } else {
                 let service = self.services.get_mut(id);
                 service.kernel_half_open = Some(service.kernel_half_open.unwrap_or(0) + row.count);
+                service.kernel_resent += row.retransmitted;
             }
         }
         self.instruct();
         let before = self.kernel.take();
-        self.kernel = Some(KernelView::new(sample, before.as_ref().map(|view| &view.sample)));
+        let before = before.as_ref().map(|view| &view.sample);
+        self.kernel = Some(KernelView::new(sample, before, unplaced));
+        let (judge, services, moment) = self.parts();
+        // The kernel does not say whose queue was full: while there is a flood, it was that one.
+        let flooded = judge.is_flooded();
+        for id in services.ids() {
+            let service = services.get(id);
+            let burst = (!flooded && service.listener.is_some()).then(|| moment.burst(service));
+            let full = moment.is_full(service);
+            let overflows = full && moment.overflows(id, service);
+            let service = services.get_mut(id);
+            service.overflow.look(moment.now, overflows);
+            if let Some(burst) = burst {
+                service.overruns.look(moment.now, burst);
+            }
+            service.full_looks = if full { service.full_looks.saturating_add(1) } else { 0 };
+        }
         if self.settings.kernel_only {
             self.consult_kernel();
         }
@@ -412,7 +434,10 @@ impl Engine {
             }
             self.collect();
             self.draw();
-            self.capture.look_for_gaps(at, || self.shards.sums());
+            let sums = self.shards.sums();
+            self.capture.look_for_gaps(at, &sums);
+            self.capture.look_for_hidden(at, &sums);
+            self.services.look_at_answers(at);
             let (judge, services, moment) = self.parts();
             judge.end_step(at, services, &moment);
             // A counter must not fall where the first word was not the last.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use crate::document::{
     CaptureReport, Document, Handshakes, Internals, KernelReport, Limit, Observed, SCHEMA_VERSION,
-    ServiceInternals, ServiceReport, Snapshot, Totals,
+    ServiceInternals, ServiceReport, Snapshot, Totals, Unknown,
 };
 use crate::engine::judge::{Moment, completion_ratio, completion_stderr};
 use crate::engine::services::{Service, Services};
@@ -64,10 +64,11 @@ impl View<'_> {
         };
         *handshakes = handshakes.max(&totals);
         let (services, hidden) = self.services().into_iter().unzip();
-        let document = Document {
+        let mut document = Document {
             schema_version: SCHEMA_VERSION,
             version: Cow::Borrowed(env!("CARGO_PKG_VERSION")),
             status: self.status(),
+            unknown: Vec::new(),
             observed: Observed {
                 from: self.start,
                 to: now,
@@ -80,6 +81,9 @@ impl View<'_> {
             services,
             detections: self.incidents.list(),
         };
+        for why in self.doubts() {
+            document.doubt(why);
+        }
         let internals = Internals {
             flow_table_entries: shards.entries(!self.moment.sampler.is_exact()),
             flow_table_capacity: shards.capacity(),
@@ -100,6 +104,31 @@ impl View<'_> {
             .map(crate::model::Severity::status)
             .max()
             .unwrap_or_default()
+    }
+
+    /// Why there may be more than what is told.
+    fn doubts(&self) -> impl Iterator<Item = Unknown> {
+        let Self { moment, services, .. } = self;
+        let of_services = |holds: &dyn Fn(ServiceId, &Service) -> bool| {
+            services.ids().any(|id| holds(id, services.get(id)))
+        };
+        let is_full = |id, service: &Service| {
+            moment.is_full_of_unknowns(id, service)
+                && !self.verdict(service).is_some_and(|(class, _, severity)| {
+                    class != Class::SynFlood || severity > Severity::Info
+                })
+        };
+        let unplaced = moment.fresh_kernel().is_some_and(|kernel| kernel.unplaced > 0);
+        [
+            (Unknown::KernelSilent, moment.is_kernel_silent(self.start)),
+            (Unknown::Dropping, moment.capture.is_blind()),
+            (Unknown::Undecoded, moment.capture.is_undecoded()),
+            (Unknown::AnswersWithoutSyns, of_services(&|_, service| service.answers.exceed)),
+            (Unknown::RowsNotJudged, unplaced),
+            (Unknown::QueueFull, of_services(&is_full)),
+        ]
+        .into_iter()
+        .filter_map(|(why, holds)| holds.then_some(why))
     }
 
     fn capture_report(&self, totals: &Totals, sums: &Sums) -> CaptureReport {
@@ -126,8 +155,7 @@ impl View<'_> {
         if sums.skipped[Skip::Fragment as usize] > 0 {
             limits.push(Limit::Fragments);
         }
-        let hides = Skip::ALL.iter().filter(|reason| reason.hides_handshake());
-        let hidden: u64 = hides.map(|reason| sums.skipped[*reason as usize]).sum();
+        let hidden = sums.hidden();
         if hidden >= UNDECODED || hidden * 100 > sums.packets {
             limits.push(Limit::Undecoded);
         }
@@ -193,7 +221,7 @@ impl View<'_> {
     /// The gravest of what is told of a service now.
     fn verdict(&self, service: &Service) -> Option<(Class, Option<Variant>, Severity)> {
         let subject = service.subject();
-        [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd]
+        [Class::SynFlood, Class::AcceptQueueOverflow, Class::FlashCrowd, Class::BacklogSmall]
             .iter()
             .filter_map(|class| self.incidents.active(*class, subject))
             .filter_map(|detection| {

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use crate::detect::{Detector, SavedBaseline};
+use crate::detect::{Detector, Overflow, SavedBaseline};
 use crate::engine::directory::{Directory, Shared, Slot};
 use crate::engine::settings::{Mute, ServiceSettings, Settings};
 use crate::engine::tally::{Counts, Tally};
+use crate::engine::witnesses::Answers;
+use crate::findings::Overruns;
 use crate::flow::{Hasher, Learner, Patience, ServiceId};
 use crate::incident::Subject;
 use crate::model::Listener;
@@ -51,6 +53,16 @@ pub struct Service {
     pub learner: Learner,
     /// Requests in SYN_RECV as of the last look at the kernel.
     pub kernel_half_open: Option<u32>,
+    /// Those of them whose SYN-ACK was sent again.
+    pub kernel_resent: u32,
+    /// Whether the kernel finds its queue at its limit, and nothing else shows why.
+    pub overflow: Overflow,
+    /// Looks at the kernel in a row that found its queue full.
+    pub full_looks: u32,
+    /// How often honest clients have overrun its queue.
+    pub overruns: Overruns,
+    /// Whether it answers more than the SYNs that are seen.
+    pub answers: Answers,
     /// Change detection.
     pub detector: Detector,
     /// What is set for it.
@@ -76,6 +88,11 @@ impl Service {
             listener: None,
             learner: Learner::default(),
             kernel_half_open: None,
+            kernel_resent: 0,
+            overflow: Overflow::default(),
+            full_looks: 0,
+            overruns: Overruns::default(),
+            answers: Answers::default(),
             detector: Detector::default(),
             settings: None,
             turn: 0,
@@ -285,6 +302,13 @@ impl Services {
             if id != ServiceId::OTHER {
                 self.get_mut(id).listener = Some(listener.clone());
             }
+        }
+    }
+
+    /// Compares what each answers with the SYNs that are seen.
+    pub fn look_at_answers(&mut self, at: Timestamp) {
+        for service in self.list.iter_mut().skip(1) {
+            service.answers.look(at, &service.counts);
         }
     }
 

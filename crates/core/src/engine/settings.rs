@@ -23,6 +23,8 @@ pub struct Settings {
     pub backlog: u32,
     /// Judge by the kernel alone: there is no wire.
     pub kernel_only: bool,
+    /// Whether the kernel is asked, so that its silence is one.
+    pub asks_kernel: bool,
     /// How often the kernel is asked.
     pub kernel_interval: Duration,
     /// What holds for single services.
@@ -46,6 +48,7 @@ impl Default for Settings {
             networks: Vec::new(),
             backlog: 4_096,
             kernel_only: false,
+            asks_kernel: false,
             kernel_interval: Duration::from_secs(1),
             each: Vec::new(),
             packet_budget: None,

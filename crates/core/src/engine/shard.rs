@@ -144,6 +144,12 @@ impl Sums {
         }
     }
 
+    /// Frames that gave no segment and may hold a handshake.
+    pub fn hidden(&self) -> u64 {
+        let hiding = Skip::ALL.iter().filter(|reason| reason.hides_handshake());
+        hiding.map(|reason| self.skipped[*reason as usize]).sum()
+    }
+
     /// Adds the counts of another.
     pub fn merge(&mut self, other: &Self) {
         self.totals.add(&other.totals);

@@ -559,6 +559,44 @@ fn the_kernel_alone_can_tell() {
     assert_eq!((report.status, report.kernel.syn_recv), (Status::Ok, Some(0)));
 }
 
+/// What is said of a queue of 128 that the kernel finds full for `looks` seconds while it turns
+/// requests away, beside clients that complete on the wire.
+fn full_by_the_kernel(looks: u32, accept_queue: u32) -> Vec<(f64, Action)> {
+    let mut world = World::new();
+    world.engine.handle_kernel(listening(listener("0.0.0.0")));
+    world.clients(0.0, 40.0, 20.0, 2);
+    for second in 1..=40_u32 {
+        world.until(f64::from(second));
+        let full = (20..20 + looks).contains(&second);
+        let mut sample = kernel(world.engine.now(), if full { 129 } else { 1 }, 0);
+        sample.listeners[0].accept_queue = accept_queue;
+        sample.counters = [("TCPReqQFullDoCookies", u64::from(second) * 200)].into();
+        world.engine.handle_kernel(sample);
+    }
+    world.said
+}
+
+#[test]
+fn the_kernel_alone_pages_for_a_queue_that_stays_full() {
+    let said = full_by_the_kernel(20, 0);
+    let [(second, Action::Raised(raised))] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((raised.class, raised.severity), (Class::SynFlood, Severity::Critical));
+    assert!((25.0..26.0).contains(second), "after {second} s");
+    let words = &raised.explanation;
+    for part in [
+        "full by the kernel's own count, 129 of 128 places",
+        "limit: 5 s without a free place",
+        "the kernel answers 200/s by SYN cookies",
+        "what fills it is not visible on the wire",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert!(full_by_the_kernel(5, 0).is_empty(), "a burst");
+    let said = full_by_the_kernel(20, 128);
+    let pages = |(_, action): &(f64, Action)| matches!(action, Action::Raised(it) | Action::Updated(it) if it.severity > Severity::Info);
+    assert!(!said.iter().any(pages), "an accept queue that is full: {said:?}");
+}
+
 /// Floods three addresses of one host, most of it the first.
 fn flood_behind(bound: &str, victims: [Address; 3]) -> World {
     let mut world = World::new();

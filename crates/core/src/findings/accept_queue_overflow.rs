@@ -6,10 +6,10 @@ use crate::findings::{Onset, Room};
 /// show an accept queue that is full.
 const RESENT: u32 = 10;
 const RESENT_SHARE: f64 = 0.05;
-/// Where no handshake completes any more, so many are enough; so many SYNs without an answer then
-/// show that it goes on.
-const RESENT_STUCK: u32 = 2;
-const UNANSWERED_STUCK: u32 = 16;
+/// So few are enough where no SYN is answered any more: once an accept queue is full, only the
+/// handshakes of the last round trip have an ACK to ignore.
+const RESENT_IN_SILENCE: u32 = 2;
+const UNANSWERED_IN_SILENCE: u32 = 10;
 
 /// What was seen of an accept queue that is full.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Signs {
     pub completed: u32,
     /// SYNs that nobody answered though they had their time.
     pub unanswered: u32,
+    /// Those of the last seconds that were answered.
+    pub answered: u32,
     /// Attempts that each one counted stands for.
     pub weight: u32,
     /// It was full a moment ago.
@@ -42,18 +44,20 @@ impl AcceptQueueOverflow {
     /// Whether an accept queue is full now: the kernel holds as many connections as fit
     /// (`sk_acceptq_is_full`) and turns others away. Where it cannot be asked: answers are repeated
     /// that were acknowledged, since their ACK had to be ignored (`tcp_check_req`), and further
-    /// SYNs are not answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like.)
+    /// SYNs are not answered. (The first alone is also what `TCP_DEFER_ACCEPT` looks like, and the
+    /// second a packet filter.)
     pub(crate) fn judge(signs: Signs) -> Option<Self> {
-        let Signs { kernel, resent, completed, unanswered, weight, told } = signs;
+        let Signs { kernel, resent, completed, unanswered, answered, weight, told } = signs;
         let enough = |count: u32, limit: u32| count >= limit.saturating_mul(weight);
         let full = match kernel {
             Some((waiting, room, overflowing)) => waiting >= room && overflowing,
             None => {
-                let stuck = completed == 0 && enough(unanswered, UNANSWERED_STUCK);
-                let several = enough(resent, RESENT)
-                    && f64::from(resent) >= RESENT_SHARE * f64::from(completed)
-                    && unanswered >= resent;
-                several || (stuck && (told || enough(resent, RESENT_STUCK)))
+                let many = enough(resent, RESENT)
+                    && f64::from(resent) >= RESENT_SHARE * f64::from(completed);
+                let silence = answered == 0
+                    && enough(unanswered, UNANSWERED_IN_SILENCE)
+                    && (told || enough(resent, RESENT_IN_SILENCE));
+                (many || silence) && unanswered >= resent
             }
         };
         full.then_some(Self { waiting: kernel.map(|(waiting, ..)| waiting), resent })
@@ -95,8 +99,15 @@ impl Room for AcceptQueueOverflow {
 mod tests {
     use super::*;
 
-    const WIRE: Signs =
-        Signs { kernel: None, resent: 10, completed: 200, unanswered: 10, weight: 1, told: false };
+    const WIRE: Signs = Signs {
+        kernel: None,
+        resent: 10,
+        completed: 200,
+        unanswered: 10,
+        answered: 5,
+        weight: 1,
+        told: false,
+    };
 
     #[test]
     fn the_wire_shows_it_by_answers_that_come_again_and_by_silence() {
@@ -106,11 +117,11 @@ mod tests {
         assert!(!judge(Signs { completed: 201, ..WIRE }), "a small part");
         assert!(!judge(Signs { unanswered: 9, ..WIRE }), "TCP_DEFER_ACCEPT");
         assert!(!judge(Signs { weight: 2, ..WIRE }), "five that stand for ten");
-        let stuck = Signs { resent: 2, completed: 0, unanswered: 16, ..WIRE };
-        assert!(judge(stuck), "nothing completes any more");
-        assert!(!judge(Signs { completed: 1, ..stuck }));
-        assert!(!judge(Signs { resent: 1, ..stuck }), "a filter");
-        assert!(judge(Signs { resent: 0, told: true, ..stuck }), "and it goes on");
+        let silence = Signs { resent: 2, answered: 0, ..WIRE };
+        assert!(judge(silence));
+        assert!(!judge(Signs { answered: 1, ..silence }));
+        assert!(!judge(Signs { unanswered: 9, ..silence }));
+        assert!(!judge(Signs { resent: 1, ..silence }), "a packet filter");
     }
 
     #[test]

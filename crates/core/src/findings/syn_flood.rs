@@ -49,6 +49,13 @@ pub enum Basis {
         /// Those requests.
         resent: u64,
     },
+    /// The kernel's count of a queue that stays full.
+    Overflow {
+        /// The limit that was reached.
+        reason: Reason,
+        /// Half-open connections that the wire shows meanwhile, where there is one.
+        wire: Option<u64>,
+    },
 }
 
 impl Default for Basis {
@@ -134,11 +141,13 @@ impl SynFlood {
     pub(crate) fn judge_rows(count: u32, old: u32, backlog: u32) -> Option<Severity> {
         let occupancy = f64::from(count) / f64::from(backlog);
         let stale = f64::from(old) / f64::from(count.max(1));
+        // A few clients that have gone silent are no flood, though they may fill a short queue.
+        let many = old >= backlog.clamp(3, 16);
         // A quarter of the queue held by requests whose answer was in vain; and of a full queue a
         // tenth is enough, since pruning spares the young.
-        if old >= 16 && occupancy >= 0.75 && stale >= 0.1 {
+        if many && occupancy >= 0.75 && stale >= 0.1 {
             Some(Severity::Critical)
-        } else if old >= 16 && f64::from(old) >= 0.25 * f64::from(backlog) {
+        } else if many && f64::from(old) >= 0.25 * f64::from(backlog) {
             Some(Severity::Warning)
         } else {
             None
@@ -224,6 +233,20 @@ impl Room for SynFlood {
                 self.queue.half_open,
                 onset.evidence.backlog.unwrap_or_default(),
             ),
+            Basis::Overflow { reason, wire } => {
+                let unseen = wire.map_or_else(String::new, |wire| {
+                    format!(
+                        "; what fills it is not visible on the wire, which shows {wire} half-open"
+                    )
+                });
+                format!(
+                    "The SYN queue of {place} is full by the kernel's own count, {} of {} places \
+                     ({reason}){}{unseen}{sources}.",
+                    self.queue.half_open,
+                    onset.evidence.backlog.unwrap_or_default(),
+                    kernel_in_words(onset),
+                )
+            }
             Basis::Group { reason, services } => format!(
                 "{rate:.0} SYN/s arrive at {place} and {completed:.0} % of the attempts complete, \
                  {excess:.0}/s more fail than usual ({reason}), spread over {services} services \
@@ -243,5 +266,21 @@ impl Room for SynFlood {
         let queue = self.advice_on_queue(onset);
         let sources = self.advice_on_sources(onset);
         queue.into_iter().chain(self.advice_on_filter(onset)).chain(sources).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_short_queue_count_as_those_of_a_long_one() {
+        let judge = SynFlood::judge_rows;
+        assert_eq!(judge(20, 15, 511), None, "a few");
+        assert_eq!(judge(200, 130, 511), Some(Severity::Warning));
+        assert_eq!(judge(511, 60, 511), Some(Severity::Critical));
+        assert_eq!(judge(6, 5, 5), Some(Severity::Critical));
+        assert_eq!(judge(6, 4, 5), None);
+        assert_eq!(judge(2, 2, 1), None, "two clients that have gone silent");
     }
 }

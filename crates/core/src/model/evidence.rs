@@ -19,7 +19,9 @@ pub enum Status {
     Warning = 1,
     /// A critical detection is active.
     Critical = 2,
-    /// No witness could be asked, or too little of a file could be read.
+    /// There is no alarm, but a reason why there might be ([`Unknown`]).
+    ///
+    /// [`Unknown`]: crate::document::Unknown
     Unknown = 3,
 }
 

@@ -1,20 +1,23 @@
 //! What is said of one service: a flood, a crowd, an application that does not accept.
 
 use crate::engine::judge::filter;
-use crate::engine::judge::moment::{Moment, SECOND};
+use crate::engine::judge::moment::{Moment, SECOND, completion_ratio};
 use crate::engine::services::Service;
 use crate::engine::witnesses::KernelView;
 use crate::findings::{
-    AcceptQueueOverflow, Basis, Configured, Finding, FlashCrowd, Grounds, Onset, PathOutage,
-    QueueState, Signs, Sources, SynFiltered, SynFlood, are_real, variant,
+    AcceptQueueOverflow, BacklogSmall, Basis, Burst, Configured, Finding, FlashCrowd, Grounds,
+    Onset, PathOutage, QueueState, Signs, Sources, SynFiltered, SynFlood, are_real, variant,
 };
 use crate::flow::{HalfOpen, ServiceId};
 use crate::model::{Evidence, Severity, Target, Variant};
-use crate::stats::{Failure, SourceProfile, Step};
+use crate::stats::{Failure, STEP, SourceProfile, Step};
 use crate::time::Timestamp;
 
 /// Steps over which answers that were repeated in spite of the client's ACK are counted: 4 s.
 const ACCEPT_STEPS: u32 = 15;
+/// Steps whose SYNs are held against the places of a queue: 1.5 s, a little more than passes
+/// between two looks at the kernel.
+const BURST_STEPS: u32 = 6;
 
 /// The steps whose attempts are about to be judged: those of the second before, oldest last.
 pub(super) fn young_steps(service: &Service) -> std::ops::Range<u32> {
@@ -181,6 +184,7 @@ impl Moment<'_> {
             completed: recent.completed,
             // Not those whose answer may still be on its way from a distant server.
             unanswered: service.windows.sum(Step::MATURE, ACCEPT_STEPS).unanswered,
+            answered: service.windows.sum(1, Step::MATURE).answered,
             weight: self.weight(id),
             told,
         })?;
@@ -188,6 +192,38 @@ impl Moment<'_> {
         let onset = self.innocent(id, service, at, backlog, Severity::Warning, found);
         let kernel_agrees = found.waiting.is_some();
         let grounds = Grounds { level: 2.0, kernel_agrees, ..onset.grounds };
+        Some(Onset { grounds, ..onset })
+    }
+
+    /// What a look at the kernel shows of the burst that a service may have had.
+    pub(in crate::engine) fn burst(&self, service: &Service) -> Burst {
+        let aged = service.windows.sum(2, Step::MATURE_BY_DATA);
+        Burst {
+            turned_away: self.kernel.is_some_and(KernelView::is_queue_full),
+            arrivals: service.windows.sum(0, BURST_STEPS - 1).syn,
+            room: self.queue_limit(service),
+            completed: completion_ratio(&aged),
+        }
+    }
+
+    /// The queue of a service that is too short for its clients, if it is.
+    pub(super) fn backlog_small(
+        &self,
+        id: ServiceId,
+        service: &Service,
+        at: Timestamp,
+    ) -> Option<Onset> {
+        let (arrivals, looks) = service.overruns.enough(at)?;
+        let found = BacklogSmall {
+            arrivals,
+            span: STEP * BURST_STEPS,
+            looks,
+            listen: self.listen_backlog(service),
+            somaxconn: self.sysctls().somaxconn,
+        };
+        let room = self.queue_limit(service);
+        let onset = self.innocent(id, service, at, room, Severity::Info, found);
+        let grounds = Grounds { level: 2.0, kernel_agrees: true, ..onset.grounds };
         Some(Onset { grounds, ..onset })
     }
 

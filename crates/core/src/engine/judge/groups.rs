@@ -168,7 +168,7 @@ impl Groups {
                 Subject::Host(host) => {
                     few && !told(Subject::Capture) && !told(Subject::Network(subnet_of(host)))
                 }
-                Subject::Service(..) | Subject::Source(_) => false,
+                Subject::Service(..) | Subject::Source(_) | Subject::ThisHost => false,
             };
         own.then(|| group.onset(subject, severity, moment, &targets, carpet))
     }

@@ -15,14 +15,16 @@ use std::time::Duration;
 
 pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 
-use crate::detect::{Observation, YOUNG_RATE};
+use crate::detect::{Observation, Reason, YOUNG_RATE};
 use crate::engine::judge::fates::{Fates, Past};
 use crate::engine::judge::flood::young_steps;
 use crate::engine::judge::groups::Groups;
 use crate::engine::judge::moment::SECOND;
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Completed;
-use crate::findings::{Backscatter, Class, Configured, Filter, Onset, Scanners, SynFlood, variant};
+use crate::findings::{
+    Backscatter, Class, Configured, ConntrackFull, Filter, Onset, Scanners, SynFlood, variant,
+};
 use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
 use crate::model::{KernelHalfOpen, Severity, Target, Variant};
@@ -77,6 +79,11 @@ impl Judge {
         &self.incidents
     }
 
+    /// Whether there is a SYN flood, however weak.
+    pub fn is_flooded(&self) -> bool {
+        self.incidents.all_active().any(|detection| detection.class == Class::SynFlood)
+    }
+
     /// What there is to tell since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -118,6 +125,8 @@ impl Judge {
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
         self.lapse(at, Class::PathOutage, PATH_CALM, |_| true);
         self.lapse(at, Class::SynFiltered, PATH_CALM, |_| true);
+        self.lapse(at, Class::BacklogSmall, CALM, |_| true);
+        self.judge_conntrack(at, services, moment);
         self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
         for id in services.ids() {
@@ -125,7 +134,7 @@ impl Judge {
         }
     }
 
-    /// Judges by the kernel's SYN_RECV rows alone.
+    /// Judges by the kernel alone: its SYN_RECV rows, accept queues and table of connections.
     pub fn judge_kernel(&mut self, services: &mut Services, moment: &Moment) {
         let Some(kernel) = moment.kernel else { return };
         let at = moment.now;
@@ -137,14 +146,19 @@ impl Judge {
         by_service.remove(&ServiceId::OTHER);
         for (id, rows) in by_service {
             let service = services.get(id);
-            let onset = moment.flood_of_rows(service, &rows, &self.past);
+            let onset = moment.flood_of_rows(id, service, &rows, &self.past);
             if let Some(onset) = onset {
                 self.tell(at, services, moment, service.subject(), Class::SynFlood, Some(onset));
             }
         }
+        self.judge_conntrack(at, services, moment);
+        for id in services.ids() {
+            self.tell_accept_queue(id, at, services, moment);
+        }
         // Where there is a wire, its word on the end of an incident counts.
         if moment.settings.kernel_only {
             self.lapse(at, Class::SynFlood, CALM, |_| true);
+            self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
         }
     }
 
@@ -222,9 +236,13 @@ impl Judge {
         let matured = moment.matured(service);
         let (half_open, backlog) = moment.queue(id, service);
         let queue_full = moment.is_queue_full(service, half_open, backlog);
+        // Where clients do not get through, it is they who fill the queue.
+        let cut_off = self.incidents.is_active(Class::PathOutage, service.subject());
+        let overflows = moment.is_overflowing(service) && !cut_off;
         let cookies_off = moment.sysctls().syncookies == Some(0);
         let unpruned = cookies_off && backlog <= moment.backlog(service) / 2;
-        let accept_queue_full = self.is_accept_queue_full(service);
+        let accept_queue_full =
+            self.is_accept_queue_full(service) || moment.is_accept_queue_full(service);
         let taken = half_open.max(moment.half_open(id, service).total);
         let room = if service.is_backlog_known() { u64::from(backlog) / 2 } else { TAKES };
         // Whoever never answers is not there, unless answers are never seen.
@@ -275,6 +293,7 @@ impl Judge {
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
             unpruned,
             queue_full,
+            overflows,
             weight,
         };
         service.detector.observe(&observation);
@@ -378,6 +397,18 @@ impl Judge {
         self.lapse(at, Class::Backscatter, CALM, |_| true);
     }
 
+    /// The host's table of connections, where the kernel tells of one.
+    fn judge_conntrack(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
+        let found = moment.fresh_kernel().and_then(|kernel| {
+            ConntrackFull::judge(kernel.sample.conntrack?, kernel.conntrack_drop_rate)
+        });
+        if let Some(found) = found {
+            let onset = Some(found.onset(at));
+            self.tell(at, services, moment, Subject::ThisHost, Class::ConntrackFull, onset);
+        }
+        self.lapse(at, Class::ConntrackFull, CALM, |_| true);
+    }
+
     /// Judges the groups, the widest first: what is told of one is not told of its parts.
     fn judge_groups(&mut self, at: Timestamp, services: &Services, moment: &Moment) {
         for subject in self.groups.subjects(at) {
@@ -415,32 +446,79 @@ impl Judge {
         let service = services.get(id);
         let subject = service.subject();
         let severity = service.detector.severity();
+        // Once a queue has room again nothing is left to say of how it was full.
+        let by_kernel = matches!(service.detector.reason(), Reason::Overflow { .. });
+        let is_over = by_kernel && !moment.is_overflowing(service);
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
-        let (told_flood, accept_full) = (flood, self.is_accept_queue_full(service));
         let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
-        if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
-            let onset = severity.map(|severity| self.flood(id, service, severity, moment));
+        let telling = telling && !is_over && self.is_due(service, severity, moment);
+        if telling || (flood && severity.is_none()) {
+            let onset = severity.map(|severity| {
+                let overflow = || self.overflow(id, services, moment);
+                let onset = by_kernel.then(overflow).flatten();
+                onset.unwrap_or_else(|| self.flood(id, service, severity, moment))
+            });
             self.tell(at, services, moment, subject, Class::SynFlood, onset);
         }
         if crowded || crowd {
             let onset = crowded.then(|| moment.crowd(id, service, at));
             self.tell(at, services, moment, subject, Class::FlashCrowd, onset);
         }
-        let seen = !moment.capture.is_dropping();
-        let outage = service.detector.outage().filter(|_| seen && !told_flood && !accept_full);
-        if let Some(usual) = outage {
+        self.tell_path(id, at, services, moment);
+        self.tell_accept_queue(id, at, services, moment);
+        if severity.is_none()
+            && self.is_turn(service, moment)
+            && let Some(onset) = moment.backlog_small(id, service, at)
+        {
+            self.tell(at, services, moment, subject, Class::BacklogSmall, Some(onset));
+        }
+    }
+
+    /// Tells of answers or SYNs that are lost on the way: not where the capture loses them, and
+    /// not where something else is told that accounts for this.
+    fn tell_path(&mut self, id: ServiceId, at: Timestamp, services: &Services, moment: &Moment) {
+        let service = services.get(id);
+        let subject = service.subject();
+        if moment.capture.is_dropping() || self.is_accept_queue_full(service) {
+            return;
+        }
+        let flooded = self.incidents.is_active(Class::SynFlood, subject);
+        if let Some(usual) = service.detector.outage().filter(|_| !flooded) {
             let onset = moment.path_outage(id, service, at, usual);
             self.tell(at, services, moment, subject, Class::PathOutage, Some(onset));
         }
-        if let Some(found) = service.detector.filtered().filter(|_| seen && !accept_full) {
+        if let Some(found) = service.detector.filtered() {
             let onset = moment.syn_filtered(id, service, at, found);
             self.tell(at, services, moment, subject, Class::SynFiltered, Some(onset));
         }
-        if let Some(onset) = moment.accept_overflow(id, service, at, accept_full) {
-            self.tell(at, services, moment, subject, Class::AcceptQueueOverflow, Some(onset));
+    }
+
+    fn tell_accept_queue(
+        &mut self,
+        id: ServiceId,
+        at: Timestamp,
+        services: &Services,
+        moment: &Moment,
+    ) {
+        let service = services.get(id);
+        if let Some(onset) =
+            moment.accept_overflow(id, service, at, self.is_accept_queue_full(service))
+        {
+            let class = Class::AcceptQueueOverflow;
+            self.tell(at, services, moment, service.subject(), class, Some(onset));
         }
+    }
+
+    /// The flood of a service whose queue is full by the kernel's word.
+    fn overflow(&self, id: ServiceId, services: &Services, moment: &Moment) -> Option<Onset> {
+        let directory = services.directory();
+        let is_its = |row: &&KernelHalfOpen| {
+            directory.known(row.address.into(), row.port).is_some_and(|of| of == id)
+        };
+        let rows: Vec<_> = moment.kernel?.sample.half_open.iter().filter(is_its).collect();
+        moment.flood_of_rows(id, services.get(id), &rows, &self.past)
     }
 
     /// The flood of a service. Where young attempts gave the alarm, their failures are looked up

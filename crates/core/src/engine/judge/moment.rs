@@ -49,8 +49,19 @@ impl Moment<'_> {
 
     /// What the kernel said, as long as that holds.
     pub fn fresh_kernel(&self) -> Option<&KernelView> {
-        let fresh = KERNEL_FRESH.max(self.settings.kernel_interval * 3);
+        let fresh = self.kernel_patience();
         self.kernel.filter(|kernel| self.now - kernel.sample.at < fresh)
+    }
+
+    /// Whether the kernel is asked and has not answered for longer than that, after a start at
+    /// `start`.
+    pub fn is_kernel_silent(&self, start: Timestamp) -> bool {
+        let asked = self.kernel.is_some() || self.settings.asks_kernel;
+        asked && self.fresh_kernel().is_none() && self.now - start >= self.kernel_patience()
+    }
+
+    fn kernel_patience(&self) -> Duration {
+        KERNEL_FRESH.max(self.settings.kernel_interval * 3)
     }
 
     /// The kernel's settings, as far as they are known.
