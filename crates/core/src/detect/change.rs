@@ -1,4 +1,4 @@
-//! Whether more attempts fail than usual: two series of failures, each with its own baseline.
+//! Whether more attempts fail than usual: three series of failures, each with its own baseline.
 
 use crate::detect::baseline::Baseline;
 use crate::detect::observation::Observation;
@@ -12,8 +12,8 @@ pub(crate) struct Change {
     failing: Baseline,
     /// Attempts that nobody answered.
     unanswered: Baseline,
-    /// It is not the queue that leaves them unanswered: they are no part of a flood.
-    filtered: bool,
+    /// Attempts that nobody answered though the queue had room: they are no part of a flood.
+    filtered: Baseline,
 }
 
 /// From which series may be learned now.
@@ -38,7 +38,7 @@ impl Learning {
 
 impl Change {
     pub(crate) fn new() -> Self {
-        Self { failing: Baseline::new(), unanswered: Baseline::new(), filtered: false }
+        Self { failing: Baseline::new(), unanswered: Baseline::new(), filtered: Baseline::new() }
     }
 
     /// Takes in the failures of a step. `backlog` is the length of the queue that they are held
@@ -50,68 +50,68 @@ impl Change {
         backlog: f64,
         learning: Learning,
     ) {
-        self.filtered = seen.has_room;
-        for (baseline, failures) in
-            [(&mut self.failing, step.failed), (&mut self.unanswered, step.unanswered)]
-        {
+        for (baseline, failures) in [
+            (&mut self.failing, step.failed),
+            (&mut self.unanswered, step.unanswered),
+            (&mut self.filtered, seen.filtered),
+        ] {
             let learns = learning.from(baseline);
             baseline.weigh(seen.weight);
             baseline.step(step.completed, failures, backlog, learns);
         }
     }
 
-    /// Those baselines whose word counts now.
-    fn baselines(&self) -> impl Iterator<Item = &Baseline> {
-        let unanswered = (!self.filtered).then_some(&self.unanswered);
-        [&self.failing].into_iter().chain(unanswered)
+    /// What a flood shows in.
+    fn baselines(&self) -> [&Baseline; 2] {
+        [&self.failing, &self.unanswered]
     }
 
     /// SYNs per second beyond the normal that something before the queue leaves unanswered, where
     /// that is more than a burst.
     pub(crate) fn filtered_rate(&self) -> Option<f64> {
-        let sustained = self.filtered && self.unanswered.is_sustained();
-        sustained.then(|| self.unanswered.excess_rate())
+        self.filtered.is_sustained().then(|| self.filtered.excess_rate())
     }
 
     /// The highest CUSUM in units of its limit.
     pub(crate) fn level(&self) -> f64 {
-        self.baselines().map(Baseline::level).fold(0.0, f64::max)
+        self.baselines().into_iter().map(Baseline::level).fold(0.0, f64::max)
     }
 
     /// Failing attempts per second beyond the normal.
     pub(crate) fn excess_rate(&self) -> f64 {
-        self.baselines().map(|baseline| baseline.excess_rate().max(0.0)).sum()
+        self.baselines().into_iter().map(|baseline| baseline.excess_rate().max(0.0)).sum()
     }
 
     /// The same over the last two seconds: of a rate that still rises it tells more.
     pub(crate) fn present_rate(&self) -> f64 {
-        self.baselines().map(Baseline::present_rate).fold(0.0, f64::max)
+        self.baselines().into_iter().map(Baseline::present_rate).fold(0.0, f64::max)
     }
 
     /// Whether it is more than a burst.
     pub(crate) fn is_sustained(&self) -> bool {
-        self.baselines().any(Baseline::is_sustained)
+        self.baselines().into_iter().any(Baseline::is_sustained)
     }
 
     /// Whether it is enough where the queue fills at the same time.
     pub(crate) fn is_probable(&self) -> bool {
-        self.baselines().any(Baseline::is_probable)
+        self.baselines().into_iter().any(Baseline::is_probable)
     }
 
     /// Whether nothing goes beyond what is allowed for.
     pub(crate) fn is_calm(&self) -> bool {
-        self.baselines().all(Baseline::is_calm)
+        self.baselines().into_iter().all(Baseline::is_calm)
     }
 
     /// Whether no CUSUM holds anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.baselines().all(Baseline::is_empty)
+        self.baselines().into_iter().all(Baseline::is_empty)
     }
 
     /// Forgets what is left in the CUSUMs: it belongs to an incident that is over.
     pub(crate) fn restart(&mut self) {
         self.failing.restart();
         self.unanswered.restart();
+        self.filtered.restart();
     }
 
     /// What was learned: of failures, of what nobody answered.

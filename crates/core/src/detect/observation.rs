@@ -25,14 +25,15 @@ pub struct Observation {
     pub unanswered: f64,
     /// The part of these that an outage would explain.
     pub unanswered_excused: f64,
+    /// Attempts that nobody answered though the queue had room, and though an answer from afar had
+    /// its time.
+    pub filtered: f64,
     /// Attempts that are 0.5 to 1.5 s old.
     pub young: u32,
     /// Those of them that are not complete, as `failed`.
     pub young_incomplete: f64,
     /// The part of these that an outage would explain.
     pub young_excused: f64,
-    /// The queue has room, so whoever leaves SYNs without an answer, it is not the queue.
-    pub has_room: bool,
     /// Half-open connections by the better witness.
     pub half_open: u64,
     /// The limit of the SYN queue.

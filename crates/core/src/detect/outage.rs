@@ -56,8 +56,6 @@ impl Outage {
         self.missing = (self.missing + expected - seen.completed).clamp(0.0, 2.0 * expected);
         let failed = seen.excused.min(self.missing);
         let unanswered = seen.unanswered_excused.min(self.missing - failed);
-        // What a packet filter drops is told as such.
-        let unanswered = if seen.has_room { 0.0 } else { unanswered };
         self.missing -= failed + unanswered;
         let limit = self.limit();
         self.sum = (self.sum + failed - LOSS * self.usual).clamp(0.0, 2.0 * limit);

@@ -36,6 +36,8 @@ pub struct Window {
     pub syn: u32,
     /// Attempts without an answer (yet).
     pub unanswered: u32,
+    /// Those of them that came on the ports of another attempt, whose answer stands for theirs.
+    pub withdrawn: u32,
     /// Attempts with an answer.
     pub answered: u32,
     /// Those of the answered that completed.
@@ -68,6 +70,7 @@ impl Window {
         Self {
             syn: self.syn,
             unanswered: count(self.unanswered),
+            withdrawn: count(self.withdrawn),
             answered: count(self.answered),
             completed: count(self.completed),
             reset: count(self.reset),
@@ -82,6 +85,7 @@ impl Window {
     pub const fn add(&mut self, other: &Self) {
         self.syn = self.syn.wrapping_add(other.syn);
         self.unanswered = self.unanswered.wrapping_add(other.unanswered);
+        self.withdrawn = self.withdrawn.wrapping_add(other.withdrawn);
         self.answered = self.answered.wrapping_add(other.answered);
         self.completed = self.completed.wrapping_add(other.completed);
         self.reset = self.reset.wrapping_add(other.reset);
@@ -133,6 +137,7 @@ impl Changes {
         Window {
             syn: self.syn,
             unanswered: count(&[Standing::Asked, Standing::Withdrawn]),
+            withdrawn: count(&[Standing::Withdrawn]),
             answered: half_open.wrapping_add(completed).wrapping_add(reset),
             completed,
             reset,

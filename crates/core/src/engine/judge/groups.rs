@@ -210,10 +210,8 @@ impl Group {
         self.now.completed += seen.completed;
         self.now.failed += seen.failed;
         self.now.excused += seen.excused;
-        if !seen.has_room {
-            self.now.unanswered += seen.unanswered;
-            self.now.unanswered_excused += seen.unanswered_excused;
-        }
+        self.now.unanswered += seen.unanswered;
+        self.now.unanswered_excused += seen.unanswered_excused;
         self.window.add(window);
         for failure in failures {
             self.failures.keep(*failure);

@@ -255,7 +255,15 @@ impl Judge {
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let share = service.failures.share(&fates.failed);
         let ignored = service.failures.share(&fates.unanswered);
-        let unanswered = if accept_queue_full || !answers { 0 } else { window.unanswered };
+        let unanswered = if accept_queue_full || !answers {
+            0
+        } else if has_room {
+            window.withdrawn
+        } else {
+            window.unanswered
+        };
+        let late = moment.step.before(Step::MATURE_BY_DATA).filter(|_| has_room && answers);
+        let late = late.map_or_else(Window::default, |step| service.windows.get(step));
         for failure in fates.failures() {
             self.past.note_failure(failure);
             service.failures.keep(*failure);
@@ -287,7 +295,7 @@ impl Judge {
             young,
             young_incomplete: incomplete.weight,
             young_excused: incomplete.excused * excuse,
-            has_room,
+            filtered: f64::from(late.unanswered.saturating_sub(late.withdrawn)),
             half_open,
             backlog,
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
@@ -318,7 +326,7 @@ impl Judge {
         let steps = young_steps(service);
         let young = service.windows.sum(steps.start, steps.end - 1);
         let silent = silent && self.stay_silent(id, service, moment);
-        let unanswered = if silent { young.unanswered } else { 0 };
+        let unanswered = if silent { young.unanswered } else { young.withdrawn };
         let incomplete = f64::from(young.failed() + unanswered);
         let mut share = Share { weight: 1.0, excused: 0.0 };
         // What each counts for matters only where there are enough to give the alarm.
