@@ -52,6 +52,10 @@ const SLOWLY_FILLED: f64 = 0.75;
 /// completions.
 const MUCH: f64 = 40.0;
 const MUCH_PART: f64 = 0.25;
+/// SYNs per second that are dropped before the queue and are worth a warning, if they are this part
+/// of the completions. (Of clients that ask again, few are never answered.)
+const FILTERED: f64 = 20.0;
+const FILTERED_PART: f64 = 0.1;
 /// Incomplete young attempts per second that are asked for at least, and their share.
 pub(crate) const YOUNG_RATE: f64 = 200.0;
 const YOUNG_SHARE: f64 = 0.7;
@@ -188,17 +192,13 @@ impl Detector {
         let filling = seen.filling_rate();
         let (warning, _) = seen.limits.rates(filling);
         let warning = RateLimit::new(warning, filling / 2.0, Origin::Derived);
-        let much = RateLimit { rate: self.much(), origin: Origin::Derived };
+        let much = MUCH.max(MUCH_PART * self.crowd.rate());
+        let much = RateLimit { rate: much, origin: Origin::Derived };
         let limit = if seen.limits.warning.is_some() { warning } else { warning.min(much) };
         if self.change.is_sustained() && self.change.excess_rate() >= limit.rate {
             return Some(Reason::Rate(limit));
         }
         self.young.map(|young| Reason::Young(young.limit))
-    }
-
-    /// Failures per second that page however long the queue is.
-    fn much(&self) -> f64 {
-        MUCH.max(MUCH_PART * self.crowd.rate())
     }
 
     /// The rate that is critical, where one that pages is.
@@ -270,7 +270,8 @@ impl Detector {
     #[must_use]
     pub fn filtered(&self) -> Option<(f64, f64)> {
         let rate = self.change.filtered_rate()?;
-        (rate >= self.much()).then(|| (rate, self.much()))
+        let limit = FILTERED.max(FILTERED_PART * self.crowd.rate());
+        (rate >= limit).then_some((rate, limit))
     }
 
     /// The higher CUSUM in units of its limit; at least 1 where the young gave the alarm.

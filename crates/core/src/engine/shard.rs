@@ -491,6 +491,9 @@ impl Shard {
         }
         if flags.is_syn_ack() && !seen.from_client {
             tally.counts.syn_ack += u64::from(weight);
+            if let Some(window) = tally.window(step, step) {
+                window.syn_ack += weight;
+            }
         }
         let client = if seen.from_client { segment.source } else { segment.destination };
         let host = if seen.from_client { segment.destination } else { segment.source };

@@ -34,10 +34,10 @@ impl Step {
 pub struct Window {
     /// SYNs that arrived, repeats included.
     pub syn: u32,
+    /// SYN-ACKs that the service sent, repeats included.
+    pub syn_ack: u32,
     /// Attempts without an answer (yet).
     pub unanswered: u32,
-    /// Those of them that came on the ports of another attempt, whose answer stands for theirs.
-    pub withdrawn: u32,
     /// Attempts with an answer.
     pub answered: u32,
     /// Those of the answered that completed.
@@ -69,8 +69,8 @@ impl Window {
         }
         Self {
             syn: self.syn,
+            syn_ack: self.syn_ack,
             unanswered: count(self.unanswered),
-            withdrawn: count(self.withdrawn),
             answered: count(self.answered),
             completed: count(self.completed),
             reset: count(self.reset),
@@ -84,8 +84,8 @@ impl Window {
     /// zero there, modulo 2^32; the sum over all who count is not.
     pub const fn add(&mut self, other: &Self) {
         self.syn = self.syn.wrapping_add(other.syn);
+        self.syn_ack = self.syn_ack.wrapping_add(other.syn_ack);
         self.unanswered = self.unanswered.wrapping_add(other.unanswered);
-        self.withdrawn = self.withdrawn.wrapping_add(other.withdrawn);
         self.answered = self.answered.wrapping_add(other.answered);
         self.completed = self.completed.wrapping_add(other.completed);
         self.reset = self.reset.wrapping_add(other.reset);
@@ -101,6 +101,8 @@ impl Window {
 pub struct Changes {
     /// SYNs that arrived, repeats included.
     pub syn: u32,
+    /// SYN-ACKs that the service sent, repeats included.
+    pub syn_ack: u32,
     /// As [`Window::resent_after_ack`].
     pub resent_after_ack: u32,
     /// As [`Window::ignored`].
@@ -136,8 +138,8 @@ impl Changes {
         let half_open = count(&[Standing::HalfOpen]);
         Window {
             syn: self.syn,
+            syn_ack: self.syn_ack,
             unanswered: count(&[Standing::Asked, Standing::Withdrawn]),
-            withdrawn: count(&[Standing::Withdrawn]),
             answered: half_open.wrapping_add(completed).wrapping_add(reset),
             completed,
             reset,

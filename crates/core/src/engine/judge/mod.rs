@@ -255,15 +255,13 @@ impl Judge {
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let share = service.failures.share(&fates.failed);
         let ignored = service.failures.share(&fates.unanswered);
-        let unanswered = if accept_queue_full || !answers {
-            0
-        } else if has_room {
-            window.withdrawn
-        } else {
-            window.unanswered
-        };
-        let late = moment.step.before(Step::MATURE_BY_DATA).filter(|_| has_room && answers);
-        let late = late.map_or_else(Window::default, |step| service.windows.get(step));
+        // Answers of a distant server have their time; where none is ever seen nobody waits.
+        let waited = if one_way { matured } else { moment.step.before(Step::MATURE_BY_DATA) };
+        let waited = waited.map_or_else(Window::default, |step| service.windows.get(step));
+        let dropped = if has_room { waited.syn.saturating_sub(waited.syn_ack) } else { 0 };
+        let filtered = dropped.min(waited.unanswered);
+        let counts = answers && !accept_queue_full;
+        let unanswered = if counts { waited.unanswered - filtered } else { 0 };
         for failure in fates.failures() {
             self.past.note_failure(failure);
             service.failures.keep(*failure);
@@ -295,7 +293,7 @@ impl Judge {
             young,
             young_incomplete: incomplete.weight,
             young_excused: incomplete.excused * excuse,
-            filtered: f64::from(late.unanswered.saturating_sub(late.withdrawn)),
+            filtered: if counts { f64::from(filtered) } else { 0.0 },
             half_open,
             backlog,
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
@@ -326,7 +324,7 @@ impl Judge {
         let steps = young_steps(service);
         let young = service.windows.sum(steps.start, steps.end - 1);
         let silent = silent && self.stay_silent(id, service, moment);
-        let unanswered = if silent { young.unanswered } else { young.withdrawn };
+        let unanswered = if silent { young.unanswered } else { 0 };
         let incomplete = f64::from(young.failed() + unanswered);
         let mut share = Share { weight: 1.0, excused: 0.0 };
         // What each counts for matters only where there are enough to give the alarm.
