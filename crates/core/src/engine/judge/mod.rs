@@ -255,13 +255,17 @@ impl Judge {
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let share = service.failures.share(&fates.failed);
         let ignored = service.failures.share(&fates.unanswered);
-        // Answers of a distant server have their time; where none is ever seen nobody waits.
-        let waited = if one_way { matured } else { moment.step.before(Step::MATURE_BY_DATA) };
+        // The answers of a distant server have their time. Where none is ever seen, nobody waits
+        // for those who do not ask again.
+        let waited = moment.step.before(Step::MATURE_BY_DATA);
         let waited = waited.map_or_else(Window::default, |step| service.windows.get(step));
         let dropped = if has_room { waited.syn.saturating_sub(waited.syn_ack) } else { 0 };
         let filtered = dropped.min(waited.unanswered);
-        let counts = answers && !accept_queue_full;
-        let unanswered = if counts { waited.unanswered - filtered } else { 0 };
+        let few_ask_again = ignored.excused * 2.0 < ignored.weight;
+        let gave_up = if one_way && few_ask_again { ignored.weight } else { 0.0 };
+        let unanswered = f64::from(waited.unanswered - filtered) * ignored.weight;
+        let unanswered = unanswered.max(f64::from(window.unanswered) * gave_up);
+        let counts = if answers && !accept_queue_full { 1.0 } else { 0.0 };
         for failure in fates.failures() {
             self.past.note_failure(failure);
             service.failures.keep(*failure);
@@ -279,7 +283,7 @@ impl Judge {
         if idle && half_open == 0 && service.detector.is_at_rest() {
             return;
         }
-        let (failed, unanswered) = (f64::from(window.failed()), f64::from(unanswered));
+        let failed = f64::from(window.failed());
         let excuse = if service.forged { 0.0 } else { 1.0 };
         let observation = Observation {
             at,
@@ -288,12 +292,12 @@ impl Judge {
             completed: f64::from(window.completed),
             failed: failed * share.weight,
             excused: failed * share.excused * excuse,
-            unanswered: unanswered * ignored.weight,
-            unanswered_excused: unanswered * ignored.excused * excuse,
+            unanswered: unanswered * counts,
+            unanswered_excused: unanswered * counts * ignored.excused * excuse,
             young,
             young_incomplete: incomplete.weight,
             young_excused: incomplete.excused * excuse,
-            filtered: if counts { f64::from(filtered) } else { 0.0 },
+            filtered: f64::from(filtered) * counts,
             half_open,
             backlog,
             limits: service.settings.as_ref().map(|set| set.limits).unwrap_or_default(),
