@@ -50,14 +50,15 @@ impl Change {
         backlog: f64,
         learning: Learning,
     ) {
-        for (baseline, failures) in [
-            (&mut self.failing, step.failed),
-            (&mut self.unanswered, step.unanswered),
-            (&mut self.filtered, seen.filtered),
+        let late = seen.completed_late;
+        for (baseline, completed, failures) in [
+            (&mut self.failing, step.completed, step.failed),
+            (&mut self.unanswered, late + step.excused_late, step.unanswered),
+            (&mut self.filtered, late, seen.filtered),
         ] {
             let learns = learning.from(baseline);
             baseline.weigh(seen.weight);
-            baseline.step(step.completed, failures, backlog, learns);
+            baseline.step(completed, failures, backlog, learns);
         }
     }
 

@@ -21,8 +21,10 @@ pub struct Observation {
     pub failed: f64,
     /// The part of these that an outage would explain.
     pub excused: f64,
-    /// Its attempts that nobody answered.
+    /// Attempts that nobody answered, of a step that had longer for it.
     pub unanswered: f64,
+    /// Those of that step that completed.
+    pub completed_late: f64,
     /// The part of these that an outage would explain.
     pub unanswered_excused: f64,
     /// Attempts that nobody answered though the queue had room, and though an answer from afar had

@@ -41,7 +41,9 @@ pub(crate) struct Unexcused {
     /// Completions, with those that the excused failures took the place of.
     pub completed: f64,
     pub failed: f64,
+    /// What is left of those that nobody answered, and how many were excused.
     pub unanswered: f64,
+    pub excused_late: f64,
 }
 
 impl Outage {
@@ -64,9 +66,10 @@ impl Outage {
             self.usual = self.rate.mean().max(self.usual * (-1.0 / MEMORY).exp());
         }
         Unexcused {
-            completed: seen.completed + failed + unanswered,
+            completed: seen.completed + failed,
             failed: seen.failed - failed,
             unanswered: seen.unanswered - unanswered,
+            excused_late: unanswered,
         }
     }
 

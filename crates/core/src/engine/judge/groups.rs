@@ -210,6 +210,7 @@ impl Group {
         self.now.completed += seen.completed;
         self.now.failed += seen.failed;
         self.now.excused += seen.excused;
+        self.now.completed_late += seen.completed_late;
         self.now.unanswered += seen.unanswered;
         self.now.unanswered_excused += seen.unanswered_excused;
         self.window.add(window);

@@ -248,20 +248,21 @@ impl Judge {
         // Whoever never answers is not there, unless answers are never seen.
         let answers = service.counts.syn_ack > 0 || service.listener.is_some() || one_way;
         let has_room = !one_way && taken < room.max(1);
-        let (young, incomplete) = self.young(id, service, moment, answers && !has_room);
+        let ignored = service.failures.share(&fates.unanswered);
+        let few_ask_again = ignored.excused * 2.0 < ignored.weight;
+        let silent = answers && !has_room && few_ask_again;
+        let (young, incomplete) = self.young(id, service, moment, silent);
         let weight = moment.weight(id);
         let is_turn = self.is_turn(service, moment);
         let service = services.get_mut(id);
         let window = matured.map_or_else(Window::default, |step| service.windows.get(step));
         let share = service.failures.share(&fates.failed);
-        let ignored = service.failures.share(&fates.unanswered);
         // The answers of a distant server have their time. Where none is ever seen, nobody waits
         // for those who do not ask again.
         let waited = moment.step.before(Step::MATURE_BY_DATA);
         let waited = waited.map_or_else(Window::default, |step| service.windows.get(step));
         let dropped = if has_room { waited.syn.saturating_sub(waited.syn_ack) } else { 0 };
         let filtered = dropped.min(waited.unanswered);
-        let few_ask_again = ignored.excused * 2.0 < ignored.weight;
         let gave_up = if one_way && few_ask_again { ignored.weight } else { 0.0 };
         let unanswered = f64::from(waited.unanswered - filtered) * ignored.weight;
         let unanswered = unanswered.max(f64::from(window.unanswered) * gave_up);
@@ -297,6 +298,7 @@ impl Judge {
             young,
             young_incomplete: incomplete.weight,
             young_excused: incomplete.excused * excuse,
+            completed_late: f64::from(waited.completed),
             filtered: f64::from(filtered) * counts,
             half_open,
             backlog,
