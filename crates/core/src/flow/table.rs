@@ -6,6 +6,7 @@
 //! one chance in 2^32 a comparison.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use prefetch_index::prefetch_index;
 
@@ -61,8 +62,8 @@ pub enum Fate {
     Completed,
     /// Refused by the server.
     Refused,
-    /// Ended by a RST before it completed.
-    Reset,
+    /// Ended by a RST before it completed, so long after its SYN.
+    Reset(Duration),
     /// No longer in the table.
     Unknown,
 }
@@ -212,8 +213,7 @@ impl Table {
                 Fate::HalfOpen
             }
             State::Refused => Fate::Refused,
-            State::Closed if !connection.marks.has(Marks::COMPLETED) => Fate::Reset,
-            _ => Fate::Completed,
+            _ => connection.reset_after().map_or(Fate::Completed, Fate::Reset),
         };
         let followed = connection.state == State::SynSent && connection.client_next != isn + 1;
         (fate, connection.marks.has(Marks::SYN_RTO) && !followed)

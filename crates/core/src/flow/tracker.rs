@@ -340,6 +340,9 @@ impl Tracker {
             return self.supersede(&before, segment, flow, arrival, lookup);
         }
 
+        if let Outcome::HandshakeReset(_) = outcome {
+            entry.connection.note_reset(age.into());
+        }
         let was = &before.connection;
         let event = match outcome {
             Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,

@@ -39,8 +39,8 @@ pub struct Failure {
     pub attempt: Attempt,
     /// Its SYN was repeated as a TCP stack does: an honest client out of luck, or its path.
     pub retransmitted: bool,
-    /// A reset ended it.
-    pub reset: bool,
+    /// A reset ended it, so long after its SYN.
+    pub reset: Option<Duration>,
     /// Its source has not completed a handshake here for long.
     pub new: bool,
     /// Its source has failed here before, of late.
@@ -149,7 +149,7 @@ impl Failures {
     #[must_use]
     pub fn reset_rate(&self, source: Address, now: Timestamp) -> f64 {
         let Some(oldest) = self.kept.front() else { return 0.0 };
-        let resets = self.kept.iter().filter(|failure| failure.reset);
+        let resets = self.kept.iter().filter(|failure| failure.reset.is_some());
         let of_source = resets.filter(|failure| source_of(failure.attempt.source) == source);
         #[expect(clippy::cast_precision_loss, reason = "at most a few hundred")]
         let count = of_source.count() as f64;
@@ -291,7 +291,7 @@ impl SourceProfile {
             top_prefix,
             top_prefixes,
             new: part(|failure| failure.new),
-            reset: part(|failure| failure.reset),
+            reset: part(|failure| failure.reset.is_some()),
             returning: part(|failure| failure.returning),
             collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),
@@ -435,7 +435,7 @@ mod tests {
             failures.keep(Failure {
                 attempt: Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn),
                 retransmitted: false,
-                reset: false,
+                reset: None,
                 new: true,
                 returning: false,
                 weight: 1.0,

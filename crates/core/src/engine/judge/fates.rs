@@ -1,5 +1,7 @@
 //! What became of the attempts that were drawn in a step.
 
+use std::time::Duration;
+
 use crate::engine::shard::{Completed, Known};
 use crate::engine::shards::Shards;
 use crate::flow::{Fate, Hasher};
@@ -61,9 +63,9 @@ impl Past {
             let (fate, retransmitted) = shards.fate(attempt.flow, attempt.isn);
             let failure = |reset| self.failure(*attempt, &completed, retransmitted, reset);
             match fate {
-                Fate::HalfOpen => fates.failed.push(failure(false)),
-                Fate::Reset => fates.failed.push(failure(true)),
-                Fate::Unanswered => fates.unanswered.push(failure(false)),
+                Fate::HalfOpen => fates.failed.push(failure(None)),
+                Fate::Reset(after) => fates.failed.push(failure(Some(after))),
+                Fate::Unanswered => fates.unanswered.push(failure(None)),
                 Fate::Completed => fates.completed.push(*attempt),
                 Fate::Refused => fates.refused.push(*attempt),
                 Fate::Unknown => {}
@@ -78,7 +80,7 @@ impl Past {
         attempt: Attempt,
         completed: &Known,
         retransmitted: bool,
-        reset: bool,
+        reset: Option<Duration>,
     ) -> Failure {
         let (source, network) = self.origin(&attempt);
         let weight = match (retransmitted, completed.networks.contains(network)) {

@@ -28,7 +28,7 @@ impl Moment<'_> {
         for (row, source) in rows.iter().flat_map(|row| row.sources.iter().map(move |s| (row, s))) {
             let to = (row.address.into(), port);
             let attempt = Attempt::known_by_kernel(at, (*source).into(), to);
-            failures.keep(past.failure(attempt, &completed, false, false));
+            failures.keep(past.failure(attempt, &completed, false, None));
         }
         drop(completed);
         let profile = failures.profile(&[]);

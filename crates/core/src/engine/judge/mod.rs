@@ -508,7 +508,8 @@ fn configure(services: &Services, subject: Subject, mut onset: Onset) -> Onset {
 }
 
 fn discount_health_checks(service: &Service, at: Timestamp, fates: &mut Fates) {
-    for failure in fates.failed.iter_mut().filter(|failure| failure.reset && failure.returning) {
+    let resets = fates.failed.iter_mut().filter(|failure| failure.reset.is_some());
+    for failure in resets.filter(|failure| failure.returning) {
         let source = source_of(failure.attempt.source);
         if service.failures.reset_rate(source, at) <= HEALTH_CHECK_RATE {
             failure.weight = failure.weight.min(WEIGHT_HEALTH_CHECK);
