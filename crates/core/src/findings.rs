@@ -26,6 +26,7 @@ pub use configured::Configured;
 pub use flash_crowd::FlashCrowd;
 pub use port_scan::PortScan;
 pub(crate) use port_scan::Scanners;
+pub(crate) use syn_ack_reflection::Reflections;
 pub use syn_ack_reflection::SynAckReflection;
 pub use syn_flood::{Basis, Filter, QueueState, Sources, SynFlood};
 pub(crate) use syn_flood::{are_real, variant};

@@ -94,6 +94,11 @@ impl Failures {
         self.completed.add(completed);
     }
 
+    /// The kept failures.
+    pub fn kept(&self) -> impl Iterator<Item = &Failure> {
+        self.kept.iter()
+    }
+
     /// What the kept failures and `younger` ones looked like, and what each counts for.
     pub fn failing<'a>(
         &'a self,
@@ -233,8 +238,6 @@ pub struct SourceProfile {
     pub top_prefixes: Vec<PrefixShare>,
     /// Share of sources that never completed here.
     pub new: f64,
-    /// Share that a RST ended.
-    pub reset: f64,
     /// Share of sources that had failed before.
     pub returning: f64,
     /// Probability that two failures have the same source: one over the number of sources where all
@@ -291,7 +294,6 @@ impl SourceProfile {
             top_prefix,
             top_prefixes,
             new: part(|failure| failure.new),
-            reset: part(|failure| failure.reset.is_some()),
             returning: part(|failure| failure.returning),
             collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),

@@ -12,8 +12,7 @@ use crate::engine::judge::fates::Fates;
 use crate::engine::judge::filter;
 use crate::engine::judge::moment::{Moment, completion_ratio, evidence_stderr, sources_evidence};
 use crate::findings::{
-    Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynAckReflection, SynFlood,
-    are_real, variant,
+    Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynFlood, are_real, variant,
 };
 use crate::flow::Hasher;
 use crate::incident::Subject;
@@ -32,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// it.
 const CARPET_SERVICES: usize = 16;
 const CARPET_SHARE: f64 = 0.25;
-/// Services that a reflection, or any flood of a host, has to touch: fewer are judged one by one.
+/// Services that a flood of a host has to touch: fewer are judged one by one.
 const FEW_SERVICES: usize = 3;
 /// Excess failures per second from which on a carpet is critical, though it fills no queue: as for
 /// one source, it is a flood by its rate alone.
@@ -135,6 +134,11 @@ impl Groups {
         if let Some(group) = self.map.get_mut(&subject) {
             group.told = told;
         }
+    }
+
+    /// The failures of a group.
+    pub fn failures(&self, subject: Subject) -> Option<&Failures> {
+        self.map.get(&subject).map(|group| &group.failures)
     }
 
     /// Whether a group is reported that holds a service of this host.
@@ -243,14 +247,12 @@ impl Group {
         carpet: bool,
     ) -> Onset {
         let profile = self.failures.profile(&[]);
-        let host = matches!(subject, Subject::Host(_));
-        let reflection = SynAckReflection::judge(&profile, targets.services).filter(|_| host);
         let by_sources = variant(&profile);
         let second = self.windows.sum(0, 3);
         let since = moment.begin_of(self.detector.onset().unwrap_or(moment.step));
         let half_open_peak = moment.shards.half_open_total();
         let weight = moment.sampler.highest_settled().weight();
-        let flood = || SynFlood {
+        let flood = SynFlood {
             basis: Basis::Group { reason: self.detector.reason(), services: targets.services },
             queue: QueueState { sysctls: moment.sysctls(), ..QueueState::default() },
             sources: Sources {
@@ -262,12 +264,11 @@ impl Group {
         };
         Onset {
             variant: match by_sources {
-                _ if reflection.is_some() => None,
                 Some(Variant::SingleSource) => by_sources,
                 _ if carpet => Some(Variant::Carpet),
                 _ => by_sources,
             },
-            severity: if reflection.is_some() { Severity::Warning } else { severity },
+            severity,
             target: Target {
                 address: match (subject, targets.top_host) {
                     (Subject::Host(_), (Some(address), share)) if share >= 0.5 => {
@@ -305,7 +306,7 @@ impl Group {
                 ..Grounds::default()
             },
             configured: Configured::default(),
-            finding: reflection.map_or_else(|| Finding::SynFlood(flood()), Finding::from),
+            finding: Finding::SynFlood(flood),
         }
     }
 }

@@ -9,6 +9,7 @@ mod flood;
 mod groups;
 mod kernel;
 mod moment;
+mod reflection;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +23,9 @@ use crate::engine::judge::groups::Groups;
 use crate::engine::judge::moment::SECOND;
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Completed;
-use crate::findings::{Backscatter, Class, Configured, Filter, Onset, Scanners, SynFlood, variant};
+use crate::findings::{
+    Backscatter, Class, Configured, Filter, Onset, Reflections, Scanners, SynFlood, variant,
+};
 use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
 use crate::model::{KernelHalfOpen, Severity, Target, Variant};
@@ -48,6 +51,7 @@ const HEALTH_CHECK_RATE: f64 = 1.5;
 pub(super) struct Judge {
     past: Past,
     scanners: Scanners,
+    reflections: Reflections,
     groups: Groups,
     incidents: Incidents,
     /// How many of them are active.
@@ -62,6 +66,7 @@ impl Judge {
         Self {
             past: Past { hasher, completed, failed_sources },
             scanners: Scanners::new(hasher),
+            reflections: Reflections::default(),
             groups: Groups::new(hasher),
             incidents: Incidents::default(),
             told: 0,
@@ -85,7 +90,8 @@ impl Judge {
     /// 2. What became of the attempts that mature now is looked up once, for all that follows.
     /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
     /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
-    /// 5. Hosts are judged, then accept queues lapse: both may explain what a service shows.
+    /// 5. Hosts and reflections are judged, then accept queues lapse: all may explain what a service
+    ///    shows.
     /// 6. Groups are judged, the widest first; last the services, unless something wider is told
     ///    already.
     pub fn end_step(&mut self, at: Timestamp, services: &mut Services, moment: &Moment) {
@@ -108,13 +114,16 @@ impl Judge {
         self.note_contacts(services, ServiceId::OTHER, &others);
         self.judge_scans(at, services, moment);
         for (id, fates) in &mut judged {
+            self.note_reflected(at, services, services.get(*id), moment, fates);
             self.discount_scanners(fates);
             discount_health_checks(services.get(*id), at, fates);
             self.observe(*id, at, services, moment, fates);
         }
+        self.note_reflected(at, services, services.get(ServiceId::OTHER), moment, &others);
         self.discount_scanners(&mut others);
         self.observe_others(at, services, moment, &others);
         self.judge_hosts(at, services, moment);
+        self.judge_reflection(at, services, moment);
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
         self.judge_groups(at, services, moment);
         self.told = u32::try_from(self.incidents.all_active().count()).unwrap_or(u32::MAX);
@@ -344,16 +353,15 @@ impl Judge {
             let ended = self.groups.end_step(subject, moment, at);
             match ended.severity {
                 Some(severity) if ended.told && !self.is_group_due(subject, severity, moment) => {}
+                Some(severity) if !ended.told && self.is_group_reflected(subject, severity) => {}
                 Some(severity) => {
                     if let Some(onset) = self.groups.onset(subject, severity, moment) {
-                        let class = onset.class();
-                        self.tell(at, services, moment, subject, class, Some(onset));
+                        self.tell(at, services, moment, subject, Class::SynFlood, Some(onset));
                         self.groups.set_told(subject, true);
                     }
                 }
                 None if ended.told => {
                     self.tell(at, services, moment, subject, Class::SynFlood, None);
-                    self.tell(at, services, moment, subject, Class::SynAckReflection, None);
                     self.groups.set_told(subject, false);
                 }
                 None => {}
@@ -364,8 +372,7 @@ impl Judge {
     /// Whether what is told of a group is to be brought up to date: when it becomes graver, and
     /// else once a second.
     fn is_group_due(&self, subject: Subject, severity: Severity, moment: &Moment) -> bool {
-        let told = |class| self.incidents.active(class, subject);
-        let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
+        let told = self.incidents.active(Class::SynFlood, subject);
         moment.step.0.is_multiple_of(SECOND)
             || told.is_none_or(|told| Some(severity) > told.current_severity())
     }
@@ -380,8 +387,14 @@ impl Judge {
         let crowded = service.detector.is_crowded();
         let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
         if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
-            let onset = severity.map(|severity| self.flood(id, service, severity, moment));
-            self.tell(at, services, moment, subject, Class::SynFlood, onset);
+            let young = self.young_failures(service, moment);
+            let full = service.detector.is_queue_full() && severity == Some(Severity::Critical);
+            if flood || full || !self.is_reflected(at, services, service, &young, moment) {
+                let sources = moment.sources(id, service);
+                let onset = |severity| moment.flood(id, service, severity, &young, sources);
+                let onset = severity.map(onset);
+                self.tell(at, services, moment, subject, Class::SynFlood, onset);
+            }
         }
         if crowded || crowd {
             let onset = crowded.then(|| moment.crowd(id, service, at));
@@ -392,23 +405,15 @@ impl Judge {
         }
     }
 
-    /// The flood of a service. Where young attempts gave the alarm, their failures are looked up
-    /// too.
-    fn flood(
-        &self,
-        id: ServiceId,
-        service: &Service,
-        severity: Severity,
-        moment: &Moment,
-    ) -> Onset {
+    /// Failures of the young attempts of a service, where these gave the alarm.
+    fn young_failures(&self, service: &Service, moment: &Moment) -> Vec<Failure> {
         let mut young: Vec<Failure> = Vec::new();
         if service.detector.is_fast() {
             for step in young_steps(service).filter_map(|ago| moment.step.before(ago)) {
                 young.extend(self.fates(service, step, moment).failures());
             }
         }
-        let sources = moment.sources(id, service);
-        moment.flood(id, service, severity, &young, sources)
+        young
     }
 
     /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and
