@@ -336,8 +336,9 @@ impl Engine {
         let (heaviest, half_open_peak, start) = (self.heaviest, self.half_open_peak, self.start);
         let mut handshakes = self.handshakes;
         let (judge, services, moment) = self.parts();
-        let incidents = judge.incidents();
-        let view = View { moment, services, incidents, heaviest, half_open_peak, start };
+        let (incidents, groups_evicted) = (judge.incidents(), judge.groups_evicted());
+        let view =
+            View { moment, services, incidents, groups_evicted, heaviest, half_open_peak, start };
         let snapshot = view.snapshot(now, &mut handshakes);
         self.handshakes = handshakes;
         snapshot

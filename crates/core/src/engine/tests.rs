@@ -1,7 +1,9 @@
 //! The core from end to end, on traffic that is generated: the same on every run, without any I/O.
 
 mod baselines;
+mod groups;
 mod law;
+mod reflection;
 mod sampling;
 mod settings;
 mod shards;

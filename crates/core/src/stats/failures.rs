@@ -95,7 +95,7 @@ impl Failures {
     }
 
     /// The kept failures.
-    pub fn kept(&self) -> impl Iterator<Item = &Failure> {
+    pub fn kept(&self) -> impl ExactSizeIterator<Item = &Failure> {
         self.kept.iter()
     }
 

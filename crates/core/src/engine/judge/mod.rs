@@ -19,7 +19,7 @@ pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 use crate::detect::Observation;
 use crate::engine::judge::fates::{Fates, Past};
 use crate::engine::judge::flood::young_steps;
-use crate::engine::judge::groups::Groups;
+use crate::engine::judge::groups::{Groups, is_present};
 use crate::engine::judge::moment::SECOND;
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Completed;
@@ -77,6 +77,11 @@ impl Judge {
     /// What was found so far.
     pub const fn incidents(&self) -> &Incidents {
         &self.incidents
+    }
+
+    /// Groups that had to leave for others, as [`Groups::evicted`].
+    pub const fn groups_evicted(&self) -> u64 {
+        self.groups.evicted()
     }
 
     /// What there is to tell since the last call.
@@ -385,7 +390,8 @@ impl Judge {
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
-        let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
+        let telling = is_present(&service.detector)
+            && severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
         if (telling && self.is_due(service, severity, moment)) || (flood && severity.is_none()) {
             let young = self.young_failures(service, moment);
             let full = service.detector.is_queue_full() && severity == Some(Severity::Critical);
@@ -425,13 +431,14 @@ impl Judge {
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once
-    /// is told once, and of each only where its queue is full; a crowd and clients that wait for
-    /// accept() take room.
+    /// is told once, and of each only where its queue is full, or where it is graver or most of it;
+    /// a crowd and clients that wait for accept() take room.
     fn is_covered(&self, service: &Service, severity: Severity) -> bool {
         let critical = severity == Severity::Critical && service.detector.is_queue_full();
+        let excess = service.detector.excess_rate();
         // A list of hundreds says no more than what they have in common.
         self.told >= MANY
-            || (self.groups.is_any_told(service.address) && !critical)
+            || (!critical && self.groups.accounts_for(service.address, severity, excess))
             || (severity == Severity::Info
                 && (service.detector.is_crowded() || self.is_accept_queue_full(service)))
     }
