@@ -284,7 +284,9 @@ impl Engine {
     /// Takes in a look at the kernel.
     pub fn handle_kernel(&mut self, sample: KernelSample) {
         self.collect();
-        self.services.listen(&sample.listeners);
+        for (before, after) in self.services.listen(&sample.listeners) {
+            self.judge.rename(before, after);
+        }
         for id in self.services.ids() {
             self.services.get_mut(id).kernel_half_open =
                 self.services.get(id).listener.is_some().then_some(0);

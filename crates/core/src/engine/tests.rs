@@ -588,6 +588,23 @@ fn a_wildcard_listener_is_one_service_and_the_target_is_what_was_hit() {
 }
 
 #[test]
+fn a_flood_stays_one_incident_when_its_listener_is_named() {
+    for bound in ["0.0.0.0", "::"] {
+        let mut world = World::new();
+        world.flood(0.0, 40.0, 1_000.0, Random::address);
+        world.until(10.0).warned(0.0, 2.0);
+        let before = world.detection();
+        world.engine.handle_kernel(KernelSample { at: at(10.0), ..listening(listener(bound)) });
+        world.until(60.0);
+        let raised = world.said.iter().filter(|(_, action)| matches!(action, Action::Raised(_)));
+        assert_eq!(raised.count(), 1, "{:?}", world.said);
+        let after = world.detection();
+        assert_eq!((after.id, after.cleared_at), (before.id, None));
+        assert_eq!(after.target.address, Some(IpAddr::from(VICTIM)));
+    }
+}
+
+#[test]
 fn a_listener_for_ipv6_takes_no_ipv4_where_it_must_not() {
     let mut world = World::new();
     world.engine.handle_kernel(listening(Listener { dual_stack: false, ..listener("::") }));

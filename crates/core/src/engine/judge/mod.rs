@@ -84,6 +84,11 @@ impl Judge {
         self.groups.evicted()
     }
 
+    /// What was told of one subject is told of another from now on.
+    pub fn rename(&mut self, before: Subject, after: Subject) {
+        self.incidents.rename(before, after);
+    }
+
     /// What there is to tell since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -111,7 +116,7 @@ impl Judge {
         self.scanners.forget(at);
         let fates = |id| self.matured(services.get(id), moment);
         let mut judged: Vec<(ServiceId, Fates)> =
-            services.ids().map(|id| (id, fates(id))).collect();
+            services.judged().map(|id| (id, fates(id))).collect();
         let mut others = fates(ServiceId::OTHER);
         for (id, fates) in &judged {
             self.note_contacts(services, *id, fates);
@@ -386,7 +391,7 @@ impl Judge {
     fn tell_service(&mut self, id: ServiceId, at: Timestamp, services: &Services, moment: &Moment) {
         let service = services.get(id);
         let subject = service.subject();
-        let severity = service.detector.severity();
+        let severity = service.detector.severity().filter(|_| !service.taken_over);
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
