@@ -131,6 +131,7 @@ pub fn quiet() -> Snapshot {
             flow_table_entries: 490,
             flow_table_capacity: 1 << 20,
             flows_evicted: 0,
+            groups_evicted: 0,
             handshakes: Handshakes {
                 completed: 29_400,
                 reset: 12,

@@ -34,6 +34,7 @@ pub use flash_crowd::FlashCrowd;
 pub use path_outage::PathOutage;
 pub use port_scan::PortScan;
 pub(crate) use port_scan::Scanners;
+pub(crate) use syn_ack_reflection::Reflections;
 pub use syn_ack_reflection::SynAckReflection;
 pub use syn_filtered::SynFiltered;
 pub use syn_flood::{Basis, Filter, QueueState, Sources, SynFlood};

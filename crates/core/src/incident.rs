@@ -141,6 +141,23 @@ impl Incidents {
         Action::Raised(detection)
     }
 
+    /// Has the incidents of one subject, active and past, be those of another; where that has an
+    /// active one of the same class, each stays its own.
+    pub fn rename(&mut self, before: Subject, after: Subject) {
+        for class in Class::ALL {
+            if !self.is_active(class, after)
+                && let Some(active) = self.active.remove(&(class, before))
+            {
+                self.active.insert((class, after), active);
+            }
+        }
+        for ((_, subject), _) in &mut self.past {
+            if *subject == before {
+                *subject = after;
+            }
+        }
+    }
+
     /// Clears those incidents of `class` whose subject is `concerned` and whose cause has not been
     /// there for `calm`.
     pub fn lapse(

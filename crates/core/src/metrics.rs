@@ -326,8 +326,9 @@ fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         errors.add(&[("state", state)], count(error));
     }
     errors.push_to(out);
-    let Internals { flow_table_entries, flow_table_capacity, flows_evicted, .. } =
-        snapshot.internals;
+    let Internals {
+        flow_table_entries, flow_table_capacity, flows_evicted, groups_evicted, ..
+    } = snapshot.internals;
     Family::gauge("synwatch_flow_table_entries", "Connections in the flow table.")
         .value(count(flow_table_entries))
         .push_to(out);
@@ -339,6 +340,12 @@ fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         "Live connections evicted because the flow table was full.",
     )
     .value(count(flows_evicted))
+    .push_to(out);
+    Family::counter(
+        "synwatch_groups_evicted_total",
+        "Hosts and networks with unusual failures that left the judged ones for others with more.",
+    )
+    .value(count(groups_evicted))
     .push_to(out);
 }
 

@@ -98,7 +98,7 @@ impl Detector {
         });
         self.crowd.judge(seen.weight, self.is_cold(), self.episode.severity().is_none());
         let now = judged.map(|(severity, _)| severity);
-        let calm = self.change.is_calm() && self.young.is_none() && !seen.overflows;
+        let calm = self.is_calm() && !seen.overflows;
         if self.episode.end_step(seen.at, now, calm, self.queue.is_occupied(seen.at)) {
             self.change.restart();
         }
@@ -251,6 +251,12 @@ impl Detector {
     #[must_use]
     pub const fn is_fast(&self) -> bool {
         self.young.is_some()
+    }
+
+    /// Whether nothing speaks for an attack (any more).
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.change.is_calm() && self.young.is_none()
     }
 
     /// Whether there is a flash crowd.

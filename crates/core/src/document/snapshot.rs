@@ -43,6 +43,9 @@ pub struct Internals {
     pub flow_table_capacity: u64,
     /// Live flows that had to leave the table for others, since the start.
     pub flows_evicted: u64,
+    /// Hosts and networks that failed more than usual and had to leave for others that failed more,
+    /// since the start.
+    pub groups_evicted: u64,
     /// Attempts by their outcome, as counters.
     pub handshakes: Handshakes,
     /// Durations of completed handshakes, from the SYN to the final ACK.

@@ -284,7 +284,9 @@ impl Engine {
     /// Takes in a look at the kernel.
     pub fn handle_kernel(&mut self, sample: KernelSample) {
         self.collect();
-        self.services.listen(&sample.listeners);
+        for (before, after) in self.services.listen(&sample.listeners) {
+            self.judge.rename(before, after);
+        }
         for id in self.services.ids() {
             let service = self.services.get_mut(id);
             service.kernel_half_open = service.listener.is_some().then_some(0);
@@ -358,8 +360,9 @@ impl Engine {
         let (heaviest, half_open_peak, start) = (self.heaviest, self.half_open_peak, self.start);
         let mut handshakes = self.handshakes;
         let (judge, services, moment) = self.parts();
-        let incidents = judge.incidents();
-        let view = View { moment, services, incidents, heaviest, half_open_peak, start };
+        let (incidents, groups_evicted) = (judge.incidents(), judge.groups_evicted());
+        let view =
+            View { moment, services, incidents, groups_evicted, heaviest, half_open_peak, start };
         let snapshot = view.snapshot(now, &mut handshakes);
         self.handshakes = handshakes;
         snapshot

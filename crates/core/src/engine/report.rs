@@ -35,6 +35,7 @@ pub(super) struct View<'a> {
     pub moment: Moment<'a>,
     pub services: &'a Services,
     pub incidents: &'a Incidents,
+    pub groups_evicted: u64,
     /// The highest level of sampling that there ever was.
     pub heaviest: SamplingLevel,
     /// The most half-open connections at once.
@@ -88,6 +89,7 @@ impl View<'_> {
             flow_table_entries: shards.entries(!self.moment.sampler.is_exact()),
             flow_table_capacity: shards.capacity(),
             flows_evicted: shards.evicted(),
+            groups_evicted: self.groups_evicted,
             handshakes: *handshakes,
             handshake_durations: sums.durations,
             detections_total: self.incidents.raised().clone(),

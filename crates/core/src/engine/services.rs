@@ -65,6 +65,8 @@ pub struct Service {
     pub answers: Answers,
     /// Change detection.
     pub detector: Detector,
+    /// A listener on all addresses takes what is sent to it from now on: it is judged there.
+    pub taken_over: bool,
     /// What is set for it.
     pub settings: Option<ServiceSettings>,
     /// How many were admitted up to it: what is done in turns goes by that.
@@ -94,6 +96,7 @@ impl Service {
             overruns: Overruns::default(),
             answers: Answers::default(),
             detector: Detector::default(),
+            taken_over: false,
             settings: None,
             turn: 0,
         }
@@ -280,6 +283,11 @@ impl Services {
         (1..u16::try_from(self.list.len()).unwrap_or(u16::MAX)).map(ServiceId)
     }
 
+    /// Those of them that are judged under their own names.
+    pub fn judged(&self) -> impl Iterator<Item = ServiceId> {
+        self.ids().filter(|id| !self.get(*id).taken_over)
+    }
+
     /// One service.
     #[must_use]
     pub fn get(&self, id: ServiceId) -> &Service {
@@ -291,8 +299,8 @@ impl Services {
         &mut self.list[usize::from(id.0)]
     }
 
-    /// Takes in the listening sockets of the host.
-    pub fn listen(&mut self, listeners: &[Listener]) {
+    /// Takes in the listening sockets of the host; whose incidents are another's from now on.
+    pub fn listen(&mut self, listeners: &[Listener]) -> Vec<(Subject, Subject)> {
         let ids = self.directory().listen(listeners);
         self.admit();
         for service in &mut self.list {
@@ -303,6 +311,42 @@ impl Services {
                 self.get_mut(id).listener = Some(listener.clone());
             }
         }
+        self.hand_over(listeners)
+    }
+
+    /// Hands what was judged by the destination address to the listener that takes it: one service,
+    /// whether the kernel has named it or not. Of several the one goes on that is attacked, or was
+    /// asked most.
+    fn hand_over(&mut self, listeners: &[Listener]) -> Vec<(Subject, Subject)> {
+        let mut handed: Vec<(ServiceId, ServiceId)> = Vec::new();
+        for id in self.ids() {
+            let Service { address, port, taken_over: before, .. } = *self.get(id);
+            let bound = Listener::taking(listeners, address.into(), port);
+            let bound = bound.map(|listener| Address::from(listener.address));
+            let heir = bound.filter(|bound| *bound != address);
+            self.get_mut(id).taken_over = heir.is_some();
+            let heir =
+                heir.filter(|_| !before).and_then(|bound| self.directory().find(bound, port));
+            handed.extend(heir.map(|heir| (id, heir)));
+        }
+        let weight = |id| {
+            let Service { detector, counts, .. } = self.get(id);
+            (detector.severity(), counts.attempts)
+        };
+        handed.sort_by_key(|(id, _)| Reverse(weight(*id)));
+        let mut subjects = Vec::new();
+        for (id, heir) in handed {
+            let (active, there) = (self.get(id).detector.is_active(), &self.get(heir).detector);
+            if there.is_new() || (active && !there.is_active()) {
+                let Service { detector, failures, .. } = self.get_mut(id);
+                let known = (std::mem::take(detector), std::mem::take(failures));
+                let heir = self.get_mut(heir);
+                (heir.detector, heir.failures) = known;
+                let subject = heir.subject();
+                subjects.push((self.get(id).subject(), subject));
+            }
+        }
+        subjects
     }
 
     /// Compares what each answers with the SYNs that are seen.

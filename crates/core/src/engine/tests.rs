@@ -1,7 +1,9 @@
 //! The core from end to end, on traffic that is generated: the same on every run, without any I/O.
 
 mod baselines;
+mod groups;
 mod law;
+mod reflection;
 mod sampling;
 mod settings;
 mod shards;
@@ -620,6 +622,23 @@ fn a_wildcard_listener_is_one_service_and_the_target_is_what_was_hit() {
         assert_eq!(report.services[0].address.to_string(), bound);
         assert_eq!((report.services[0].syn, report.services[0].backlog), (10_000, 128));
         assert_eq!(world.detection().target.address, Some(IpAddr::from(VICTIM)));
+    }
+}
+
+#[test]
+fn a_flood_stays_one_incident_when_its_listener_is_named() {
+    for bound in ["0.0.0.0", "::"] {
+        let mut world = World::new();
+        world.flood(0.0, 40.0, 1_000.0, Random::address);
+        world.until(10.0).warned(0.0, 2.0);
+        let before = world.detection();
+        world.engine.handle_kernel(KernelSample { at: at(10.0), ..listening(listener(bound)) });
+        world.until(60.0);
+        let raised = world.said.iter().filter(|(_, action)| matches!(action, Action::Raised(_)));
+        assert_eq!(raised.count(), 1, "{:?}", world.said);
+        let after = world.detection();
+        assert_eq!((after.id, after.cleared_at), (before.id, None));
+        assert_eq!(after.target.address, Some(IpAddr::from(VICTIM)));
     }
 }
 

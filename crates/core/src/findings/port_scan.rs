@@ -34,8 +34,13 @@ const MEMORY_CROWDED: Duration = Duration::from_secs(30);
 /// answers).
 const FRESH: f64 = 0.3;
 /// Who scans tries several hosts of a network. One host each of many networks is what a client with
-/// a list of peers tries, most of which are gone.
+/// a list of peers tries, most of which are gone; but never so many in a second.
 const PER_NETWORK: f64 = 2.0;
+const IN_A_SECOND: u32 = 200;
+/// A prefix that is shorter says nothing of what is scanned.
+const SHORTEST: u8 = 8;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A set of hashes of which only the size can be told: linear counting (Whang, Vander-Zanden and
 /// Taylor 1990) in 64 N bits.
@@ -109,6 +114,9 @@ struct Walk {
     first: Timestamp,
     /// Its last first contact.
     last: Timestamp,
+    /// Its first contacts since the beginning of a second, and the most that there were in one.
+    second: (Timestamp, u32),
+    most: u32,
     first_tried: Tried,
     /// Where that is not all: most sources of a flood come once.
     tried: Option<Box<AllTried>>,
@@ -203,6 +211,8 @@ impl Walk {
             failed: 1,
             first: at,
             last: at,
+            second: (at, 1),
+            most: 1,
             first_tried: tried,
             tried: None,
             address,
@@ -228,6 +238,11 @@ impl Walk {
         }
         self.ratio = if success { self.ratio.saturating_sub(1) } else { self.ratio + 1 };
         self.last = self.last.max(at);
+        if at - self.second.0 >= SECOND {
+            self.second = (at, 0);
+        }
+        self.second.1 += 1;
+        self.most = self.most.max(self.second.1);
         self.target = to;
         self.prefix = self.prefix.and_then(|prefix| widened(prefix, to.0));
     }
@@ -242,7 +257,9 @@ impl Walk {
             && self.count(|all| &all.services) >= FRESH * f64::from(self.attempts)
             && {
                 let hosts = self.count(|all| &all.hosts);
-                hosts < 1.5 || hosts >= PER_NETWORK * self.count(|all| &all.networks)
+                hosts < 1.5
+                    || hosts >= PER_NETWORK * self.count(|all| &all.networks)
+                    || self.most >= IN_A_SECOND
             }
     }
 
@@ -262,7 +279,7 @@ impl Walk {
                 address: one_host.then_some(address.into()),
                 port: one_port.then_some(port),
             },
-            prefix: self.prefix.filter(|_| !one_host),
+            prefix: self.prefix.filter(|prefix| !one_host && prefix.prefix_len() >= SHORTEST),
             services: self.count(|all| &all.services),
             attempts: self.attempts,
             failed: self.failed,
@@ -355,6 +372,11 @@ mod tests {
         Address::v4([192, 0, 2, n])
     }
 
+    /// A host in a network of its own.
+    fn one_of_many(n: u32) -> Address {
+        Address::v4((n.wrapping_mul(2_654_435_761)).to_be_bytes())
+    }
+
     fn scans(scanners: &Scanners) -> Vec<PortScan> {
         scanners.since(Timestamp::EPOCH).collect()
     }
@@ -410,10 +432,22 @@ mod tests {
     fn who_looks_for_its_peers_is_no_scanner() {
         let mut scanners = scanners();
         for n in 0..200_u32 {
-            let peer = Address::v4((n.wrapping_mul(2_654_435_761)).to_be_bytes());
-            scanners.observe(Timestamp::EPOCH, ATTACKER, (peer, 6_346), n % 20 == 0);
+            let at = Timestamp::EPOCH + Duration::from_millis(20) * n;
+            scanners.observe(at, ATTACKER, (one_of_many(n), 6_346), n % 20 == 0);
         }
         assert_eq!(scans(&scanners), []);
+    }
+
+    #[test]
+    fn who_tries_hundreds_of_networks_in_a_second_is_one() {
+        let mut scanners = scanners();
+        for n in 0..500_u32 {
+            let at = Timestamp::EPOCH + Duration::from_millis(1) * n;
+            scanners.observe(at, ATTACKER, (one_of_many(n), 443), n % 50 == 0);
+        }
+        let scans = scans(&scanners);
+        assert_eq!((scans.len(), scans[0].variant), (1, Variant::Horizontal));
+        assert_eq!((scans[0].target.port, scans[0].prefix), (Some(443), None));
     }
 
     #[test]

@@ -24,6 +24,8 @@
 //!
 //! Where one end was never seen, or the beginning was not, all acknowledgements are believed.
 
+use std::time::Duration;
+
 use crate::flow::patience::Patience;
 use crate::flow::sampling_hash::SamplingLevel;
 use crate::wire::{Flags, Segment, SeqNumber};
@@ -129,7 +131,8 @@ pub struct Connection {
     /// earlier SYN of the same client on the same ports.
     pub server_next: SeqNumber,
     /// In `SynSent` octets of data in the SYN (Fast Open, RFC 7413), where 65,535 stands for more;
-    /// in `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last.
+    /// in `SynReceived` a [`Note`]; later the low half of the number that was acknowledged last. In
+    /// `Closed` by a RST before it completed, after how many milliseconds that came.
     detail: u16,
     /// What else happened.
     pub marks: Marks,
@@ -346,6 +349,19 @@ impl Connection {
                 | State::SimultaneousOpenAcked(_)
                 | State::SynReceived
         )
+    }
+
+    /// Takes note of how long after the SYN a RST stopped the handshake.
+    pub fn note_reset(&mut self, after: Duration) {
+        self.detail = u16::try_from(after.as_millis()).unwrap_or(u16::MAX);
+    }
+
+    /// How long after the SYN a RST stopped the handshake, at most 65 s; where one did.
+    #[must_use]
+    pub fn reset_after(&self) -> Option<Duration> {
+        let completed = Marks(Marks::COMPLETED.0 | Marks::PRESUMED.0);
+        let reset = self.state == State::Closed && !self.marks.intersects(completed);
+        reset.then(|| Duration::from_millis(self.detail.into()))
     }
 
     /// Whether [`Self::carry_on`] may take in a segment, as far as the segment itself tells.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prefetch_index::prefetch_index;
 
-use crate::flow::calendar::{BIN, Bin, Bins};
+use crate::flow::calendar::{Bin, Bins};
 use crate::flow::key::{FlowHash, FlowKey};
 use crate::flow::sampling_hash::SamplingHash;
 use crate::flow::state::{Connection, Marks, Role, State};
@@ -42,9 +42,6 @@ pub struct Entry {
     /// first in canonical order first; 0 for none.
     pub homes: [u8; 2],
 }
-
-/// How long the fate of a reset connection is remembered: until the detector has asked for it.
-pub const CLOSED: Bins = Bins::lasting(Duration::from_secs(4));
 
 const WAYS: usize = 4;
 /// Sets by which it is told how full the table is: to 2 % of its places.
@@ -216,10 +213,7 @@ impl Table {
                 Fate::HalfOpen
             }
             State::Refused => Fate::Refused,
-            State::Closed if !connection.marks.has(Marks::COMPLETED) => {
-                Fate::Reset(entry.ended_after())
-            }
-            _ => Fate::Completed,
+            _ => connection.reset_after().map_or(Fate::Completed, Fate::Reset),
         };
         let followed = connection.state == State::SynSent && connection.client_next != isn + 1;
         (fate, connection.marks.has(Marks::SYN_RTO) && !followed)
@@ -268,13 +262,6 @@ impl Entry {
         } else {
             Role::Server
         }
-    }
-
-    /// How long after its SYN it was reset, to a [`BIN`].
-    fn ended_after(&self) -> Duration {
-        let ended = self.deadline.0.wrapping_sub(CLOSED.0).wrapping_mul(BIN.as_micros() as u32);
-        let held = ended.wrapping_sub(self.began).cast_signed();
-        Duration::from_micros(held.max(0).cast_unsigned().into())
     }
 
     /// How long until it expires.

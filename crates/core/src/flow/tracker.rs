@@ -13,7 +13,7 @@ use crate::flow::patience::Patience;
 use crate::flow::sampling_hash::SamplingLevel;
 use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
-use crate::flow::table::{CLOSED, Entry, Fate, Fill, ServiceId, Table};
+use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
 use crate::model::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
@@ -122,6 +122,8 @@ const UNANSWERED_MAX: Bins = Bins::lasting(Duration::from_secs(130));
 const TEARDOWN: Bins = Bins::lasting(Duration::from_secs(120));
 /// TIME_WAIT in Linux (`TCP_TIMEWAIT_LEN`).
 const TIME_WAIT: Bins = Bins::lasting(Duration::from_secs(60));
+/// How long the fate of a reset connection is remembered: until the detector has asked for it.
+const CLOSED: Bins = Bins::lasting(Duration::from_secs(4));
 /// A half-open connection that was found underway: its next repeat may be far off, and it may as
 /// well have been answered by a cookie, so it is counted for 3.5 s, and no longer, until that
 /// repeat comes.
@@ -338,6 +340,9 @@ impl Tracker {
             return self.supersede(&before, segment, flow, arrival, lookup);
         }
 
+        if let Outcome::HandshakeReset(_) = outcome {
+            entry.connection.note_reset(age.into());
+        }
         let was = &before.connection;
         let event = match outcome {
             Outcome::Ignored | Outcome::Progress | Outcome::Superseded => Event::None,

@@ -37,8 +37,8 @@ pub struct Failure {
     pub attempt: Attempt,
     /// Its SYN was repeated as a TCP stack does: an honest client out of luck, or its path.
     pub retransmitted: bool,
-    /// A reset ended it.
-    pub reset: bool,
+    /// A reset ended it, so long after its SYN.
+    pub reset: Option<Duration>,
     /// Its source has not completed a handshake here for long.
     pub new: bool,
     /// Its source has failed here before, of late.
@@ -118,6 +118,11 @@ impl Failures {
     /// Takes in the sampled attempts of a step that did complete.
     pub fn contrast(&mut self, completed: &[Attempt]) {
         self.completed.add(completed);
+    }
+
+    /// The kept failures.
+    pub fn kept(&self) -> impl ExactSizeIterator<Item = &Failure> {
+        self.kept.iter()
     }
 
     /// What the kept failures and `younger` ones looked like, and what each counts for.
@@ -236,8 +241,6 @@ pub struct SourceProfile {
     pub top_prefixes: Vec<PrefixShare>,
     /// Share of sources that never completed here.
     pub new: f64,
-    /// Share that a RST ended.
-    pub reset: f64,
     /// Share of sources that had failed before.
     pub returning: f64,
     /// Probability that two failures have the same source: one over the number of sources where all
@@ -294,7 +297,6 @@ impl SourceProfile {
             top_prefix,
             top_prefixes,
             new: part(|failure| failure.new),
-            reset: part(|failure| failure.reset),
             returning: part(|failure| failure.returning),
             collision: by_source.collision(),
             entropy_ratio: by_source.entropy_ratio(),
@@ -438,7 +440,7 @@ mod tests {
             failures.keep(Failure {
                 attempt: Attempt::new(FlowHash(0), Timestamp::EPOCH, &syn),
                 retransmitted: false,
-                reset: false,
+                reset: None,
                 new: true,
                 returning: false,
                 weight: 1.0,

@@ -79,7 +79,7 @@ impl Past {
         Failure {
             attempt,
             retransmitted,
-            reset: reset.is_some(),
+            reset,
             new: !completed.sources.contains(source),
             returning: self.failed_sources.contains(source),
             weight: reset.map_or(1.0, |held| held.div_duration_f64(LIFETIME)),

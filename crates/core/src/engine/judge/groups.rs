@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::detect::{Detector, Observation};
+use crate::detect::{Detector, Observation, Reason};
 use crate::engine::judge::fates::Fates;
 use crate::engine::judge::filter;
 use crate::engine::judge::moment::{Moment, completion_ratio, evidence_stderr, sources_evidence};
 use crate::findings::{
-    Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynAckReflection, SynFlood,
-    are_real, variant,
+    Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynFlood, are_real, variant,
 };
 use crate::flow::Hasher;
 use crate::incident::Subject;
@@ -24,7 +23,7 @@ use crate::stats::{
 use crate::time::Timestamp;
 use crate::wire::Address;
 
-/// The most groups at once.
+/// The most groups at the end of a step; within one as many may be added.
 const LIMIT: usize = 512;
 /// A group without a failure for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(120);
@@ -32,8 +31,10 @@ const IDLE: Duration = Duration::from_secs(120);
 /// it.
 const CARPET_SERVICES: usize = 16;
 const CARPET_SHARE: f64 = 0.25;
-/// Services that a reflection, or any flood of a host, has to touch: fewer are judged one by one.
+/// Services that a flood of a host has to touch: fewer are judged one by one.
 const FEW_SERVICES: usize = 3;
+/// Part of a group's excess from which on one of its services is told beside it.
+const WORST: f64 = 0.5;
 /// Excess failures per second from which on a carpet is critical, though it fills no queue: as for
 /// one source, it is a flood by its rate alone.
 const CRITICAL: f64 = 5_000.0;
@@ -54,12 +55,13 @@ struct Group {
 /// The groups that have failures.
 pub struct Groups {
     map: HashMap<Subject, Group, Keyed>,
+    evicted: u64,
 }
 
 impl Groups {
     /// None yet.
     pub fn new(hasher: Hasher) -> Self {
-        Self { map: HashMap::with_hasher(Keyed(hasher)) }
+        Self { map: HashMap::with_hasher(Keyed(hasher)), evicted: 0 }
     }
 
     /// Adds what a service on `host` has seen in a step, its sampled failures and the `completed`
@@ -74,7 +76,7 @@ impl Groups {
     ) {
         let fails = seen.failed + seen.unanswered > 0.0;
         for subject in [Subject::Host(host), Subject::Network(subnet_of(host)), Subject::Capture] {
-            let room = fails && self.map.len() < LIMIT;
+            let room = fails && self.map.len() < 2 * LIMIT;
             let group = match self.map.get_mut(&subject) {
                 Some(group) => group,
                 None if room => self.map.entry(subject).or_insert_with(|| Group::new(seen.at)),
@@ -122,9 +124,31 @@ impl Groups {
     /// parts.
     pub fn subjects(&mut self, at: Timestamp) -> Vec<Subject> {
         self.map.retain(|_, group| at - group.last_failure < IDLE || group.told);
+        self.evict();
         let mut subjects: Vec<Subject> = self.map.keys().copied().collect();
         subjects.sort_unstable_by(|a, b| b.cmp(a));
         subjects
+    }
+
+    /// Keeps the groups that fail most, not those that came first: who makes an attempt at each of
+    /// many hosts must not keep out what is under attack.
+    fn evict(&mut self) {
+        let Some(surplus) = self.map.len().checked_sub(LIMIT + 1) else { return };
+        let mut ranks: Vec<_> =
+            self.map.iter().map(|(subject, group)| (group.rank(), *subject)).collect();
+        ranks.select_nth_unstable_by(surplus, |(a, subject), (b, other)| {
+            let by_rank = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2));
+            by_rank.then(subject.cmp(other))
+        });
+        for ((_, level, _), subject) in &ranks[..=surplus] {
+            self.map.remove(subject);
+            self.evicted += u64::from(*level > 0.0);
+        }
+    }
+
+    /// How many that failed more than usual had to leave for others that failed more.
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Ends the step of a group: whether it is reported, and the severity that it is worth now.
@@ -141,10 +165,21 @@ impl Groups {
         }
     }
 
-    /// Whether a group is reported that holds a service of this host.
-    pub fn is_any_told(&self, host: Address) -> bool {
+    /// The failures of a group.
+    pub fn failures(&self, subject: Subject) -> Option<&Failures> {
+        self.map.get(&subject).map(|group| &group.failures)
+    }
+
+    /// Whether a group is reported that accounts for a flood of `severity` at a service of `host`
+    /// with `excess` failures per second: it is as grave, or pages, and has most of its excess
+    /// elsewhere.
+    pub fn accounts_for(&self, host: Address, severity: Severity, excess: f64) -> bool {
         let groups = [Subject::Capture, Subject::Network(subnet_of(host)), Subject::Host(host)];
-        groups.into_iter().any(|subject| self.is_told(subject))
+        let told = groups.iter().filter_map(|subject| self.map.get(subject));
+        told.filter(|group| group.told).any(|group| {
+            let worst = excess >= WORST * group.detector.excess_rate();
+            group.severity() >= Some(severity) && (severity == Severity::Info || !worst)
+        })
     }
 
     fn is_told(&self, subject: Subject) -> bool {
@@ -152,9 +187,9 @@ impl Groups {
     }
 
     /// What a group that has changed is reported as; `None` where it is the business of a wider or
-    /// narrower one.
+    /// narrower one, or where nothing but the tail of it is left.
     pub fn onset(&self, subject: Subject, severity: Severity, moment: &Moment) -> Option<Onset> {
-        let group = self.map.get(&subject)?;
+        let group = self.map.get(&subject).filter(|group| is_present(&group.detector))?;
         let targets = group.failures.targets();
         let carpet = targets.services >= CARPET_SERVICES && targets.top_service < CARPET_SHARE;
         let few = targets.services >= FEW_SERVICES && targets.top_service < 0.5;
@@ -231,6 +266,11 @@ impl Group {
         self.detector.observe(&seen);
     }
 
+    /// What it is kept for, the first most: a report, a change, failures.
+    fn rank(&self) -> (bool, f64, usize) {
+        (self.told, self.detector.evidence_level(), self.failures.kept().len())
+    }
+
     /// The severity that is worth telling of a group.
     fn severity(&self) -> Option<Severity> {
         let severity =
@@ -248,14 +288,12 @@ impl Group {
         carpet: bool,
     ) -> Onset {
         let profile = self.failures.profile(&[]);
-        let host = matches!(subject, Subject::Host(_));
-        let reflection = SynAckReflection::judge(&profile, targets.services).filter(|_| host);
         let by_sources = variant(&profile);
         let second = self.windows.sum(0, 3);
         let since = moment.begin_of(self.detector.onset().unwrap_or(moment.step));
         let half_open_peak = moment.shards.half_open_total();
         let weight = moment.sampler.highest_settled().weight();
-        let flood = || SynFlood {
+        let flood = SynFlood {
             basis: Basis::Group { reason: self.detector.reason(), services: targets.services },
             queue: QueueState { sysctls: moment.sysctls(), ..QueueState::default() },
             sources: Sources {
@@ -267,12 +305,11 @@ impl Group {
         };
         Onset {
             variant: match by_sources {
-                _ if reflection.is_some() => None,
                 Some(Variant::SingleSource) => by_sources,
                 _ if carpet => Some(Variant::Carpet),
                 _ => by_sources,
             },
-            severity: if reflection.is_some() { Severity::Warning } else { severity },
+            severity,
             target: Target {
                 address: match (subject, targets.top_host) {
                     (Subject::Host(_), (Some(address), share)) if share >= 0.5 => {
@@ -310,12 +347,65 @@ impl Group {
                 ..Grounds::default()
             },
             configured: Configured::default(),
-            finding: reflection.map_or_else(|| Finding::SynFlood(flood()), Finding::from),
+            finding: Finding::SynFlood(flood),
         }
     }
+}
+
+/// Whether what makes the severity is still there, and it does not only wait to be over: the tail
+/// of an attack says nothing of what it was.
+pub fn is_present(detector: &Detector) -> bool {
+    !detector.is_calm() || matches!(detector.reason(), Reason::Occupancy { .. })
 }
 
 fn prefix_of(network: Address) -> Option<IpNet> {
     let length = if network.is_ipv4() { 24 } else { 64 };
     IpNet::new(network.into(), length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::HashKey;
+
+    /// Adds so many failures at a host.
+    fn fail(groups: &mut Groups, at: Timestamp, host: Address, times: u32) {
+        let attempt = Attempt::known_by_kernel(at, Address::v4([203, 0, 113, 9]), (host, 443));
+        let (retransmitted, reset, new, returning) = (false, None, true, false);
+        let failure = Failure {
+            attempt,
+            retransmitted,
+            reset,
+            new,
+            returning,
+            weight: 1.0,
+            excused: false,
+            unanswered: false,
+            scanned: false,
+        };
+        let seen = Observation { at, failed: f64::from(times), ..Observation::default() };
+        let failures = vec![failure; times as usize];
+        groups.add(host, &seen, &Window::default(), &failures.iter(), &[]);
+    }
+
+    #[test]
+    fn who_fails_most_has_a_place_whoever_came_first() {
+        let mut groups = Groups::new(Hasher::new(HashKey([7; 16])));
+        let at = |step: u32| Timestamp::EPOCH + Duration::from_millis(250) * step;
+        for step in 0..1_000_u32 {
+            let host = Address::from_bits(0xffff_1400_0000 + u128::from(step) * 65_536);
+            fail(&mut groups, at(step), host, 1);
+            assert!(groups.subjects(at(step)).len() <= LIMIT);
+        }
+        assert_eq!(groups.map.len(), LIMIT);
+        let host = Address::v4([192, 0, 2, 1]);
+        fail(&mut groups, at(1_000), host, 64);
+        let attacked = [Subject::Host(host), Subject::Network(subnet_of(host)), Subject::Capture];
+        for step in 1_000..1_400 {
+            let host = Address::from_bits(0xffff_6400_0000 + u128::from(step) * 65_536);
+            fail(&mut groups, at(step), host, 1);
+            let subjects = groups.subjects(at(step));
+            assert!(attacked.iter().all(|subject| subjects.contains(subject)));
+        }
+    }
 }

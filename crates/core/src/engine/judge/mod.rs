@@ -9,6 +9,7 @@ mod flood;
 mod groups;
 mod kernel;
 mod moment;
+mod reflection;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,12 +19,13 @@ pub(super) use moment::{Moment, completion_ratio, completion_stderr};
 use crate::detect::{Observation, Reason, YOUNG_RATE};
 use crate::engine::judge::fates::{Fates, Past};
 use crate::engine::judge::flood::young_steps;
-use crate::engine::judge::groups::Groups;
+use crate::engine::judge::groups::{Groups, is_present};
 use crate::engine::judge::moment::SECOND;
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Completed;
 use crate::findings::{
-    Backscatter, Class, Configured, ConntrackFull, Filter, Onset, Scanners, SynFlood, variant,
+    Backscatter, Class, Configured, ConntrackFull, Filter, Onset, Reflections, Scanners, SynFlood,
+    variant,
 };
 use crate::flow::{Hasher, ServiceId};
 use crate::incident::{Action, Incidents, Subject};
@@ -52,6 +54,7 @@ const TAKES: u64 = 64;
 pub(super) struct Judge {
     past: Past,
     scanners: Scanners,
+    reflections: Reflections,
     groups: Groups,
     incidents: Incidents,
     /// How many of them are active.
@@ -67,6 +70,7 @@ impl Judge {
         Self {
             past: Past { hasher, completed, failed_sources, scanned },
             scanners: Scanners::new(hasher),
+            reflections: Reflections::default(),
             groups: Groups::new(hasher),
             incidents: Incidents::default(),
             told: 0,
@@ -84,6 +88,16 @@ impl Judge {
         self.incidents.all_active().any(|detection| detection.class == Class::SynFlood)
     }
 
+    /// Groups that had to leave for others, as [`Groups::evicted`].
+    pub const fn groups_evicted(&self) -> u64 {
+        self.groups.evicted()
+    }
+
+    /// What was told of one subject is told of another from now on.
+    pub fn rename(&mut self, before: Subject, after: Subject) {
+        self.incidents.rename(before, after);
+    }
+
     /// What there is to tell since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -95,7 +109,7 @@ impl Judge {
     /// 2. What became of the attempts that mature now is looked up once, for all that follows.
     /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
     /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
-    /// 5. Hosts are judged, then accept queues and outages lapse: these may explain what a service
+    /// 5. Hosts and reflections are judged, then accept queues and outages lapse: all may explain what a service
     ///    shows.
     /// 6. Groups are judged, the widest first; last the services, unless something wider is told
     ///    already.
@@ -107,7 +121,7 @@ impl Judge {
         self.scanners.forget(at);
         let fates = |id| self.matured(services.get(id), moment);
         let mut judged: Vec<(ServiceId, Fates)> =
-            services.ids().map(|id| (id, fates(id))).collect();
+            services.judged().map(|id| (id, fates(id))).collect();
         let mut others = fates(ServiceId::OTHER);
         for (id, fates) in &judged {
             self.note_contacts(services, *id, fates);
@@ -116,12 +130,15 @@ impl Judge {
         self.judge_scans(at, services, moment);
         let one_way = services.ids().all(|id| services.get(id).is_one_way());
         for (id, fates) in &mut judged {
+            self.note_reflected(at, services, services.get(*id), moment, fates);
             self.discount_scanners(fates);
             self.observe(*id, at, services, moment, fates, one_way);
         }
+        self.note_reflected(at, services, services.get(ServiceId::OTHER), moment, &others);
         self.discount_scanners(&mut others);
         self.observe_others(at, services, moment, &others, one_way);
         self.judge_hosts(at, services, moment);
+        self.judge_reflection(at, services, moment);
         self.lapse(at, Class::AcceptQueueOverflow, ACCEPT_CALM, |_| true);
         self.lapse(at, Class::PathOutage, PATH_CALM, |_| true);
         self.lapse(at, Class::SynFiltered, PATH_CALM, |_| true);
@@ -427,16 +444,15 @@ impl Judge {
             let ended = self.groups.end_step(subject, moment, at);
             match ended.severity {
                 Some(severity) if ended.told && !self.is_group_due(subject, severity, moment) => {}
+                Some(severity) if !ended.told && self.is_group_reflected(subject, severity) => {}
                 Some(severity) => {
                     if let Some(onset) = self.groups.onset(subject, severity, moment) {
-                        let class = onset.class();
-                        self.tell(at, services, moment, subject, class, Some(onset));
+                        self.tell(at, services, moment, subject, Class::SynFlood, Some(onset));
                         self.groups.set_told(subject, true);
                     }
                 }
                 None if ended.told => {
                     self.tell(at, services, moment, subject, Class::SynFlood, None);
-                    self.tell(at, services, moment, subject, Class::SynAckReflection, None);
                     self.groups.set_told(subject, false);
                 }
                 None => {}
@@ -447,8 +463,7 @@ impl Judge {
     /// Whether what is told of a group is to be brought up to date: when it becomes graver, and
     /// else once a second.
     fn is_group_due(&self, subject: Subject, severity: Severity, moment: &Moment) -> bool {
-        let told = |class| self.incidents.active(class, subject);
-        let told = told(Class::SynFlood).or_else(|| told(Class::SynAckReflection));
+        let told = self.incidents.active(Class::SynFlood, subject);
         moment.step.0.is_multiple_of(SECOND)
             || told.is_none_or(|told| Some(severity) > told.current_severity())
     }
@@ -457,22 +472,28 @@ impl Judge {
     fn tell_service(&mut self, id: ServiceId, at: Timestamp, services: &Services, moment: &Moment) {
         let service = services.get(id);
         let subject = service.subject();
-        let severity = service.detector.severity();
+        let severity = service.detector.severity().filter(|_| !service.taken_over);
         // Once a queue has room again nothing is left to say of how it was full.
         let by_kernel = matches!(service.detector.reason(), Reason::Overflow { .. });
         let is_over = by_kernel && !moment.is_overflowing(service);
         let told = |class| self.incidents.is_active(class, subject);
         let (flood, crowd) = (told(Class::SynFlood), told(Class::FlashCrowd));
         let crowded = service.detector.is_crowded();
-        let telling = severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
+        let telling = (by_kernel || is_present(&service.detector))
+            && severity.is_some_and(|severity| flood || !self.is_covered(service, severity));
         let telling = telling && !is_over && self.is_due(service, severity, moment);
         if telling || (flood && severity.is_none()) {
-            let onset = severity.map(|severity| {
-                let overflow = || self.overflow(id, services, moment);
-                let onset = by_kernel.then(overflow).flatten();
-                onset.unwrap_or_else(|| self.flood(id, service, severity, moment))
-            });
-            self.tell(at, services, moment, subject, Class::SynFlood, onset);
+            let young = self.young_alarm(service, moment);
+            let full = service.detector.is_queue_full() && severity == Some(Severity::Critical);
+            if flood || full || !self.is_reflected(at, services, service, &young, moment) {
+                let onset = severity.map(|severity| {
+                    let overflow = || self.overflow(id, services, moment);
+                    let sources = moment.sources(id, service);
+                    let onset = by_kernel.then(overflow).flatten();
+                    onset.unwrap_or_else(|| moment.flood(id, service, severity, &young, sources))
+                });
+                self.tell(at, services, moment, subject, Class::SynFlood, onset);
+            }
         }
         if crowded || crowd {
             let onset = crowded.then(|| moment.crowd(id, service, at));
@@ -533,19 +554,10 @@ impl Judge {
         moment.flood_of_rows(id, services.get(id), &rows, &self.past)
     }
 
-    /// The flood of a service. Where young attempts gave the alarm, their failures are looked up
-    /// too.
-    fn flood(
-        &self,
-        id: ServiceId,
-        service: &Service,
-        severity: Severity,
-        moment: &Moment,
-    ) -> Onset {
+    /// Failures of the young attempts of a service, where these gave the alarm.
+    fn young_alarm(&self, service: &Service, moment: &Moment) -> Vec<Failure> {
         let fast = service.detector.is_fast();
-        let young = if fast { self.young_failures(service, moment) } else { Vec::new() };
-        let sources = moment.sources(id, service);
-        moment.flood(id, service, severity, &young, sources)
+        if fast { self.young_failures(service, moment) } else { Vec::new() }
     }
 
     /// Whether what is told of a flood is to be brought up to date: when it becomes graver, and
@@ -557,13 +569,14 @@ impl Judge {
     }
 
     /// Whether something else is told that accounts for this. What happens to many services at once
-    /// is told once, and of each only where its queue is full; a crowd and clients that wait for
-    /// accept() take room.
+    /// is told once, and of each only where its queue is full, or where it is graver or most of it;
+    /// a crowd and clients that wait for accept() take room.
     fn is_covered(&self, service: &Service, severity: Severity) -> bool {
         let critical = severity == Severity::Critical && service.detector.is_queue_full();
+        let excess = service.detector.excess_rate();
         // A list of hundreds says no more than what they have in common.
         self.told >= MANY
-            || (self.groups.is_any_told(service.address) && !critical)
+            || (!critical && self.groups.accounts_for(service.address, severity, excess))
             || (severity == Severity::Info
                 && (service.detector.is_crowded()
                     || self.is_accept_queue_full(service)

@@ -540,6 +540,19 @@ fn fates_are_those_of_the_attempt_that_is_asked_for() {
     assert_eq!(fate(&scene), Fate::Completed);
 }
 
+#[test]
+fn fate_of_a_reset_says_how_long_the_place_was_held() {
+    let mut scene = Scene::new();
+    let flow = scene.tracker.hasher().flow(&client(SYN, 100, 0)).hash;
+    scene.at(1.0).sees(client(SYN, 100, 0));
+    scene.sees(server(SYN_ACK, 300, 101));
+    scene.at(1.04).sees(client(RST, 101, 0));
+    let fate = (Fate::Reset(Duration::from_millis(40)), false);
+    assert_eq!(scene.tracker.fate(flow, SeqNumber(100)), fate);
+    scene.at(2.0).sees(client(RST, 101, 0));
+    assert_eq!(scene.tracker.fate(flow, SeqNumber(100)), fate);
+}
+
 // Ports that are used again
 
 #[test]
