@@ -72,6 +72,24 @@ fn limits_raise_the_status_and_stand_in_the_figures() {
 }
 
 #[test]
+fn the_count_of_the_first_line_is_the_sum_of_the_rows() {
+    let mut report = sample::quiet();
+    let held = |report: &Snapshot| {
+        let services = &report.document.services;
+        services.iter().map(|s| s.half_open_kernel.unwrap_or(s.half_open)).sum::<u64>()
+    };
+    let listed: u64 =
+        report.document.services.iter().filter_map(|service| service.half_open_kernel).sum();
+    report.document.kernel.syn_recv = Some(listed + 7);
+    let line = first_line(&report, &Limits::default());
+    assert!(line.contains(&format!(": {} half-open", held(&report) + 7)), "{line}");
+    let text = text(&report, &Limits::default(), &[], false);
+    let other = text.lines().find(|line| line.starts_with("other ")).expect("a row");
+    let cells: Vec<_> = other.split_whitespace().collect();
+    assert_eq!((cells[2], cells.last()), ("7", Some(&"above")), "{other}");
+}
+
+#[test]
 fn info_does_not_change_the_status() {
     let mut report = sample::flooded();
     report.document.status = Status::Ok;

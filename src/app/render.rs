@@ -62,7 +62,7 @@ pub fn text(snapshot: &Snapshot, limits: &Limits, unseen: &[String], colour: boo
         headline(report, limits),
         performance_data(report, limits)
     )];
-    if !report.services.is_empty() {
+    if !(report.services.is_empty() && Others::of(report).is_none()) {
         lines.push(String::new());
         lines.extend(service_table(snapshot, paint));
     }
@@ -78,11 +78,44 @@ pub fn text(snapshot: &Snapshot, limits: &Limits, unseen: &[String], colour: boo
 }
 
 /// The half-open count that limits apply to: what the kernel holds, and what the wire shows of
-/// services that are not this host's.
+/// services that are not this host's. It is the sum of the rows.
 fn half_open(report: &Document) -> u64 {
-    match report.kernel.syn_recv {
-        Some(syn_recv) => syn_recv.max(report.services.iter().map(held).sum()),
-        None => report.totals.half_open,
+    let others = Others::of(report);
+    report.services.iter().map(held).sum::<u64>() + others.kernel.unwrap_or(others.wire)
+}
+
+/// Half-open connections that belong to no row: to services beyond those listed.
+#[derive(Clone, Copy)]
+struct Others {
+    /// As the kernel counts them, where it was asked.
+    kernel: Option<u64>,
+    wire: u64,
+}
+
+impl Others {
+    fn of(report: &Document) -> Self {
+        let sum = |of: fn(&ServiceReport) -> u64| report.services.iter().map(of).sum::<u64>();
+        let kernel = sum(|service| service.half_open_kernel.unwrap_or(0));
+        Self {
+            kernel: report.kernel.syn_recv.map(|all| all.saturating_sub(kernel)),
+            wire: report.totals.half_open.saturating_sub(sum(|service| service.half_open)),
+        }
+    }
+
+    const fn is_none(self) -> bool {
+        matches!(self, Self { kernel: None | Some(0), wire: 0 })
+    }
+
+    /// Their row of the table.
+    fn row(self) -> [String; COLUMNS.len()] {
+        let mut row = COLUMNS.map(|_| "-".to_owned());
+        "other".clone_into(&mut row[0]);
+        if let Some(kernel) = self.kernel {
+            row[2] = kernel.to_string();
+        }
+        row[3] = self.wire.to_string();
+        "in no row above".clone_into(&mut row[COLUMNS.len() - 1]);
+        row
     }
 }
 
@@ -235,6 +268,10 @@ enum Align {
 fn service_table(snapshot: &Snapshot, paint: Paint) -> Vec<String> {
     let mut rows = vec![COLUMNS.map(|(head, _)| head.to_owned())];
     rows.extend(snapshot.services().map(|(service, hidden)| service_row(service, hidden)));
+    let others = Others::of(&snapshot.document);
+    if !others.is_none() {
+        rows.push(others.row());
+    }
     let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -243,7 +280,7 @@ fn service_table(snapshot: &Snapshot, paint: Paint) -> Vec<String> {
     }
     let verdicts = snapshot.internals.services.iter().map(|hidden| hidden.verdict);
     let severities = verdicts.map(|verdict| verdict.map(|(_, _, severity)| severity));
-    let severities = std::iter::once(None).chain(severities);
+    let severities = std::iter::once(None).chain(severities).chain(std::iter::once(None));
     rows.iter()
         .zip(severities)
         .map(|(row, severity)| {
