@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agreement;
+mod capture;
 mod filter;
 mod flood;
 mod forms;
@@ -12,7 +13,6 @@ mod once;
 mod ordinary;
 mod router;
 mod sampling;
-#[path = "../side_by_side/mod.rs"]
 mod side_by_side;
 mod state;
 #[path = "../support/mod.rs"]
