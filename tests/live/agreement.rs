@@ -200,8 +200,9 @@ fn replay(case: Case, segments: &[(Timestamp, Segment)], kernel: &[Count]) -> Ve
         engine.tick(now);
         let report = engine.snapshot(now).document;
         let service = report.services.iter().find(|service| service.port == PORT);
-        let (half_open, unconfirmed) =
-            service.map_or((0, 0), |service| (service.half_open, service.half_open_unconfirmed));
+        let (half_open, unconfirmed) = service.map_or((0, 0), |service| {
+            (service.half_open.value, service.half_open_unconfirmed.value)
+        });
         said.push(Said { at: wall_clock(now), half_open, unconfirmed });
     }
     said

@@ -43,7 +43,7 @@ impl Room for SynAckReflection {
         format!(
             "{:.0} SYN/s from {source} arrive at {} services of {}, and {:.0} % of the SYN-ACKs are \
              answered by a RST: the source did not ask, it is the victim of a reflection.",
-            onset.evidence.syn_rate,
+            onset.evidence.syn_rate.value,
             self.services,
             onset.place(),
             100.0 * self.reset

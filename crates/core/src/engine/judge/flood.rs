@@ -76,7 +76,7 @@ impl Moment<'_> {
             sources: Sources {
                 sampled: profile.sources,
                 real: are_real(&profile),
-                rate_each: evidence.syn_rate * profile.collision,
+                rate_each: evidence.syn_rate.value * profile.collision,
                 filter: filter(&service.failures, young, &profile).filter(|_| sees_syns),
             },
         };

@@ -54,7 +54,7 @@ impl Moment<'_> {
             attacker: None,
             first_packet_at: at,
             evidence: Evidence {
-                half_open_peak: u64::from(count),
+                half_open_peak: u64::from(count).into(),
                 backlog: Some(backlog),
                 occupancy_ratio: Some(occupancy),
                 kernel_drop_rate: self.kernel.map(|kernel| kernel.drop_rate),

@@ -13,7 +13,7 @@ mod moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(super) use moment::{Moment, completion_ratio, completion_stderr};
+pub(super) use moment::{Moment, completion};
 
 use crate::detect::Observation;
 use crate::engine::judge::fates::{Fates, Past};
