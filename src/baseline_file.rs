@@ -282,7 +282,6 @@ mod tests {
             learned_at: Timestamp::from_nanos(1_767_225_600_123_456_000),
             usual_completion_rate: 97.5,
             failing: series,
-            undiscounted: series,
             unanswered: series,
         };
         (0..count).map(one).collect()

@@ -7,9 +7,7 @@ mod sample;
 use std::path::Path;
 use std::process::Command;
 
-use synwatch_core::observe::{
-    Document, EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr,
-};
+use synwatch_core::observe::Document;
 
 fn read_again(document: &Document) -> Document {
     serde_json::from_str(&serde_json::to_string(document).unwrap()).unwrap()
@@ -25,18 +23,21 @@ fn what_is_written_can_be_read() {
 #[test]
 fn errors_of_sampled_figures_too() {
     let mut document = sample::flooded().document;
-    document.totals.stderr = Some(TotalsStderr { syn_stderr: 1_204, ..TotalsStderr::default() });
-    document.flows.stderr = Some(FlowCountsStderr { syn_recv: 88, ..FlowCountsStderr::default() });
-    document.services[0].stderr =
-        Some(ServiceStderr { syn_rate_stderr: 310.7, ..ServiceStderr::default() });
-    document.detections[0].evidence.stderr =
-        Some(EvidenceStderr { completion_ratio_stderr: 0.013, ..EvidenceStderr::default() });
+    document.totals.syn.stderr = Some(1_204);
+    document.flows.syn_recv.stderr = Some(88);
+    document.services[0].syn_rate.stderr = Some(310.7);
+    document.detections[0].evidence.completion_ratio.stderr = Some(0.013);
     let fingerprint = document.detections[0].evidence.fingerprint.as_mut().unwrap();
     fingerprint.options = "mss,sackok,ts,nop,ws".parse().unwrap();
     assert_eq!(read_again(&document), document);
+    let written = serde_json::to_value(&document).unwrap();
+    assert_eq!(written["totals"]["syn_stderr"], 1_204);
+    assert_eq!(written["flows"]["SYN_RECV_stderr"], 88);
+    assert_eq!(written["services"][0]["syn_rate_stderr"], 310.7);
+    assert_eq!(written["detections"][0]["evidence"]["completion_ratio_stderr"], 0.013);
 }
 
-/// What the program prints is such a document, key for key.
+/// What the program prints is such a document, key for key, sampled or not.
 #[test]
 fn what_the_program_prints_can_be_read() {
     let capture = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -44,13 +45,16 @@ fn what_the_program_prints_can_be_read() {
     if !capture.exists() {
         return eprintln!("skipped: {} is not here", capture.display());
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_synwatch"))
-        .args(["replay", "--format", "json"])
-        .arg(capture)
-        .output()
-        .unwrap();
-    let document: Document = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(document.detections.len(), 1, "{document:#?}");
-    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(serde_json::to_value(&document).unwrap(), printed);
+    for budget in ["100000", "100"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_synwatch"))
+            .args(["replay", "--format", "json", "--packet-budget", budget])
+            .arg(&capture)
+            .output()
+            .unwrap();
+        let document: Document = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document.detections.len(), 1, "{document:#?}");
+        assert_eq!(document.totals.syn.stderr.is_some(), budget == "100");
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(serde_json::to_value(&document).unwrap(), printed);
+    }
 }

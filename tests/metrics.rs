@@ -72,7 +72,7 @@ fn unknown_values_are_left_out() {
 fn services_beyond_the_limit_are_summed_up() {
     let services = (1..=40).map(|port| {
         let mut service = sample::service("192.0.2.1", port);
-        service.half_open = u64::from(port);
+        service.half_open = u64::from(port).into();
         service
     });
     let report = sample::with_services(services);

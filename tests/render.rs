@@ -76,7 +76,7 @@ fn the_count_of_the_first_line_is_the_sum_of_the_rows() {
     let mut report = sample::quiet();
     let held = |report: &Snapshot| {
         let services = &report.document.services;
-        services.iter().map(|s| s.half_open_kernel.unwrap_or(s.half_open)).sum::<u64>()
+        services.iter().map(|s| s.half_open_kernel.unwrap_or(s.half_open.value)).sum::<u64>()
     };
     let listed: u64 =
         report.document.services.iter().filter_map(|service| service.half_open_kernel).sum();

@@ -98,7 +98,11 @@ impl Others {
         let kernel = sum(|service| service.half_open_kernel.unwrap_or(0));
         Self {
             kernel: report.kernel.syn_recv.map(|all| all.saturating_sub(kernel)),
-            wire: report.totals.half_open.saturating_sub(sum(|service| service.half_open)),
+            wire: report
+                .totals
+                .half_open
+                .value
+                .saturating_sub(sum(|service| service.half_open.value)),
         }
     }
 
@@ -122,7 +126,7 @@ impl Others {
 /// Half-open connections that take room in the service's queue, as far as that is known: the wire
 /// also shows those that a SYN cookie answered.
 fn held(service: &ServiceReport) -> u64 {
-    service.half_open_kernel.unwrap_or(service.half_open)
+    service.half_open_kernel.unwrap_or(service.half_open.value)
 }
 
 /// What follows the status word, as much of it as fits.
@@ -218,7 +222,10 @@ fn queue(report: &Document, detection: &Detection) -> String {
     });
     match service {
         Some(service) if detection.cleared_at.is_none() => of(held(service), Some(service.backlog)),
-        _ => format!("peak {}", of(detection.evidence.half_open_peak, detection.evidence.backlog)),
+        _ => format!(
+            "peak {}",
+            of(detection.evidence.half_open_peak.value, detection.evidence.backlog)
+        ),
     }
 }
 
@@ -232,9 +239,9 @@ fn performance_data(report: &Document, limits: &Limits) -> String {
         range(limits.critical)
     )];
     // The sum of nothing is -0.
-    let syn_rate = report.services.iter().fold(0.0, |sum, service| sum + service.syn_rate);
+    let syn_rate = report.services.iter().fold(0.0, |sum, service| sum + service.syn_rate.value);
     let active = report.detections.iter().filter(|d| d.cleared_at.is_none()).count();
-    data.push(format!("half_open_wire={};;;0;", report.totals.half_open));
+    data.push(format!("half_open_wire={};;;0;", report.totals.half_open.value));
     data.push(format!("syn_rate={};;;0;", number(syn_rate)));
     data.push(format!("sources={};;;0;", report.totals.sources));
     data.push(format!("detections={active};;;0;"));
@@ -309,11 +316,11 @@ fn service_row(service: &ServiceReport, hidden: &ServiceInternals) -> [String; C
         SocketAddr::new(service.address, service.port).to_string(),
         owner.unwrap_or_else(unknown),
         service.half_open_kernel.map_or_else(unknown, |count| count.to_string()),
-        service.half_open.to_string(),
+        service.half_open.value.to_string(),
         format!("{assumed}{}", service.backlog),
         format!("{} {:>4}", bar(service.occupancy_ratio), percent(service.occupancy_ratio)),
-        number(service.syn_rate),
-        if service.syn == 0 { unknown() } else { percent(service.completion_ratio) },
+        number(service.syn_rate.value),
+        if service.syn.value == 0 { unknown() } else { percent(service.completion_ratio.value) },
         service.sources.to_string(),
         format!("{:.2}", service.source_entropy_ratio),
         match hidden.verdict {

@@ -77,7 +77,7 @@ pub(super) fn render(snapshot: &Snapshot, telemetry_path: &str) -> String {
 
 fn capture(report: &Document) -> String {
     let capture = &report.capture;
-    let half_open = report.totals.half_open;
+    let half_open = report.totals.half_open.value;
     let kernel = report
         .kernel
         .syn_recv
@@ -123,12 +123,12 @@ fn service_row(service: &ServiceReport, hidden: &ServiceInternals) -> String {
          <td class=\"n\">{sources}</td><td class=\"n\">{entropy:.2}</td>\
          <td><span class=\"badge {tone}\">{verdict}</span></td></tr>\n",
         address = SocketAddr::new(service.address, service.port),
-        wire = service.half_open,
+        wire = service.half_open.value,
         backlog = service.backlog,
         occupancy = service.occupancy_ratio.min(1.0),
         percent = format_args!("{:.0}%", service.occupancy_ratio * 100.0),
-        rate = service.syn_rate,
-        completed = service.completion_ratio * 100.0,
+        rate = service.syn_rate.value,
+        completed = service.completion_ratio.value * 100.0,
         sources = service.sources,
         entropy = service.source_entropy_ratio,
     )

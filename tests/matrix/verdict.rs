@@ -116,7 +116,7 @@ impl Judge<'_> {
             }
         }
         let service = self.played.height.services.first();
-        let completed = service.map_or(0.0, |service| service.completion_ratio);
+        let completed = service.map_or(0.0, |service| service.completion_ratio.value);
         if completed < expect.completion_ratio {
             problems.push(format!("{completed:.3} completed"));
         }

@@ -31,18 +31,17 @@ pub fn service(address: &str, port: u16) -> ServiceReport {
         address: ip(address),
         port,
         process: None,
-        half_open: 0,
-        half_open_unconfirmed: 0,
+        half_open: 0.into(),
+        half_open_unconfirmed: 0.into(),
         half_open_kernel: Some(0),
         backlog: 4096,
         occupancy_ratio: 0.0,
         seconds_to_full: None,
-        syn: 40,
-        syn_rate: 0.5,
-        completion_ratio: 1.0,
+        syn: 40.into(),
+        syn_rate: 0.5.into(),
+        completion_ratio: 1.0.into(),
         sources: 12,
         source_entropy_ratio: 0.0,
-        stderr: None,
     }
 }
 
@@ -66,13 +65,13 @@ pub fn quiet() -> Snapshot {
         unit: Some("nginx.service".into()),
     });
     web.backlog = 511;
-    web.half_open = 3;
-    web.half_open_unconfirmed = 2;
+    web.half_open = 3.into();
+    web.half_open_unconfirmed = 2.into();
     web.half_open_kernel = Some(3);
     web.occupancy_ratio = 3.0 / 511.0;
-    web.syn = 30_000;
-    web.syn_rate = 101.5;
-    web.completion_ratio = 0.98;
+    web.syn = 30_000.into();
+    web.syn_rate = 101.5.into();
+    web.completion_ratio = 0.98.into();
     web.sources = 2_890;
     web.source_entropy_ratio = 0.61;
     let mut remote = service("2001:db8::5", 8080);
@@ -106,22 +105,26 @@ pub fn quiet() -> Snapshot {
             ]),
         },
         totals: Totals {
-            syn: 30_080,
-            syn_retransmitted: 40,
-            syn_ack: 30_050,
-            handshakes_completed: 29_400,
-            handshakes_reset: 12,
-            handshakes_timed_out: 580,
-            handshakes_presumed: 4,
-            syn_unanswered: 7,
-            half_open: 3,
-            half_open_peak: 9,
-            fin: 58_000,
-            rst: 31,
+            syn: 30_080.into(),
+            syn_retransmitted: 40.into(),
+            syn_ack: 30_050.into(),
+            handshakes_completed: 29_400.into(),
+            handshakes_reset: 12.into(),
+            handshakes_timed_out: 580.into(),
+            handshakes_presumed: 4.into(),
+            syn_unanswered: 7.into(),
+            half_open: 3.into(),
+            half_open_peak: 9.into(),
+            fin: 58_000.into(),
+            rst: 31.into(),
             sources: 2_900,
-            stderr: None,
         },
-        flows: FlowCounts { syn_recv: 3, established: 410, time_wait: 77, ..FlowCounts::default() },
+        flows: FlowCounts {
+            syn_recv: 3.into(),
+            established: 410.into(),
+            time_wait: 77.into(),
+            ..FlowCounts::default()
+        },
         services: vec![web, ssh, remote],
         detections: vec![],
     };
@@ -177,9 +180,9 @@ pub fn flood() -> Detection {
         evidence: Evidence {
             kernel_drop_rate: Some(12.0),
             kernel_cookie_rate: Some(0.0),
-            syn_rate: 48_211.0,
-            completion_ratio: 0.002,
-            half_open_peak: 511,
+            syn_rate: 48_211.0.into(),
+            completion_ratio: 0.002.into(),
+            half_open_peak: 511.into(),
             backlog: Some(511),
             occupancy_ratio: Some(1.0),
             sources: 44_000,
@@ -196,7 +199,6 @@ pub fn flood() -> Detection {
                 mss: None,
                 options: OptionLayout::default(),
             }),
-            stderr: None,
         },
         explanation: "48211 SYN/s over 1.5 s, of which 0.2 % completed, fill 511 of 511 entries"
             .into(),
@@ -218,15 +220,15 @@ pub fn flooded() -> Snapshot {
     report.capture.limits = vec![Limit::Dropping, Limit::Truncated];
     report.kernel.syn_recv = Some(511);
     report.kernel.counters.insert("TCPReqQFullDoCookies".into(), 470_000);
-    report.totals.half_open = 70_310;
-    report.totals.half_open_peak = 70_400;
+    report.totals.half_open = 70_310.into();
+    report.totals.half_open_peak = 70_400.into();
     let web = &mut report.services[0];
-    web.half_open = 70_310;
-    web.half_open_unconfirmed = 47_000;
+    web.half_open = 70_310.into();
+    web.half_open_unconfirmed = 47_000.into();
     web.half_open_kernel = Some(511);
     web.occupancy_ratio = 1.0;
-    web.syn_rate = 48_211.0;
-    web.completion_ratio = 0.002;
+    web.syn_rate = 48_211.0.into();
+    web.completion_ratio = 0.002.into();
     web.sources = 44_000;
     web.source_entropy_ratio = 0.99;
     internals.services[0].verdict =

@@ -1,7 +1,7 @@
 //! What the tests against a real kernel share: two network namespaces on a veth pair ([`lab`]), a
 //! bounded SYN generator ([`flood`]), real servers and clients ([`traffic`]), a slow line
-//! ([`line`]), the kernel's own count of half-open connections ([`truth`]) and the synwatch binary
-//! ([`program`]).
+//! ([`line`]), the kernel's own count of half-open connections ([`truth`]), the synwatch binary
+//! ([`program`]), and who may send when ([`turn`]).
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 
 pub mod flood;
@@ -11,6 +11,7 @@ pub mod netns;
 pub mod program;
 pub mod traffic;
 pub mod truth;
+pub mod turn;
 
 /// Whether this process may create network namespaces; says why a test is skipped where not.
 pub fn requires_root() -> bool {

@@ -258,7 +258,7 @@ impl Onset {
 
     /// The share of the attempts that complete, in percent.
     fn completed(&self) -> f64 {
-        100.0 * self.evidence.completion_ratio
+        100.0 * self.evidence.completion_ratio.value
     }
 }
 

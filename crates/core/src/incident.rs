@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::document::{Detection, SeverityChange};
 use crate::findings::{Class, Onset};
-use crate::model::{Evidence, Severity, Variant};
+use crate::model::{Severity, Variant};
 use crate::time::Timestamp;
 use crate::wire::Address;
 
@@ -225,7 +225,8 @@ impl Active {
     /// Brings it up to date; an action where its severity or kind changed.
     fn refresh(&mut self, now: Timestamp, onset: Onset) -> Option<Action> {
         // The tail of an attack says nothing of what it was.
-        let present = onset.evidence.syn_rate >= 0.5 * self.detection.evidence.syn_rate;
+        let (rate, highest) = (onset.evidence.syn_rate, self.detection.evidence.syn_rate.value);
+        let present = rate.value >= 0.5 * highest;
         let revised = present && self.is_revised(now, onset.variant);
         let detection = &mut self.detection;
         let last = detection.severity_history.last().map(|change| change.severity);
@@ -241,13 +242,13 @@ impl Active {
         detection.confidence = detection.confidence.max(onset.confidence());
         // The evidence is what the attack looked like at its height. Of estimates that differ by no
         // more than their errors the latest counts: the highest would be the luckiest.
-        let doubt = onset.evidence.stderr.map_or(0.0, |stderr| 3.0 * stderr.syn_rate_stderr);
-        let high = onset.evidence.syn_rate + doubt >= 0.95 * detection.evidence.syn_rate;
+        let doubt = 3.0 * rate.stderr.unwrap_or_default();
+        let high = rate.value + doubt >= 0.95 * highest;
         if high || graver || revised {
             tell(detection, onset);
         } else {
-            let peak = &mut detection.evidence.half_open_peak;
-            *peak = onset.evidence.half_open_peak.max(*peak);
+            let peak = &mut detection.evidence.half_open_peak.value;
+            *peak = onset.evidence.half_open_peak.value.max(*peak);
         }
         (graver || revised).then(|| Action::Updated(detection.clone()))
     }
@@ -271,13 +272,14 @@ impl Active {
 
 /// Puts the present figures and words into a detection; its peak stays.
 fn tell(detection: &mut Detection, onset: Onset) {
-    let peak = detection.evidence.half_open_peak.max(onset.evidence.half_open_peak);
+    let peak = detection.evidence.half_open_peak.value.max(onset.evidence.half_open_peak.value);
     detection.explanation = onset.explanation();
     detection.advice = onset.advice();
     detection.target_prefix = onset.target_prefix;
     detection.attacker = onset.attacker;
     detection.target = onset.target;
-    detection.evidence = Evidence { half_open_peak: peak, ..onset.evidence };
+    detection.evidence = onset.evidence;
+    detection.evidence.half_open_peak.value = peak;
 }
 
 /// An id that no other incident of this or another host is likely to have (FNV-1a over what it is

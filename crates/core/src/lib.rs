@@ -42,7 +42,7 @@
 //! }
 //! let Some(Action::Raised(detection)) = actions.first() else { panic!("it is a flood") };
 //! assert_eq!(detection.class, Class::SynFlood);
-//! assert_eq!(engine.snapshot(now).document.totals.syn, 6_000);
+//! assert_eq!(engine.snapshot(now).document.totals.syn.value, 6_000);
 //! ```
 //!
 //! # Public names

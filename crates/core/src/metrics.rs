@@ -14,7 +14,7 @@ use prometheus::proto::{
 
 use crate::document::{Durations, Internals, ServiceInternals, ServiceReport, Snapshot, Unknown};
 use crate::findings::Class;
-use crate::model::Severity;
+use crate::model::{Estimate, Severity};
 
 /// `Content-Type` of the text format that [`render`] writes.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -150,13 +150,13 @@ fn handshake_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let totals = &snapshot.document.totals;
     let handshakes = &snapshot.internals.handshakes;
     Family::counter("synwatch_syn_packets_total", "Segments with SYN and without ACK.")
-        .value(count(totals.syn))
+        .value(count(totals.syn.value))
         .push_to(out);
     Family::counter("synwatch_syn_retransmitted_packets_total", "SYNs that repeat an attempt.")
-        .value(count(totals.syn_retransmitted))
+        .value(count(totals.syn_retransmitted.value))
         .push_to(out);
     Family::counter("synwatch_syn_ack_packets_total", "Segments with SYN and ACK.")
-        .value(count(totals.syn_ack))
+        .value(count(totals.syn_ack.value))
         .push_to(out);
     Family::counter(
         "synwatch_handshakes_total",
@@ -171,29 +171,28 @@ fn handshake_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
         handshakes.unanswered,
     ])
     .push_to(out);
-    let errors = totals.stderr.unwrap_or_default();
     Family::gauge(
         "synwatch_syn_packets_stderr",
         "Standard error of the SYN count; 0 if all were counted.",
     )
-    .value(count(errors.syn_stderr))
+    .value(count(error(totals.syn)))
     .push_to(out);
     Family::gauge(
         "synwatch_syn_ack_packets_stderr",
         "Standard error of the SYN-ACK count; 0 if all were counted.",
     )
-    .value(count(errors.syn_ack_stderr))
+    .value(count(error(totals.syn_ack)))
     .push_to(out);
     Family::gauge(
         "synwatch_handshakes_stderr",
         "Standard error of the handshake counts; 0 if all were counted.",
     )
     .by_result([
-        errors.handshakes_completed_stderr,
-        errors.handshakes_reset_stderr,
-        errors.handshakes_timed_out_stderr,
-        errors.handshakes_presumed_stderr,
-        errors.syn_unanswered_stderr,
+        error(totals.handshakes_completed),
+        error(totals.handshakes_reset),
+        error(totals.handshakes_timed_out),
+        error(totals.handshakes_presumed),
+        error(totals.syn_unanswered),
     ])
     .push_to(out);
     out.push(duration_family(&snapshot.internals.handshake_durations));
@@ -233,13 +232,13 @@ const SUMMABLE: [(&str, &str, Figure); 5] = [
     (
         "synwatch_half_open_connections",
         "Half-open connections as seen in packets.",
-        |(service, _)| Some(count(service.half_open)),
+        |(service, _)| Some(count(service.half_open.value)),
     ),
     (
         "synwatch_half_open_unconfirmed_connections",
         "Half-open connections too young for a SYN-ACK retransmission: the server holds them, or \
          answered with a SYN cookie.",
-        |(service, _)| Some(count(service.half_open_unconfirmed)),
+        |(service, _)| Some(count(service.half_open_unconfirmed.value)),
     ),
     (
         "synwatch_kernel_half_open_connections",
@@ -261,7 +260,7 @@ const SINGULAR: [(&str, &str, Figure); 4] = [
     (
         "synwatch_half_open_connections_stderr",
         "Standard error of the half-open connections; 0 if the service is not sampled.",
-        |(service, _)| Some(service.stderr.map_or(0.0, |stderr| count(stderr.half_open_stderr))),
+        |(service, _)| Some(count(error(service.half_open))),
     ),
     (
         "synwatch_source_addresses",
@@ -276,7 +275,7 @@ const SINGULAR: [(&str, &str, Figure); 4] = [
     (
         "synwatch_handshake_completion_ratio",
         "Share of the recent attempts that completed; refused ones do not count.",
-        |(service, _)| Some(service.completion_ratio),
+        |(service, _)| Some(service.completion_ratio.value),
     ),
 ];
 
@@ -312,19 +311,15 @@ fn service_families(snapshot: &Snapshot, max_services: usize, out: &mut Vec<Metr
 
 fn flow_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
     let mut flows = Family::gauge("synwatch_flows", "Tracked connections by TCP state (RFC 9293).");
-    let flows_of = &snapshot.document.flows;
-    for (state, connections) in flows_of.by_state() {
-        flows.add(&[("state", state)], count(connections));
-    }
-    flows.push_to(out);
     let mut errors = Family::gauge(
         "synwatch_flows_stderr",
         "Standard error of the connections by TCP state; 0 if all are tracked.",
     );
-    let stderr = flows_of.stderr.unwrap_or_default();
-    for (state, error) in stderr.by_state() {
-        errors.add(&[("state", state)], count(error));
+    for (state, connections) in snapshot.document.flows.by_state() {
+        flows.add(&[("state", state)], count(connections.value));
+        errors.add(&[("state", state)], count(error(connections)));
     }
+    flows.push_to(out);
     errors.push_to(out);
     let Internals {
         flow_table_entries, flow_table_capacity, flows_evicted, groups_evicted, ..
@@ -417,6 +412,11 @@ fn detection_families(snapshot: &Snapshot, out: &mut Vec<MetricFamily>) {
 #[expect(clippy::cast_precision_loss, reason = "samples are float64 in Prometheus")]
 const fn count(value: u64) -> f64 {
     value as f64
+}
+
+/// A standard error, 0 where nothing was sampled.
+fn error(estimate: Estimate<u64>) -> u64 {
+    estimate.stderr.unwrap_or_default()
 }
 
 /// A family under construction.

@@ -9,7 +9,6 @@ pub use crate::document::{
 };
 pub use crate::findings::Class;
 pub use crate::model::{
-    CaptureStats, Conntrack, Evidence, EvidenceStderr, Fingerprint, FlowCounts, FlowCountsStderr,
-    KernelHalfOpen, KernelSample, Listener, PrefixShare, Process, ServiceStderr, Severity, Status,
-    Sysctls, Target, TotalsStderr, Variant,
+    CaptureStats, Conntrack, Estimate, Evidence, Fingerprint, FlowCounts, KernelHalfOpen,
+    KernelSample, Listener, PrefixShare, Process, Severity, Status, Sysctls, Target, Variant,
 };

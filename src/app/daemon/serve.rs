@@ -188,7 +188,7 @@ fn status_line(report: &Document) -> String {
     format!(
         "{}: {} half-open, {} active detections",
         report.status.word(),
-        report.totals.half_open.max(report.kernel.syn_recv.unwrap_or(0)),
+        report.totals.half_open.value.max(report.kernel.syn_recv.unwrap_or(0)),
         active.count()
     )
 }

@@ -376,7 +376,7 @@ mod tests {
             engine.tick(start + STEP);
             engine.snapshot(start + STEP).document.totals
         });
-        assert_eq!((totals.syn, totals.syn_retransmitted), (u64::from(SYNS), 0));
+        assert_eq!((totals.syn.value, totals.syn_retransmitted.value), (u64::from(SYNS), 0));
         // Each is where its repeat finds it.
         for port in 0..SYNS {
             let syn = Segment { source_port: port, flags: Flags::SYN, ..Segment::default() };
@@ -387,6 +387,6 @@ mod tests {
             shard.handle_queue();
         }
         let totals = workers.assemble(|engine| engine.snapshot(start + STEP * 4).document.totals);
-        assert_eq!(totals.syn_retransmitted, u64::from(SYNS));
+        assert_eq!(totals.syn_retransmitted.value, u64::from(SYNS));
     }
 }

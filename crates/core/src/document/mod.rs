@@ -11,9 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::findings::Class;
-use crate::model::{
-    Evidence, FlowCounts, Process, ServiceStderr, Severity, Status, Target, TotalsStderr, Variant,
-};
+use crate::model::{Evidence, FlowCounts, Process, Severity, Status, Target, Variant, figures};
 use crate::time::Timestamp;
 
 mod snapshot;
@@ -222,97 +220,85 @@ pub struct KernelReport {
     pub counters: BTreeMap<Cow<'static, str>, u64>,
 }
 
-/// Counts over all services since the start, repeats included where a field does not say otherwise.
-///
-/// Every attempt has one outcome: `syn - syn_retransmitted = handshakes_completed +
-/// handshakes_presumed + handshakes_reset + syn_unanswered + handshakes_timed_out + half_open +
-/// SYN_SENT` of the flows. A late word replaces the earlier one, so a number may fall. Two things
-/// part the sides: sampling whose level changes, and services of which only answers are seen, where
-/// each first answer counts as an attempt without a SYN.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Totals {
-    /// Segments with SYN and without ACK, FIN, RST.
-    pub syn: u64,
-    /// Those of them that begin no attempt: repeats (same 4-tuple and sequence number), and the
-    /// second SYN of two that crossed.
-    pub syn_retransmitted: u64,
-    /// Segments with SYN and ACK, without FIN, RST.
-    pub syn_ack: u64,
-    /// Attempts acknowledged with the server's number + 1.
-    pub handshakes_completed: u64,
-    /// Attempts ended by a RST of either end before they completed.
-    pub handshakes_reset: u64,
-    /// Answered attempts that the server gave up.
-    pub handshakes_timed_out: u64,
-    /// Attempts that completed as far as what was seen shows: the answer or its acknowledgement was
-    /// not.
-    pub handshakes_presumed: u64,
-    /// Attempts that nobody answered.
-    pub syn_unanswered: u64,
-    /// Connections in SYN_RECV as of now, as the handshakes show them. (Those of a service are also
-    /// held to what its queue has room for.)
-    pub half_open: u64,
-    /// The highest value that `half_open` had.
-    pub half_open_peak: u64,
-    /// Segments with FIN.
-    pub fin: u64,
-    /// Segments with RST.
-    pub rst: u64,
-    /// Distinct source addresses of SYNs (HyperLogLog estimate, exact while small).
-    pub sources: u64,
-    /// Errors, where flows were sampled.
-    #[serde(flatten)]
-    pub stderr: Option<TotalsStderr>,
-}
-
-impl Totals {
-    /// Adds what was counted elsewhere, segment by segment: the numbers that only grow.
-    pub(crate) const fn add(&mut self, other: &Self) {
-        self.syn += other.syn;
-        self.syn_retransmitted += other.syn_retransmitted;
-        self.syn_ack += other.syn_ack;
-        self.fin += other.fin;
-        self.rst += other.rst;
+figures! {
+    /// Counts over all services since the start, repeats included where a field does not say
+    /// otherwise.
+    ///
+    /// Every attempt has one outcome: `syn - syn_retransmitted = handshakes_completed +
+    /// handshakes_presumed + handshakes_reset + syn_unanswered + handshakes_timed_out + half_open +
+    /// SYN_SENT` of the flows. A late word replaces the earlier one, so a number may fall. Two
+    /// things part the sides: sampling whose level changes, and services of which only answers are
+    /// seen, where each first answer counts as an attempt without a SYN.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub struct Totals {
+        /// Segments with SYN and without ACK, FIN, RST.
+        pub syn with syn_stderr: Estimate<u64>,
+        /// Those of them that begin no attempt: repeats (same 4-tuple and sequence number), and the
+        /// second SYN of two that crossed.
+        pub syn_retransmitted with syn_retransmitted_stderr: Estimate<u64>,
+        /// Segments with SYN and ACK, without FIN, RST.
+        pub syn_ack with syn_ack_stderr: Estimate<u64>,
+        /// Attempts acknowledged with the server's number + 1.
+        pub handshakes_completed with handshakes_completed_stderr: Estimate<u64>,
+        /// Attempts ended by a RST of either end before they completed.
+        pub handshakes_reset with handshakes_reset_stderr: Estimate<u64>,
+        /// Answered attempts that the server gave up.
+        pub handshakes_timed_out with handshakes_timed_out_stderr: Estimate<u64>,
+        /// Attempts that completed as far as what was seen shows: the answer or its
+        /// acknowledgement was not.
+        pub handshakes_presumed with handshakes_presumed_stderr: Estimate<u64>,
+        /// Attempts that nobody answered.
+        pub syn_unanswered with syn_unanswered_stderr: Estimate<u64>,
+        /// Connections in SYN_RECV as of now, as the handshakes show them. (Those of a service are
+        /// also held to what its queue has room for.)
+        pub half_open with half_open_stderr: Estimate<u64>,
+        /// The highest value that `half_open` had.
+        pub half_open_peak with half_open_peak_stderr: Estimate<u64>,
+        /// Segments with FIN.
+        pub fin with fin_stderr: Estimate<u64>,
+        /// Segments with RST.
+        pub rst with rst_stderr: Estimate<u64>,
+        /// Distinct source addresses of SYNs (HyperLogLog estimate, exact while small).
+        pub sources: u64,
     }
 }
 
-/// One watched service.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct ServiceReport {
-    /// Address; unspecified for a wildcard listener.
-    pub address: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// Owner of the listening socket, where known.
-    pub process: Option<Process>,
-    /// Half-open connections as the wire shows them.
-    pub half_open: u64,
-    /// The part of `half_open` that is too young for a first SYN-ACK retransmission: held by the
-    /// server, or answered by a SYN cookie.
-    pub half_open_unconfirmed: u64,
-    /// Half-open connections as the kernel counts them.
-    pub half_open_kernel: Option<u64>,
-    /// Limit of the SYN queue: from the kernel, or assumed.
-    pub backlog: u32,
-    /// Half-open connections in proportion to the limit.
-    pub occupancy_ratio: f64,
-    /// Seconds until the queue is full at the present rate; null where it does not fill.
-    pub seconds_to_full: Option<f64>,
-    /// SYNs, repeats included, since the start.
-    pub syn: u64,
-    /// SYNs per second, over the last matured window.
-    pub syn_rate: f64,
-    /// Share of the attempts of the last seconds, of those that had half a second for it, that
-    /// completed; 1 without attempts.
-    pub completion_ratio: f64,
-    /// Distinct source addresses since the start (estimate).
-    pub sources: u64,
-    /// Entropy of the source addresses of failing attempts over the highest that their number
-    /// allows.
-    pub source_entropy_ratio: f64,
-    /// Errors, where flows of the service are sampled.
-    #[serde(flatten)]
-    pub stderr: Option<ServiceStderr>,
+figures! {
+    /// One watched service.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct ServiceReport {
+        /// Address; unspecified for a wildcard listener.
+        pub address: IpAddr,
+        /// Port.
+        pub port: u16,
+        /// Owner of the listening socket, where known.
+        pub process: Option<Process>,
+        /// Half-open connections as the wire shows them.
+        pub half_open with half_open_stderr: Estimate<u64>,
+        /// The part of `half_open` that is too young for a first SYN-ACK retransmission: held by
+        /// the server, or answered by a SYN cookie.
+        pub half_open_unconfirmed with half_open_unconfirmed_stderr: Estimate<u64>,
+        /// Half-open connections as the kernel counts them.
+        pub half_open_kernel: Option<u64>,
+        /// Limit of the SYN queue: from the kernel, or assumed.
+        pub backlog: u32,
+        /// Half-open connections in proportion to the limit.
+        pub occupancy_ratio: f64,
+        /// Seconds until the queue is full at the present rate; null where it does not fill.
+        pub seconds_to_full: Option<f64>,
+        /// SYNs, repeats included, since the start.
+        pub syn with syn_stderr: Estimate<u64>,
+        /// SYNs per second, over the last matured window.
+        pub syn_rate with syn_rate_stderr: Estimate<f64>,
+        /// Share of the attempts of the last seconds, of those that had half a second for it, that
+        /// completed; 1 without attempts.
+        pub completion_ratio with completion_ratio_stderr: Estimate<f64>,
+        /// Distinct source addresses since the start (estimate).
+        pub sources: u64,
+        /// Entropy of the source addresses of failing attempts over the highest that their number
+        /// allows.
+        pub source_entropy_ratio: f64,
+    }
 }
 
 /// A change of severity.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::document::{Document, ServiceReport, Totals};
+use crate::document::{Document, ServiceReport};
 use crate::findings::Class;
 use crate::model::{Conntrack, Severity, Variant};
 
@@ -62,31 +62,28 @@ pub struct Internals {
 /// counter must not fall, though a late word replaces the earlier one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Handshakes {
-    /// See [`Totals::handshakes_completed`].
+    /// See [`super::Totals::handshakes_completed`].
     pub completed: u64,
-    /// See [`Totals::handshakes_reset`].
+    /// See [`super::Totals::handshakes_reset`].
     pub reset: u64,
-    /// See [`Totals::handshakes_timed_out`].
+    /// See [`super::Totals::handshakes_timed_out`].
     pub timed_out: u64,
-    /// See [`Totals::handshakes_presumed`].
+    /// See [`super::Totals::handshakes_presumed`].
     pub presumed: u64,
-    /// See [`Totals::syn_unanswered`].
+    /// See [`super::Totals::syn_unanswered`].
     pub unanswered: u64,
 }
 
 impl Handshakes {
     /// The larger of each.
     #[must_use]
-    pub const fn max(self, totals: &Totals) -> Self {
-        const fn larger(a: u64, b: u64) -> u64 {
-            if a > b { a } else { b }
-        }
+    pub fn max(self, other: Self) -> Self {
         Self {
-            completed: larger(self.completed, totals.handshakes_completed),
-            reset: larger(self.reset, totals.handshakes_reset),
-            timed_out: larger(self.timed_out, totals.handshakes_timed_out),
-            presumed: larger(self.presumed, totals.handshakes_presumed),
-            unanswered: larger(self.unanswered, totals.syn_unanswered),
+            completed: self.completed.max(other.completed),
+            reset: self.reset.max(other.reset),
+            timed_out: self.timed_out.max(other.timed_out),
+            presumed: self.presumed.max(other.presumed),
+            unanswered: self.unanswered.max(other.unanswered),
         }
     }
 }

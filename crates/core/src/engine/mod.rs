@@ -29,7 +29,7 @@ pub use shard::Shard;
 use crate::document::{Handshakes, Snapshot};
 use crate::engine::directory::Shared;
 use crate::engine::judge::{Judge, Moment};
-use crate::engine::report::{View, totals};
+use crate::engine::report::{View, outcomes};
 use crate::engine::sampling::Sampler;
 use crate::engine::services::Services;
 use crate::engine::shard::Completed;
@@ -444,7 +444,7 @@ impl Engine {
             let (judge, services, moment) = self.parts();
             judge.end_step(at, services, &moment);
             // A counter must not fall where the first word was not the last.
-            self.handshakes = self.handshakes.max(&totals(&self.shards, &self.shards.sums()));
+            self.handshakes = self.handshakes.max(outcomes(&self.shards, &self.shards.sums()));
             self.sample();
             self.step = Step(self.step.0 + 1);
             self.step_began = at;

@@ -7,19 +7,16 @@ use crate::document::{
     CaptureReport, Document, Handshakes, Internals, KernelReport, Limit, Observed, SCHEMA_VERSION,
     ServiceInternals, ServiceReport, Snapshot, Totals, Unknown,
 };
-use crate::engine::judge::{Moment, completion_ratio, completion_stderr};
+use crate::engine::judge::{Moment, completion};
 use crate::engine::services::{Service, Services};
 use crate::engine::shard::Sums;
 use crate::engine::shards::Shards;
 use crate::engine::tally::Counts;
 use crate::findings::Class;
-use crate::flow::{HalfOpen, SamplingLevel, ServiceId};
+use crate::flow::{SamplingLevel, ServiceId, flow_counts};
 use crate::incident::Incidents;
-use crate::model::{
-    FlowCounts, FlowCountsStderr, ServiceStderr, Severity, Status, TotalsStderr, Variant,
-    rounded_up, stderr,
-};
-use crate::stats::{STEP, Step, Window, rounded, scaled_up};
+use crate::model::{Estimate, FlowCounts, Severity, Status, Variant, stderr};
+use crate::stats::{STEP, Step, rounded, scaled_up};
 use crate::time::Timestamp;
 use crate::wire::Skip;
 
@@ -48,22 +45,9 @@ impl View<'_> {
     pub fn snapshot(&self, now: Timestamp, handshakes: &mut Handshakes) -> Snapshot {
         let shards = self.moment.shards;
         let sums = shards.sums();
-        let totals = Totals {
-            half_open: shards.half_open_total(),
-            half_open_peak: self.half_open_peak,
-            sources: rounded(scaled_up(
-                shards.all_sources(),
-                sums.attempts,
-                sums.weighted_attempts,
-            ))
-            .min(sums.totals.syn),
-            ..totals(shards, &sums)
-        };
-        let totals = Totals {
-            stderr: self.was_sampled(&sums).then(|| self.totals_stderr(&totals, &sums.squares)),
-            ..totals
-        };
-        *handshakes = handshakes.max(&totals);
+        let outcomes = outcomes(shards, &sums);
+        *handshakes = handshakes.max(outcomes);
+        let totals = self.totals(&sums, outcomes);
         let (services, hidden) = self.services().into_iter().unzip();
         let mut document = Document {
             schema_version: SCHEMA_VERSION,
@@ -135,14 +119,15 @@ impl View<'_> {
 
     fn capture_report(&self, totals: &Totals, sums: &Sums) -> CaptureReport {
         let mut limits = Vec::new();
-        let silent = sums.from_servers == 0 && totals.syn >= ONE_WAY;
-        if silent || (totals.syn_ack == 0 && totals.handshakes_presumed >= 3) {
+        let silent = sums.from_servers == 0 && totals.syn.value >= ONE_WAY;
+        if silent || (totals.syn_ack.value == 0 && totals.handshakes_presumed.value >= 3) {
             limits.push(Limit::OneWayIngress);
         }
         let answers_only = || {
             self.services.ids().map(|id| self.services.get(id)).filter(|s| s.sees_answers_only())
         };
-        if totals.syn == 0 && answers_only().map(|s| s.counts.syn_ack).sum::<u64>() >= ONE_WAY {
+        if totals.syn.value == 0 && answers_only().map(|s| s.counts.syn_ack).sum::<u64>() >= ONE_WAY
+        {
             limits.push(Limit::OneWayEgress);
         }
         if self.moment.capture.is_dropping() {
@@ -248,22 +233,29 @@ impl View<'_> {
         let sums = ages.map(|(youngest, oldest)| windows.sum(youngest, oldest));
         let any = sums.into_iter().find(|window| window.answered + window.unanswered > 0);
         let aged = any.unwrap_or_default();
+        let Counts { syn, syn_squares, .. } = service.counts;
+        let weight = self.moment.weight(id);
+        let sampled = weight > 1 || syn_squares > 0;
+        let seconds = self.seconds_of(4);
         let report = ServiceReport {
             address: service.address.into(),
             port: service.port,
             process: service.listener.as_ref().and_then(|listener| listener.process.clone()),
-            half_open: half_open.total,
-            half_open_unconfirmed: half_open.unconfirmed,
+            half_open: Estimate::weighted(half_open.total, weight, sampled),
+            half_open_unconfirmed: Estimate::weighted(half_open.unconfirmed, weight, sampled),
             half_open_kernel: kernel,
             backlog: self.moment.backlog(service),
             occupancy_ratio,
             seconds_to_full: service.detector.seconds_to_full(limit),
-            syn: service.counts.syn,
-            syn_rate: f64::from(second.syn) / self.seconds_of(4),
-            completion_ratio: completion_ratio(&aged),
+            syn: Estimate::summed(syn, syn_squares, sampled),
+            syn_rate: Estimate::new(
+                f64::from(second.syn) / seconds,
+                stderr(second.syn.into(), weight) / seconds,
+                sampled,
+            ),
+            completion_ratio: completion(&aged, weight, sampled),
             sources: self.moment.sources(id, service),
             source_entropy_ratio: service.entropy_ratio,
-            stderr: self.service_stderr(id, &half_open, &second, &aged),
         };
         let hidden = ServiceInternals {
             accept_queue: service.listener.as_ref().map(|listener| listener.accept_queue),
@@ -278,68 +270,40 @@ impl View<'_> {
         !self.moment.sampler.is_exact() || sums.weighted_attempts > sums.attempts
     }
 
-    fn totals_stderr(&self, totals: &Totals, squares: &Totals) -> TotalsStderr {
-        #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
-        let root = |square: u64| rounded_up((square as f64).sqrt());
+    fn totals(&self, sums: &Sums, ended: Handshakes) -> Totals {
+        let shards = self.moment.shards;
+        let sampled = self.was_sampled(sums);
+        let summed = |count, variance| Estimate::summed(count, variance, sampled);
+        let weighted = |count, weight| Estimate::weighted(count, weight, sampled);
         // Of what expires no more is known than the highest weight that it may have had.
-        let weight = self.heaviest.weight();
-        let most = |count: u64| rounded_up(stderr(count, weight));
-        TotalsStderr {
-            syn_stderr: root(squares.syn),
-            syn_retransmitted_stderr: root(squares.syn_retransmitted),
-            syn_ack_stderr: root(squares.syn_ack),
-            handshakes_completed_stderr: root(squares.handshakes_completed),
-            handshakes_reset_stderr: root(squares.handshakes_reset),
-            handshakes_timed_out_stderr: most(totals.handshakes_timed_out),
-            handshakes_presumed_stderr: root(squares.handshakes_presumed),
-            syn_unanswered_stderr: most(totals.syn_unanswered),
-            half_open_stderr: rounded_up(stderr(
-                totals.half_open,
-                self.moment.sampler.highest_settled().weight(),
-            )),
-            half_open_peak_stderr: most(totals.half_open_peak),
-            fin_stderr: root(squares.fin),
-            rst_stderr: root(squares.rst),
+        let heaviest = self.heaviest.weight();
+        let present = self.moment.sampler.highest_settled().weight();
+        let (segments, squares) = (&sums.totals, &sums.squares);
+        let ended_squares = &sums.outcome_squares;
+        let sources = scaled_up(shards.all_sources(), sums.attempts, sums.weighted_attempts);
+        Totals {
+            syn: summed(segments.syn, squares.syn),
+            syn_retransmitted: summed(segments.syn_retransmitted, squares.syn_retransmitted),
+            syn_ack: summed(segments.syn_ack, squares.syn_ack),
+            handshakes_completed: summed(ended.completed, ended_squares.completed),
+            handshakes_reset: summed(ended.reset, ended_squares.reset),
+            handshakes_timed_out: weighted(ended.timed_out, heaviest),
+            handshakes_presumed: summed(ended.presumed, ended_squares.presumed),
+            syn_unanswered: weighted(ended.unanswered, heaviest),
+            half_open: weighted(shards.half_open_total(), present),
+            half_open_peak: weighted(self.half_open_peak, heaviest),
+            fin: summed(segments.fin, squares.fin),
+            rst: summed(segments.rst, squares.rst),
+            sources: rounded(sources).min(segments.syn),
         }
     }
 
     /// Live flows by state.
     fn flows(&self) -> FlowCounts {
-        let flows = self.moment.shards.flows();
+        let shards = self.moment.shards;
         let weight = self.moment.sampler.highest_settled().weight();
-        let error = |count| rounded_up(stderr(count, weight));
-        let errors = FlowCountsStderr {
-            syn_sent: error(flows.syn_sent),
-            syn_recv: error(flows.syn_recv),
-            established: error(flows.established),
-            fin_wait_1: error(flows.fin_wait_1),
-            fin_wait_2: error(flows.fin_wait_2),
-            closing: error(flows.closing),
-            close_wait: error(flows.close_wait),
-            last_ack: error(flows.last_ack),
-            time_wait: error(flows.time_wait),
-        };
-        FlowCounts { stderr: (weight > 1).then_some(errors), ..flows }
-    }
-
-    fn service_stderr(
-        &self,
-        id: ServiceId,
-        half_open: &HalfOpen,
-        second: &Window,
-        aged: &Window,
-    ) -> Option<ServiceStderr> {
-        let service = self.services.get(id);
-        let weight = self.moment.weight(id);
-        #[expect(clippy::cast_precision_loss, reason = "an error need not be exact")]
-        let syn_stderr = rounded_up((service.counts.syn_squares as f64).sqrt());
-        (weight > 1 || service.counts.syn_squares > 0).then(|| ServiceStderr {
-            half_open_stderr: rounded_up(stderr(half_open.total, weight)),
-            half_open_unconfirmed_stderr: rounded_up(stderr(half_open.unconfirmed, weight)),
-            syn_stderr,
-            syn_rate_stderr: stderr(second.syn.into(), weight) / self.seconds_of(4),
-            completion_ratio_stderr: completion_stderr(aged, weight),
-        })
+        let count = |count| Estimate::weighted(count, weight, weight > 1);
+        flow_counts(count(shards.half_open_total()), |name| count(shards.in_state(name)))
     }
 
     /// The length of the last `steps` whole steps, in seconds, as far as there were so many.
@@ -356,17 +320,15 @@ impl Moment<'_> {
     }
 }
 
-/// Counts of segments, and attempts by their outcome. Only while flows are sampled can a number
-/// come out below zero.
-pub(super) fn totals(shards: &Shards, sums: &Sums) -> Totals {
+/// Attempts by their outcome. Only while flows are sampled can a number come out below zero.
+pub(super) fn outcomes(shards: &Shards, sums: &Sums) -> Handshakes {
     let count = |number: i64| number.max(0).cast_unsigned();
     let outcomes = sums.outcomes();
-    Totals {
-        handshakes_completed: count(outcomes.completed),
-        handshakes_presumed: count(outcomes.presumed),
-        handshakes_reset: count(outcomes.reset),
-        handshakes_timed_out: count(shards.timed_out()),
-        syn_unanswered: count(shards.unanswered()),
-        ..sums.totals
+    Handshakes {
+        completed: count(outcomes.completed),
+        presumed: count(outcomes.presumed),
+        reset: count(outcomes.reset),
+        timed_out: count(shards.timed_out()),
+        unanswered: count(shards.unanswered()),
     }
 }

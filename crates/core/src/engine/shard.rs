@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use datasketches::hll::{Coupon, HllSketch};
 
-use crate::document::{Durations, Totals};
+use crate::document::Durations;
 use crate::engine::STEP_NANOS;
 use crate::engine::directory::Shared;
 use crate::engine::sampling::Levels;
@@ -70,21 +70,43 @@ pub struct Queued {
     pub segment: Segment,
 }
 
+/// Segments by kind.
+#[derive(Clone, Default)]
+pub struct Segments {
+    pub syn: u64,
+    pub syn_retransmitted: u64,
+    pub syn_ack: u64,
+    pub fin: u64,
+    pub rst: u64,
+}
+
+impl Segments {
+    const fn add(&mut self, other: &Self) {
+        self.syn += other.syn;
+        self.syn_retransmitted += other.syn_retransmitted;
+        self.syn_ack += other.syn_ack;
+        self.fin += other.fin;
+        self.rst += other.rst;
+    }
+}
+
 /// Attempts that an end, or what was seen, has decided; what time decides the tracker counts. One
 /// shard's part may be below zero while flows are sampled.
-pub struct Outcomes {
-    pub completed: i64,
-    pub presumed: i64,
-    pub reset: i64,
+#[derive(Clone, Default)]
+pub struct Outcomes<T> {
+    pub completed: T,
+    pub presumed: T,
+    pub reset: T,
 }
 
 /// What is counted over all services.
 #[derive(Clone, Default)]
 pub struct Sums {
-    /// By kind; what the tracker counts itself is not in it.
-    pub totals: Totals,
+    pub totals: Segments,
     /// Their variances, as far as they come from sampling.
-    pub squares: Totals,
+    pub squares: Segments,
+    /// Those of the outcomes.
+    pub outcome_squares: Outcomes<u64>,
     /// Attempts by where they stand, less those that others counted there.
     standings: [i64; Standing::COUNT],
     /// Connections that completed and whose SYN was not seen: no attempts.
@@ -105,7 +127,7 @@ pub struct Sums {
 impl Sums {
     /// Counts one segment or flow in a total, for as many as it stands for.
     #[inline]
-    fn add(&mut self, level: SamplingLevel, total: impl Fn(&mut Totals) -> &mut u64) {
+    fn add(&mut self, level: SamplingLevel, total: impl Fn(&mut Segments) -> &mut u64) {
         let weight = u64::from(level.weight());
         *total(&mut self.totals) += weight;
         if weight > 1 {
@@ -121,18 +143,18 @@ impl Sums {
         self.standings[is as usize] += weight;
         if weight > 1 && was != is {
             let square = (weight * (weight - 1)).cast_unsigned();
-            let squares = &mut self.squares;
+            let squares = &mut self.outcome_squares;
             match is {
-                Standing::Completed => squares.handshakes_completed += square,
-                Standing::Presumed => squares.handshakes_presumed += square,
-                _ if is.is_decided() => squares.handshakes_reset += square,
+                Standing::Completed => squares.completed += square,
+                Standing::Presumed => squares.presumed += square,
+                _ if is.is_decided() => squares.reset += square,
                 _ => {}
             }
         }
     }
 
     /// Attempts by their outcome.
-    pub fn outcomes(&self) -> Outcomes {
+    pub fn outcomes(&self) -> Outcomes<i64> {
         let count = |standing: Standing| self.standings[standing as usize];
         Outcomes {
             completed: count(Standing::Completed),

@@ -6,8 +6,7 @@ use crate::engine::directory::Shared;
 use crate::engine::settings::Settings;
 use crate::engine::shard::{ALL_SOURCES_LG_K, Completed, Queued, Shard, Sums};
 use crate::engine::tally::SOURCES_LG_K;
-use crate::flow::{Fate, Fill, FlowHash, HalfOpen, ServiceId};
-use crate::model::FlowCounts;
+use crate::flow::{Fate, Fill, FlowHash, HalfOpen, ServiceId, StateName};
 use crate::stats::distinct;
 use crate::time::Timestamp;
 use crate::wire::SeqNumber;
@@ -141,9 +140,9 @@ impl Shards {
         self.iter().map(|shard| shard.tracker.fill()).fold(Fill::default(), Fill::max)
     }
 
-    /// Live flows by state.
-    pub fn flows(&self) -> FlowCounts {
-        self.iter().map(|shard| shard.tracker.flows()).sum()
+    /// Live flows in a state.
+    pub fn in_state(&self, name: StateName) -> u64 {
+        self.iter().map(|shard| shard.tracker.in_state(name)).sum()
     }
 
     /// What was counted over all services.

@@ -46,7 +46,7 @@ impl Backscatter {
             attacker: None,
             first_packet_at: at.before(STEP * 3),
             evidence: Evidence {
-                syn_rate: self.rate,
+                syn_rate: self.rate.into(),
                 sources: u64::from(self.senders),
                 ..Evidence::default()
             },

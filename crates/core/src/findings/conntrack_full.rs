@@ -44,7 +44,7 @@ impl ConntrackFull {
             target_prefix: None,
             attacker: None,
             first_packet_at: at,
-            evidence: Evidence { completion_ratio: 1.0, ..Evidence::default() },
+            evidence: Evidence { completion_ratio: 1.0.into(), ..Evidence::default() },
             grounds: Grounds {
                 level: if drops { 2.0 } else { level },
                 kernel_agrees: true,

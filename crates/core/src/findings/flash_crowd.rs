@@ -17,7 +17,7 @@ impl Room for FlashCrowd {
         format!(
             "{:.0} SYN/s arrive at {}, far more than usual, and {:.0} % of the handshakes complete: \
              many clients, not an attack.",
-            onset.evidence.syn_rate,
+            onset.evidence.syn_rate.value,
             onset.place(),
             onset.completed()
         )

@@ -300,8 +300,10 @@ impl PortScan {
             attacker: Some(self.attacker.into()),
             first_packet_at: self.first,
             evidence: Evidence {
-                syn_rate: f64::from(self.attempts) / self.seconds(),
-                completion_ratio: f64::from(self.attempts - self.failed) / f64::from(self.attempts),
+                syn_rate: (f64::from(self.attempts) / self.seconds()).into(),
+                completion_ratio: (f64::from(self.attempts - self.failed)
+                    / f64::from(self.attempts))
+                .into(),
                 sources: 1,
                 ..Evidence::default()
             },

@@ -227,8 +227,8 @@ impl SynAckReflection {
             attacker: None,
             first_packet_at: at.before(SPAN),
             evidence: Evidence {
-                syn_rate: self.rate,
-                half_open_peak,
+                syn_rate: self.rate.into(),
+                half_open_peak: half_open_peak.into(),
                 sources: self.sources as u64,
                 top_prefixes: self.victims.clone(),
                 ..Evidence::default()

@@ -118,9 +118,9 @@ impl SynFlood {
             attacker: None,
             first_packet_at: at.before(STEP * 3),
             evidence: Evidence {
-                syn_rate: flood.rate,
-                completion_ratio: flood.completed,
-                half_open_peak,
+                syn_rate: flood.rate.into(),
+                completion_ratio: flood.completed.into(),
+                half_open_peak: half_open_peak.into(),
                 sources: 1,
                 top_prefixes: vec![PrefixShare { prefix, share: flood.share }],
                 ..Evidence::default()
@@ -224,7 +224,7 @@ impl Room for SynFlood {
 
     fn sentence(&self, onset: &Onset) -> String {
         let (place, completed) = (onset.place(), onset.completed());
-        let (rate, excess) = (onset.evidence.syn_rate, onset.grounds.excess_rate);
+        let (rate, excess) = (onset.evidence.syn_rate.value, onset.grounds.excess_rate);
         let sources = self.sources_in_words(onset);
         match self.basis {
             Basis::KernelRows { resent } => format!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::flow::calendar::{Bin, Bins, Calendar};
 use crate::flow::state::{Connection, Marks, Role, State};
 use crate::flow::table::{Entry, ServiceId};
-use crate::model::FlowCounts;
+use crate::model::{Estimate, FlowCounts};
 
 /// An open connection without a segment for so long is not counted any more; its next segment
 /// brings it back.
@@ -47,7 +47,7 @@ pub(super) enum Count {
 
 /// The states that are counted over all services.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum StateName {
+pub enum StateName {
     SynSent,
     Established,
     FinWait1,
@@ -56,6 +56,21 @@ pub(super) enum StateName {
     CloseWait,
     LastAck,
     TimeWait,
+}
+
+/// The counts by state, where `syn_recv` are half-open and `of` tells those in a state.
+pub fn flow_counts(syn_recv: Estimate<u64>, of: impl Fn(StateName) -> Estimate<u64>) -> FlowCounts {
+    FlowCounts {
+        syn_sent: of(StateName::SynSent),
+        syn_recv,
+        established: of(StateName::Established),
+        fin_wait_1: of(StateName::FinWait1),
+        fin_wait_2: of(StateName::FinWait2),
+        closing: of(StateName::Closing),
+        close_wait: of(StateName::CloseWait),
+        last_ack: of(StateName::LastAck),
+        time_wait: of(StateName::TimeWait),
+    }
 }
 
 impl Count {
@@ -158,20 +173,13 @@ impl Counters {
         self.timed_out
     }
 
-    pub(super) fn flows(&self) -> FlowCounts {
-        let count = |name: StateName| self.states[name as usize].total();
-        FlowCounts {
-            syn_sent: count(StateName::SynSent),
-            syn_recv: self.half_open,
-            established: count(StateName::Established),
-            fin_wait_1: count(StateName::FinWait1),
-            fin_wait_2: count(StateName::FinWait2),
-            closing: count(StateName::Closing),
-            close_wait: count(StateName::CloseWait),
-            last_ack: count(StateName::LastAck),
-            time_wait: count(StateName::TimeWait),
-            stderr: None,
-        }
+    pub(super) const fn in_state(&self, name: StateName) -> u64 {
+        self.states[name as usize].total()
+    }
+
+    /// All live flows.
+    pub(super) fn live(&self) -> u64 {
+        self.half_open + self.states.iter().map(Calendar::total).sum::<u64>()
     }
 
     /// Closes the present bin: what is due in it expires. Only the first `services` services are

@@ -16,7 +16,7 @@ mod table;
 mod tracker;
 
 pub use calendar::{BIN, Bins};
-pub use counters::HalfOpen;
+pub use counters::{HalfOpen, StateName, flow_counts};
 pub use key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 pub use patience::{FirstRepeats, Learner, Patience};
 pub use sampling_hash::{End, Sampling, SamplingHash, SamplingKey, SamplingLevel};

@@ -7,14 +7,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::flow::calendar::{Bin, Bins};
-use crate::flow::counters::{Count, Counters, HalfOpen, IDLE};
+use crate::flow::counters::{Count, Counters, HalfOpen, IDLE, StateName};
 use crate::flow::key::{Endpoint, FlowHash, FlowKey, HashKey, Hasher};
 use crate::flow::patience::Patience;
 use crate::flow::sampling_hash::SamplingLevel;
 use crate::flow::standing::Standing;
 use crate::flow::state::{Connection, Marks, Outcome, Role, State};
 use crate::flow::table::{Entry, Fate, Fill, ServiceId, Table};
-use crate::model::FlowCounts;
 use crate::wire::{Flags, Segment, SeqNumber};
 
 /// What a segment meant.
@@ -200,9 +199,9 @@ impl Tracker {
         self.table.capacity()
     }
 
-    /// Live flows by state.
-    pub fn flows(&self) -> FlowCounts {
-        self.counters.flows()
+    /// Live flows in a state.
+    pub const fn in_state(&self, name: StateName) -> u64 {
+        self.counters.in_state(name)
     }
 
     /// What became of the attempt that began with the sequence number `isn`, and whether its SYN
@@ -252,15 +251,14 @@ impl Tracker {
             let share = self.table.live_share(self.counters.bin());
             (share * self.capacity() as f64).round() as u64
         } else {
-            self.counters.flows().by_state().iter().map(|(_, count)| count).sum()
+            self.counters.live()
         }
     }
 
     /// What fills the table: nothing as long as that is little, else by a sample that changes with
     /// time.
     pub fn fill(&self) -> Fill {
-        let live: u64 = self.counters.flows().by_state().iter().map(|(_, count)| count).sum();
-        if live < self.capacity() as u64 / 4 {
+        if self.counters.live() < self.capacity() as u64 / 4 {
             return Fill::default();
         }
         self.table.fill(self.counters.bin())

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::EvidenceStderr;
+use crate::model::figures;
 use crate::wire::OptionLayout;
 
 /// The overall verdict; its order is its gravity, and the number of a variant is the exit code.
@@ -132,36 +132,35 @@ pub struct Target {
     pub port: Option<u16>,
 }
 
-/// The figures behind a detection.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Evidence {
-    /// SYNs per second over the matured window.
-    pub syn_rate: f64,
-    /// Share of the attempts in the matured window that completed.
-    pub completion_ratio: f64,
-    /// The most half-open connections during the incident.
-    pub half_open_peak: u64,
-    /// Limit of the SYN queue, where known or assumed.
-    pub backlog: Option<u32>,
-    /// Half-open connections in proportion to the limit.
-    pub occupancy_ratio: Option<f64>,
-    /// Requests a second that the kernel dropped because a SYN queue was full, of all listeners;
-    /// null where it was not asked.
-    pub kernel_drop_rate: Option<f64>,
-    /// Requests a second that it answered by a SYN cookie instead.
-    pub kernel_cookie_rate: Option<f64>,
-    /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those of
-    /// the SYN_RECV rows that it gave.
-    pub sources: u64,
-    /// Their entropy over the highest that their number allows.
-    pub source_entropy_ratio: f64,
-    /// The prefixes that most failing attempts come from.
-    pub top_prefixes: Vec<PrefixShare>,
-    /// The commonest SYN among the failing attempts.
-    pub fingerprint: Option<Fingerprint>,
-    /// Errors, where flows of the service are sampled.
-    #[serde(flatten)]
-    pub stderr: Option<EvidenceStderr>,
+figures! {
+    /// The figures behind a detection.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct Evidence {
+        /// SYNs per second over the matured window.
+        pub syn_rate with syn_rate_stderr: Estimate<f64>,
+        /// Share of the attempts in the matured window that completed.
+        pub completion_ratio with completion_ratio_stderr: Estimate<f64>,
+        /// The most half-open connections during the incident.
+        pub half_open_peak with half_open_peak_stderr: Estimate<u64>,
+        /// Limit of the SYN queue, where known or assumed.
+        pub backlog: Option<u32>,
+        /// Half-open connections in proportion to the limit.
+        pub occupancy_ratio: Option<f64>,
+        /// Requests a second that the kernel dropped because a SYN queue was full, of all
+        /// listeners; null where it was not asked.
+        pub kernel_drop_rate: Option<f64>,
+        /// Requests a second that it answered by a SYN cookie instead.
+        pub kernel_cookie_rate: Option<f64>,
+        /// Distinct source addresses of the service's SYNs (estimate); of the kernel alone, those
+        /// of the SYN_RECV rows that it gave.
+        pub sources: u64,
+        /// Their entropy over the highest that their number allows.
+        pub source_entropy_ratio: f64,
+        /// The prefixes that most failing attempts come from.
+        pub top_prefixes: Vec<PrefixShare>,
+        /// The commonest SYN among the failing attempts.
+        pub fingerprint: Option<Fingerprint>,
+    }
 }
 
 /// A prefix and its share of the failing attempts.

@@ -2,15 +2,14 @@
 //! their errors.
 
 mod counts;
+mod estimate;
 mod evidence;
 mod sample;
-mod stderr;
 
 pub use counts::FlowCounts;
+pub use estimate::Estimate;
+pub(crate) use estimate::{figures, stderr};
 pub use evidence::{Evidence, Fingerprint, PrefixShare, Severity, Status, Target, Variant};
 pub use sample::{
     CaptureStats, Conntrack, KernelHalfOpen, KernelSample, Listener, Process, Sysctls,
-};
-pub use stderr::{
-    EvidenceStderr, FlowCountsStderr, ServiceStderr, TotalsStderr, rounded_up, stderr,
 };

@@ -1,7 +1,7 @@
 //! What is said of one service: a flood, a crowd, an application that does not accept.
 
 use crate::engine::judge::filter;
-use crate::engine::judge::moment::{Moment, SECOND, completion_ratio};
+use crate::engine::judge::moment::{Moment, SECOND, completion};
 use crate::engine::services::Service;
 use crate::engine::witnesses::KernelView;
 use crate::findings::{
@@ -79,7 +79,7 @@ impl Moment<'_> {
             sources: Sources {
                 sampled: profile.sources,
                 real: are_real(&profile),
-                rate_each: evidence.syn_rate * profile.collision,
+                rate_each: evidence.syn_rate.value * profile.collision,
                 filter: filter(&service.failures, young, &profile).filter(|_| sees_syns),
             },
         };
@@ -202,7 +202,7 @@ impl Moment<'_> {
             turned_away: self.kernel.is_some_and(KernelView::is_queue_full),
             arrivals: service.windows.sum(0, BURST_STEPS - 1).syn,
             room: self.queue_limit(service),
-            completed: completion_ratio(&aged),
+            completed: completion(&aged, 1, false).value,
         }
     }
 

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 use crate::detect::{Detector, Observation, Reason};
 use crate::engine::judge::fates::Fates;
 use crate::engine::judge::filter;
-use crate::engine::judge::moment::{Moment, completion_ratio, evidence_stderr, sources_evidence};
+use crate::engine::judge::moment::{Moment, wire_evidence};
 use crate::findings::{
     Basis, Configured, Finding, Grounds, Onset, QueueState, Sources, SynFlood, are_real, variant,
 };
 use crate::flow::Hasher;
 use crate::incident::Subject;
-use crate::model::{Evidence, Severity, Target, Variant};
+use crate::model::{Severity, Target, Variant};
 use crate::stats::{
     Attempt, Failure, Failures, Keyed, Step, TargetProfile, Window, Windows, subnet_of,
 };
@@ -331,13 +331,7 @@ impl Group {
             },
             attacker: None,
             first_packet_at: self.failures.first_since(since).unwrap_or(since),
-            evidence: Evidence {
-                syn_rate: f64::from(second.syn),
-                completion_ratio: completion_ratio(&second),
-                half_open_peak,
-                stderr: evidence_stderr(second.syn, &second, half_open_peak, weight),
-                ..sources_evidence(&profile)
-            },
+            evidence: wire_evidence(second.syn, &second, half_open_peak, weight, &profile),
             grounds: Grounds {
                 level: self.detector.evidence_level(),
                 excess_rate: self.detector.excess_rate(),

@@ -3,7 +3,7 @@
 
 use crate::detect::{FULL, OVERFLOWING, Reason};
 use crate::engine::judge::fates::Past;
-use crate::engine::judge::moment::{Moment, SECOND, completion_ratio, sources_evidence};
+use crate::engine::judge::moment::{Moment, SECOND, completion, sources_evidence};
 use crate::engine::services::Service;
 use crate::engine::witnesses::KernelView;
 use crate::findings::{
@@ -56,7 +56,7 @@ impl Moment<'_> {
     pub(in crate::engine) fn is_full_of_unknowns(&self, id: ServiceId, service: &Service) -> bool {
         let looks = self.fresh_kernel().map_or(u32::MAX, |kernel| if kernel.first { 1 } else { 2 });
         let aged = service.windows.sum(Step::MATURE - SECOND, Step::MATURE);
-        let complete = self.settings.kernel_only || completion_ratio(&aged) >= 0.5;
+        let complete = self.settings.kernel_only || completion(&aged, 1, false).value >= 0.5;
         service.full_looks >= looks && !(complete && self.is_visible(id, service))
     }
 
@@ -117,7 +117,7 @@ impl Moment<'_> {
             attacker: None,
             first_packet_at: at,
             evidence: Evidence {
-                half_open_peak: u64::from(count),
+                half_open_peak: u64::from(count).into(),
                 backlog: Some(backlog),
                 occupancy_ratio: Some(occupancy),
                 kernel_drop_rate: self.kernel.map(|kernel| kernel.drop_rate),

@@ -14,7 +14,7 @@ mod reflection;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(super) use moment::{Moment, completion_ratio, completion_stderr};
+pub(super) use moment::{Moment, completion};
 
 use crate::detect::{Observation, Reason, YOUNG_RATE};
 use crate::engine::judge::fates::{Fates, Past};

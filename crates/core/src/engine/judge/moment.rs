@@ -9,7 +9,7 @@ use crate::engine::settings::Settings;
 use crate::engine::shards::Shards;
 use crate::engine::witnesses::{CaptureView, KernelView};
 use crate::flow::{HalfOpen, ServiceId};
-use crate::model::{Evidence, EvidenceStderr, Sysctls, rounded_up, stderr};
+use crate::model::{Estimate, Evidence, Sysctls, stderr};
 use crate::stats::{STEP, SourceProfile, Step, Window};
 use crate::time::Timestamp;
 
@@ -139,28 +139,25 @@ impl Moment<'_> {
         let (windows, maturity) = (&service.windows, service.maturity());
         let syn = windows.sum(1, 4).syn.max(windows.sum(maturity, maturity + 3).syn);
         let aged = windows.sum(maturity - SECOND, maturity + 2);
-        Evidence {
-            syn_rate: f64::from(syn),
-            completion_ratio: completion_ratio(&aged),
-            half_open_peak,
-            stderr: evidence_stderr(syn, &aged, half_open_peak, self.weight(id)),
-            ..sources_evidence(profile)
-        }
+        wire_evidence(syn, &aged, half_open_peak, self.weight(id), profile)
     }
 }
 
-/// What sampling makes of the evidence's precision.
-pub(super) fn evidence_stderr(
+/// The evidence of so many SYNs in a second, and of attempts that each stand for `weight` of them.
+pub(super) fn wire_evidence(
     syn: u32,
     aged: &Window,
-    half_open: u64,
+    half_open_peak: u64,
     weight: u32,
-) -> Option<EvidenceStderr> {
-    (weight > 1).then(|| EvidenceStderr {
-        syn_rate_stderr: stderr(syn.into(), weight),
-        completion_ratio_stderr: completion_stderr(aged, weight),
-        half_open_peak_stderr: rounded_up(stderr(half_open, weight)),
-    })
+    profile: &SourceProfile,
+) -> Evidence {
+    let sampled = weight > 1;
+    Evidence {
+        syn_rate: Estimate::new(syn.into(), stderr(syn.into(), weight), sampled),
+        completion_ratio: completion(aged, weight, sampled),
+        half_open_peak: Estimate::weighted(half_open_peak, weight, sampled),
+        ..sources_evidence(profile)
+    }
 }
 
 /// The part of the evidence that the sources give.
@@ -174,21 +171,19 @@ pub(super) fn sources_evidence(profile: &SourceProfile) -> Evidence {
     }
 }
 
-/// The standard error of that share where each attempt stands for `weight` of them.
-pub(in crate::engine) fn completion_stderr(window: &Window, weight: u32) -> f64 {
+/// Share of the attempts that completed, each of which stands for `weight`; 1 without attempts.
+pub(in crate::engine) fn completion(window: &Window, weight: u32, sampled: bool) -> Estimate<f64> {
     let attempts = f64::from(window.answered + window.unanswered);
-    if weight == 1 || attempts == 0.0 {
-        return 0.0;
+    if attempts == 0.0 {
+        return Estimate::new(1.0, 0.0, sampled);
+    }
+    let share = f64::from(window.completed) / attempts;
+    if weight == 1 {
+        return Estimate::new(share, 0.0, sampled);
     }
     // Without a single one of the other kind there may still be one too few to be looked at
     // (Laplace).
     let looked_at = attempts / f64::from(weight);
-    let share = (completion_ratio(window).min(1.0) * looked_at + 1.0) / (looked_at + 2.0);
-    (share * (1.0 - share) / looked_at).sqrt()
-}
-
-/// Share of the attempts that completed; 1 without attempts.
-pub(in crate::engine) fn completion_ratio(window: &Window) -> f64 {
-    let attempts = window.answered + window.unanswered;
-    if attempts == 0 { 1.0 } else { f64::from(window.completed) / f64::from(attempts) }
+    let likely = (share.min(1.0) * looked_at + 1.0) / (looked_at + 2.0);
+    Estimate::new(share, (likely * (1.0 - likely) / looked_at).sqrt(), sampled)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::document::{Limit, ServiceReport};
+use crate::model::Estimate;
 
 /// The victim and a service beside it.
 const VICTIM: (Address, u16) = (Address::v4([192, 0, 2, 10]), 443);
@@ -97,12 +98,18 @@ fn service(report: &Document, (address, port): (Address, u16)) -> &ServiceReport
     report.services.iter().find(is_it).expect("the service")
 }
 
-/// `estimate` is within three standard errors of the truth.
-#[track_caller]
-fn assert_near(what: &str, estimate: f64, error: f64, truth: f64) {
-    assert!(error > 0.0, "{what}: no error is stated");
-    let off = (estimate - truth).abs() / error;
-    assert!(off <= 3.0, "{what}: {estimate} +- {error}, and it is {truth}");
+/// How far figures are from the truth, in their standard errors.
+fn deviations(sampled: &Document, exact: &Document) -> [(&'static str, f64); 3] {
+    let count = |sampled: Estimate<u64>, exact: Estimate<u64>| {
+        let error = sampled.stderr.expect("an error");
+        (sampled.value as f64 - exact.value as f64) / error as f64
+    };
+    let [rate, true_rate] = [sampled, exact].map(|report| service(report, VICTIM).syn_rate);
+    [
+        ("SYNs", count(sampled.totals.syn, exact.totals.syn)),
+        ("half-open", count(sampled.totals.half_open, exact.totals.half_open)),
+        ("rate", (rate.value - true_rate.value) / rate.stderr.expect("an error")),
+    ]
 }
 
 #[test]
@@ -130,16 +137,11 @@ fn a_flood_beyond_the_budget_is_judged_by_sample() {
         };
         assert_eq!(told(&sampled), told(&exact), "{times} times the budget");
 
-        let errors = sampled.totals.stderr.expect("errors");
-        let count = |count: u64| count as f64;
-        let (estimate, truth) = (sampled.totals.syn, exact.totals.syn);
-        assert_near("SYNs", count(estimate), count(errors.syn_stderr), count(truth));
-        let (estimate, truth) = (sampled.totals.half_open, exact.totals.half_open);
-        assert_near("half-open", count(estimate), count(errors.half_open_stderr), count(truth));
         let (estimate, truth) = (service(&sampled, VICTIM), service(&exact, VICTIM));
-        let errors = estimate.stderr.expect("errors");
-        assert_near("rate", estimate.syn_rate, errors.syn_rate_stderr, truth.syn_rate);
-        let (sources, all) = (count(estimate.sources), count(truth.sources));
+        for (what, deviation) in deviations(&sampled, &exact) {
+            assert!(deviation.abs() <= 3.0, "{what}: {deviation} standard errors off");
+        }
+        let (sources, all) = (estimate.sources as f64, truth.sources as f64);
         assert!((sources / all - 1.0).abs() < 0.15, "{sources} sources of {all}");
 
         // Who is not attacked is looked at whole.
@@ -151,12 +153,12 @@ fn a_flood_beyond_the_budget_is_judged_by_sample() {
         let report = pair.sampled.snapshot(pair.now).document;
         assert_eq!(report.capture.sampling_ratio, 1.0);
         assert_eq!(
-            report.totals.half_open,
-            pair.exact.snapshot(pair.now).document.totals.half_open
+            report.totals.half_open.value,
+            pair.exact.snapshot(pair.now).document.totals.half_open.value
         );
-        let before = report.totals.syn;
+        let before = report.totals.syn.value;
         pair.second(0);
-        assert_eq!(pair.sampled.snapshot(pair.now).document.totals.syn, before + 40);
+        assert_eq!(pair.sampled.snapshot(pair.now).document.totals.syn.value, before + 40);
     }
 }
 
@@ -171,17 +173,7 @@ fn standard_errors_are_honest() {
         (0..4).for_each(|second| pair.second(if second == 0 { 0 } else { 8_000 }));
         let (exact, sampled) =
             (pair.exact.snapshot(pair.now).document, pair.sampled.snapshot(pair.now).document);
-        let errors = sampled.totals.stderr.expect("errors");
-        let (victim, truth) = (service(&sampled, VICTIM), service(&exact, VICTIM));
-        let rate_error = victim.stderr.expect("errors").syn_rate_stderr;
-        let deviation =
-            |estimate: u64, truth: u64, error: u64| (estimate as f64 - truth as f64) / error as f64;
-        let deviations = [
-            deviation(sampled.totals.syn, exact.totals.syn, errors.syn_stderr),
-            deviation(sampled.totals.half_open, exact.totals.half_open, errors.half_open_stderr),
-            (victim.syn_rate - truth.syn_rate) / rate_error,
-        ];
-        for (square, deviation) in squares.iter_mut().zip(deviations) {
+        for (square, (_, deviation)) in squares.iter_mut().zip(deviations(&sampled, &exact)) {
             *square += deviation * deviation / f64::from(KEYS);
         }
     }

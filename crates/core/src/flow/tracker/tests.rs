@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::flow::calendar::BIN;
-use crate::flow::counters::StateName;
+use crate::flow::counters::flow_counts;
 use crate::flow::patience::{FirstRepeats, Learner};
 use crate::flow::state::tests::segment;
 use crate::model::FlowCounts;
@@ -172,8 +172,8 @@ impl Scene {
 
     /// The law of sums: every attempt has one outcome or is open.
     fn undecided(&self) -> i64 {
-        let flows = self.tracker.flows();
-        let open = (flows.syn_sent + flows.syn_recv).cast_signed();
+        let flows = flows(&self.tracker);
+        let open = (flows.syn_sent.value + flows.syn_recv.value).cast_signed();
         self.tracker.unanswered() + self.tracker.timed_out() + open
     }
 
@@ -199,13 +199,18 @@ impl Scene {
     /// The states that have any flow, with their counts.
     fn states(&self) -> Vec<(&'static str, u64)> {
         check_books(&self.tracker);
-        self.tracker.flows().by_state().into_iter().filter(|(_, count)| *count > 0).collect()
+        let flows = flows(&self.tracker).by_state().map(|(name, count)| (name, count.value));
+        flows.into_iter().filter(|(_, count)| *count > 0).collect()
     }
+}
+
+fn flows(tracker: &Tracker) -> FlowCounts {
+    flow_counts(tracker.half_open_total().into(), |name| tracker.in_state(name).into())
 }
 
 /// Counts what the table holds, and compares it with what the tracker says.
 fn check_books(tracker: &Tracker) {
-    let mut counts = FlowCounts::default();
+    let mut states = [0_u64; 8];
     let mut half_open = [HalfOpen::default(); 3];
     let mut seen = HashSet::new();
     for (set, entry) in tracker.table.entries() {
@@ -216,34 +221,19 @@ fn check_books(tracker: &Tracker) {
         match Count::of(&entry.connection, entry.service) {
             Count::Nowhere => {}
             Count::HalfOpen(service, confirmed) => {
-                counts.syn_recv += 1;
                 let service = &mut half_open[usize::from(service.0)];
                 service.total += 1;
                 service.unconfirmed += u64::from(!confirmed);
             }
-            Count::State(name) => {
-                *match name {
-                    StateName::SynSent => &mut counts.syn_sent,
-                    StateName::Established => &mut counts.established,
-                    StateName::FinWait1 => &mut counts.fin_wait_1,
-                    StateName::FinWait2 => &mut counts.fin_wait_2,
-                    StateName::Closing => &mut counts.closing,
-                    StateName::CloseWait => &mut counts.close_wait,
-                    StateName::LastAck => &mut counts.last_ack,
-                    StateName::TimeWait => &mut counts.time_wait,
-                } += 1;
-            }
+            Count::State(name) => states[name as usize] += 1,
         }
     }
     assert!(seen.len() <= tracker.capacity());
-    assert_eq!(tracker.flows(), counts);
+    let total = half_open.iter().map(|service| service.total).sum::<u64>();
+    assert_eq!(flows(tracker), flow_counts(total.into(), |name| states[name as usize].into()));
     for (number, expected) in (0..).zip(half_open) {
         assert_eq!(tracker.half_open(ServiceId(number)), expected, "service {number}");
     }
-    assert_eq!(
-        tracker.half_open_total(),
-        half_open.iter().map(|service| service.total).sum::<u64>()
-    );
 }
 
 // The story of a connection

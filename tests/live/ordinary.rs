@@ -1,13 +1,14 @@
 //! Ordinary traffic is not an attack, and its connections are counted right.
 
-mod support;
-
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
-use support::program::{Daemon, document, synwatch, time};
-use support::traffic::{Service, connections};
+
+use crate::support;
+use crate::support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
+use crate::support::program::{Daemon, document, synwatch, time};
+use crate::support::traffic::{Service, connections};
+use crate::support::turn::{CONNECTION, Turn};
 
 /// The port of the service.
 const PORT: u16 = 8080;
@@ -34,6 +35,7 @@ fn a_packet_that_crosses_a_bridge_counts_once() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(RATE * CONNECTION);
     let lab = Lab::new(Settings::default());
     for change in [
         "link add br0 type bridge".to_owned(),
@@ -69,6 +71,7 @@ fn serve(family: Family) {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(RATE * CONNECTION);
     let lab = Lab::new(Settings::default());
     let clients = lab.add_clients(family, CLIENTS);
     let target = service(family, PORT);

@@ -15,7 +15,7 @@ use synwatch::capture::{Batch, Direction, Error, Interfaces, Selection, Settings
 use synwatch_core::observe::CaptureStats;
 use synwatch_core::wire::{Flags, Segment, Skip, decode};
 
-use crate::netns::{Lab, enter, inside, ip};
+use super::netns::{Lab, enter, inside, ip};
 
 const TIMEOUT: Duration = Duration::from_millis(50);
 

@@ -1,19 +1,20 @@
 //! The verdict on the real kernel: slow floods are paged in time and named, what only looks like a
 //! flood is named for what it is.
 
-mod support;
-
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
-use support::flood::{Flood, syn_scan};
-use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, seconds_between, time};
-use support::traffic::{Clients, Service};
-use support::truth::KernelTruth;
+
+use crate::support;
+use crate::support::flood::{Flood, syn_scan};
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::{Daemon, seconds_between, time};
+use crate::support::traffic::{Clients, Service};
+use crate::support::truth::KernelTruth;
+use crate::support::turn::{CONNECTION, Turn};
 
 /// The port of the service that a test is about.
 const PORT: u16 = 4432;
@@ -46,6 +47,7 @@ fn hping3_with_random_sources_is_spoofed_random() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(1_000);
     let lab = Lab::new(Settings::default());
     let target = service(Family::V4, PORT);
     let _service = Service::start(&lab, target, 511);
@@ -123,6 +125,8 @@ fn flood_slowly(backlog: u16, family: Family, clients: u32) {
     /// By then, whether the queue ever is full or not.
     const DEADLINE: f64 = 15.0;
     let case = format!("backlog {backlog}, {family:?}, {clients} clients/s");
+    let rate = u32::from(backlog).div_ceil(10);
+    let _turn = Turn::wait(rate + clients * CONNECTION);
     let lab = Lab::new(Settings::default());
     let target = service(family, PORT);
     let _service = Service::start(&lab, target, i32::from(backlog));
@@ -131,7 +135,6 @@ fn flood_slowly(backlog: u16, family: Family, clients: u32) {
     let clients = Clients::start(&lab, target, &lab.add_clients(family, CLIENTS), clients);
     thread::sleep(Duration::from_secs(2));
 
-    let rate = u32::from(backlog).div_ceil(10);
     let flood = Flood::random(target, rate, Duration::from_secs(30)).start(&lab);
     let started = Instant::now();
     let mut full_at = None;
@@ -173,6 +176,7 @@ fn flood_slowly(backlog: u16, family: Family, clients: u32) {
 /// An application that is stuck for a while under honest load, and recovers.
 fn stall(family: Family, backlog: i32) {
     let case = format!("backlog {backlog}, {family:?}");
+    let _turn = Turn::wait(200 * CONNECTION);
     let lab = Lab::new(Settings::default());
     let target = service(family, PORT);
     let service = Service::start(&lab, target, backlog);
@@ -216,6 +220,7 @@ fn scan(run: impl Fn(&Lab, Family) + Sync) {
         for family in Family::ALL {
             let run = &run;
             scope.spawn(move || {
+                let _turn = Turn::wait(SCAN_RATE * CONNECTION);
                 let lab = Lab::new(Settings::default());
                 let open = |port| Service::start(&lab, service(family, port), 128);
                 let _services = OPEN_PORTS.map(open);

@@ -13,8 +13,8 @@ use synwatch::capture::{Batch, Selection, Settings, Source};
 use synwatch_core::sampling::{HashKey, Hasher, Sampling, SamplingKey, SamplingLevel};
 use synwatch_core::wire::{Address, LinkType, Segment, decode};
 
-use crate::live::{Open, PNET, RING, named, tun};
-use crate::netns::{Lab, inside, ip};
+use super::live::{Open, PNET, RING, named, tun};
+use super::netns::{Lab, inside, ip};
 
 /// Longer than a frame waits in the ring.
 const TIMEOUT: Duration = Duration::from_millis(150);

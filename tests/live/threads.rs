@@ -1,18 +1,17 @@
 //! A real listener under a flood, watched by several threads: they say what one says.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic, in its helpers too")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, service_in};
-use support::traffic::{Clients, Service};
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::{Daemon, service_in};
+use crate::support::traffic::{Clients, Service};
+use crate::support::turn::Turn;
 
 const FLOODED: u16 = 4_450;
 const BESIDE: u16 = 4_451;
@@ -43,6 +42,7 @@ fn three_threads_say_what_one_says() {
         if !support::requires_root() {
             return;
         }
+        let _turn = Turn::wait(3_000);
         let lab = Lab::new(Settings::default());
         let target = service(family, FLOODED);
         let _flooded = Service::start(&lab, target, 512);
@@ -108,6 +108,7 @@ fn three_threads_keep_to_the_packet_budget() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(5_000);
     let lab = Lab::new(Settings::default());
     let family = Family::V4;
     let target = service(family, FLOODED);

@@ -10,9 +10,9 @@ use synwatch::capture::ring::Ring;
 use synwatch::capture::{Error, Selection, Settings, Source};
 use synwatch_core::sampling::SamplingKey;
 
-use crate::live::{named, tun};
-use crate::netns::{Lab, inside, ip};
-use crate::sampling::{Identity, drain, frames, sampled, sampling_key, sender, wanted};
+use super::live::{named, tun};
+use super::netns::{Lab, inside, ip};
+use super::sampling::{Identity, drain, frames, sampled, sampling_key, sender, wanted};
 
 /// Not a power of two: every bit of a sampling hash decides.
 const SHARDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();

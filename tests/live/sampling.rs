@@ -1,16 +1,17 @@
 //! A real listener under a flood of ten times the packet budget: what is looked at is a sample,
 //! chosen in the kernel, and what is said is as true as it claims to be.
 
-mod support;
-
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, service_in};
-use support::traffic::{Clients, Service};
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::{Daemon, service_in};
+use crate::support::traffic::{Clients, Service};
+use crate::support::turn::Turn;
 
 /// Packets per second.
 const BUDGET: u32 = 1_000;
@@ -34,6 +35,7 @@ fn flood(family: Family) {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(RATE);
     let lab = Lab::new(Settings::default());
     let target = service(family, FLOODED);
     let _flooded = Service::start(&lab, target, 4_096);

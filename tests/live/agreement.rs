@@ -1,8 +1,6 @@
 //! The wire agrees with the kernel: what synwatch counts from packets is what the kernel holds in
 //! SYN_RECV, at every moment of a flood and until the last request has timed out.
 
-mod support;
-
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,17 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, service};
-use support::program::Daemon;
-use support::traffic::Service;
-use support::truth::{Count, KernelTruth, Said, compare};
 use synwatch::capture::pcap::Pcap;
 use synwatch::capture::{Batch, Source};
 use synwatch_core::engine::{self, Engine};
 use synwatch_core::observe::{KernelSample, Listener, Sysctls};
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Segment, decode};
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::Daemon;
+use crate::support::traffic::Service;
+use crate::support::truth::{Count, KernelTruth, Said, compare};
+use crate::support::turn::Turn;
 
 /// The port of the flooded service.
 const PORT: u16 = 4431;
@@ -82,6 +83,7 @@ fn kernel_count_is_what_ss_shows() {
         return;
     }
     for family in Family::ALL {
+        let _turn = Turn::wait(1_000);
         let lab = Lab::new(Settings::default());
         let target = service(family, PORT);
         let _service = Service::start(&lab, target, 511);
@@ -97,6 +99,7 @@ fn kernel_count_is_what_ss_shows() {
 }
 
 fn flood_and_compare(case: Case) {
+    let turn = Turn::wait(case.rate);
     let lab = Lab::new(Settings { syncookies: case.syncookies, ..Settings::default() });
     let target = service(case.family, PORT);
     let _service = Service::start(&lab, target, i32::from(case.backlog));
@@ -105,7 +108,13 @@ fn flood_and_compare(case: Case) {
 
     let flood = Flood::random(target, case.rate, Duration::from_secs(20)).start(&lab);
     let over = AtomicBool::new(false);
-    let (kernel, said) = thread::scope(|scope| {
+    let (sent, kernel, said) = thread::scope(|scope| {
+        let sent = scope.spawn(|| {
+            let sent = flood.join();
+            // What follows is silence.
+            drop(turn);
+            sent
+        });
         let kernel = scope.spawn(|| {
             let mut truth = KernelTruth::of(&lab);
             let mut counts = Vec::new();
@@ -122,9 +131,9 @@ fn flood_and_compare(case: Case) {
         });
         let said = listen(&daemon, &mut truth, case.family);
         over.store(true, Ordering::Relaxed);
-        (kernel.join().expect("the kernel's counts"), said)
+        let kernel = kernel.join().expect("the kernel's counts");
+        (sent.join().expect("a flood"), kernel, said)
     });
-    let sent = flood.join();
     assert_eq!(truth.count(PORT).half_open, 0, "{case:?}: requests are left after {GIVE_UP:?}");
     assert!(said.len() >= 50, "{case:?}: only {} reports", said.len());
     compare(&format!("{case:?}"), case.syncookies, sent.first, &kernel, &said);
@@ -191,8 +200,9 @@ fn replay(case: Case, segments: &[(Timestamp, Segment)], kernel: &[Count]) -> Ve
         engine.tick(now);
         let report = engine.snapshot(now).document;
         let service = report.services.iter().find(|service| service.port == PORT);
-        let (half_open, unconfirmed) =
-            service.map_or((0, 0), |service| (service.half_open, service.half_open_unconfirmed));
+        let (half_open, unconfirmed) = service.map_or((0, 0), |service| {
+            (service.half_open.value, service.half_open_unconfirmed.value)
+        });
         said.push(Said { at: wall_clock(now), half_open, unconfirmed });
     }
     said

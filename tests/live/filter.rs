@@ -1,25 +1,26 @@
 //! The commands that advice prints for nftables, run as they are printed: they load, they stop the
 //! flood, and no client.
 
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::flood::{Flood, Sources};
-use support::lab::{Family, Lab, Settings, service};
-use support::netns::Namespace;
-use support::program::Daemon;
-use support::traffic::{Service, connections};
 use synwatch_core::observe::{Evidence, Severity, Target, Variant};
 use synwatch_core::testing::{
     Configured, Filter, Grounds, Onset, SeenSyn, Sources as FloodSources, SynFingerprint, SynFlood,
 };
 use synwatch_core::time::Timestamp;
 use synwatch_core::wire::{Address, OptionLayout};
+
+use crate::support;
+use crate::support::flood::{Flood, Sources};
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::netns::Namespace;
+use crate::support::program::Daemon;
+use crate::support::traffic::{Service, connections};
+use crate::support::turn::{CONNECTION, Turn};
 
 /// The port of the flooded service.
 const PORT: u16 = 4430;
@@ -64,14 +65,16 @@ fn stop(
     flood: impl FnOnce(SocketAddr) -> Flood,
     (count, rate): (usize, u32),
 ) {
-    let lab = Lab::new(Settings::default());
     let target = service(family, PORT);
+    let flood = flood(target);
+    let _turn = Turn::wait(flood.rate + 40 * CONNECTION);
+    let lab = Lab::new(Settings::default());
     let _service = Service::start(&lab, target, 4096);
     let clients = lab.add_clients(family, 20);
     let daemon = Daemon::start(&lab);
     assert_eq!(connections(&lab, target, &clients, 60, 40), 60, "{family:?}: before the flood");
 
-    let flood = flood(target).start(&lab);
+    let flood = flood.start(&lab);
     let advice = daemon.wait_for(Duration::from_secs(12), |daemon| {
         daemon.detections().iter().find_map(|found| advice_with(found, words))
     });

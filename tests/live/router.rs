@@ -1,22 +1,23 @@
 //! A router on the way to servers that are 120 ms off: what passes through it is judged as at a
 //! server.
 
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings};
-use support::line::{LINE, Line};
-use support::netns::Namespace;
-use support::program::{
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings};
+use crate::support::line::{LINE, Line};
+use crate::support::netns::Namespace;
+use crate::support::program::{
     Daemon, SYNWATCH, critical_after, document, entry_of, interrupt, synwatch, time,
 };
-use support::traffic::{Clients, Served, Service};
+use crate::support::traffic::{Clients, Served, Service};
+use crate::support::turn::{CONNECTION, Turn};
 
 const PORT: u16 = 8443;
 /// Connections per second, half of them over either IP version.
@@ -114,6 +115,7 @@ fn connections_to_far_servers_are_no_attack() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(RATE * CONNECTION);
     let path = Path::new();
     let servers = path.serve();
     let daemon = path.watch();
@@ -172,6 +174,7 @@ fn refusals_of_far_servers_are_no_attack() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(RATE * CONNECTION);
     let path = Path::new();
     let daemon = path.watch();
     let clients = path.clients();
@@ -198,6 +201,7 @@ fn floods_of_far_servers_are_named_at_the_router() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(2_000 + RATE * CONNECTION);
     let path = Path::new();
     let _servers = path.serve();
     let daemon = path.watch();

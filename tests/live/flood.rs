@@ -1,16 +1,17 @@
 //! A real listener under a real flood: what synwatch says, where it says it, and how soon.
 
-mod support;
-
 use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::flood::{Flood, Sources};
-use support::lab::{Family, Lab, Settings, service};
-use support::program::{Daemon, document, seconds_between, service_in, synwatch, time};
-use support::traffic::Service;
+
+use crate::support;
+use crate::support::flood::{Flood, Sources};
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::{Daemon, document, seconds_between, service_in, synwatch, time};
+use crate::support::traffic::Service;
+use crate::support::turn::Turn;
 
 /// The port of the flooded service.
 const PORT: u16 = 4430;
@@ -74,6 +75,7 @@ fn variant_follows_the_sources() {
     thread::scope(|scope| {
         for (variant, family, rate, sources) in cases {
             scope.spawn(move || {
+                let _turn = Turn::wait(rate);
                 let lab = Lab::new(Settings::default());
                 let target = service(family, PORT);
                 let _service = Service::start(&lab, target, 4096);
@@ -117,6 +119,7 @@ fn flood_side_by_side(cases: &[Case]) {
 }
 
 fn flood(case: Case) {
+    let turn = Turn::wait(RATE);
     let settings = Settings { syncookies: case.syncookies, ..Settings::default() };
     let lab = Lab::new(settings);
     let target = service(case.family, PORT);
@@ -135,6 +138,7 @@ fn flood(case: Case) {
     let active =
         daemon.metric("synwatch_detection_active{class=\"syn_flood\",severity=\"critical\"}");
     let sent = flood.join();
+    drop(turn);
     assert!(sent.count > u64::from(RATE) * 7, "{case:?}: only {} SYNs were sent", sent.count);
 
     // The variant may take a few more samples than the alarm.

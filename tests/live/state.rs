@@ -1,17 +1,16 @@
 //! What the daemon learns outlives it; and what is set for a service shows in its verdict.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, service};
-use support::program::Daemon;
-use support::traffic::{Service, connections};
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings, service};
+use crate::support::program::Daemon;
+use crate::support::traffic::{Service, connections};
+use crate::support::turn::{CONNECTION, Turn};
 
 /// The port of the service.
 const PORT: u16 = 8443;
@@ -31,6 +30,7 @@ fn learned(file: &Path) -> Option<u64> {
 
 /// Runs a daemon on ordinary traffic for some 15 s; what it logged.
 fn run(lab: &Lab, arguments: &[&str]) -> String {
+    let _turn = Turn::wait(100 * CONNECTION);
     let clients = lab.add_clients(Family::V4, 4);
     let daemon = Daemon::start_with(lab, "", arguments);
     let made = connections(lab, service(Family::V4, PORT), &clients, 1_400, 100);
@@ -98,6 +98,7 @@ fn settings_of_a_service_show_in_its_verdict() {
     if !support::requires_root() {
         return;
     }
+    let _turn = Turn::wait(500);
     let lab = Lab::new(Settings::default());
     let target = service(Family::V4, PORT);
     let _server = Service::start(&lab, target, BACKLOG);

@@ -1,15 +1,15 @@
 //! A flood is a flood in whatever form its SYNs come, as long as the kernel takes them.
 
-mod support;
-
 use std::thread;
 use std::time::Duration;
 
-use support::flood::{Flood, Form, Running};
-use support::lab::{Family, Lab, MIRROR_LINK, Settings, service};
-use support::program::{Daemon, critical_after, document, entry_of, synwatch};
-use support::traffic::Service;
-use support::truth::{KernelTruth, Said, compare};
+use crate::support;
+use crate::support::flood::{Flood, Form, Running};
+use crate::support::lab::{Family, Lab, MIRROR_LINK, Settings, service};
+use crate::support::program::{Daemon, critical_after, document, entry_of, synwatch};
+use crate::support::traffic::Service;
+use crate::support::truth::{KernelTruth, Said, compare};
+use crate::support::turn::Turn;
 
 /// What the services of a lab are flooded with, all at once. Whole SYNs set the yardstick. Linux
 /// takes IPv6 fragments only where the first has the whole TCP header (RFC 8200, section 4.5).
@@ -40,6 +40,7 @@ fn floods_in_every_form_are_paged_in_time() {
         return;
     }
     for syncookies in [0, 1] {
+        let _turn = Turn::wait(1_000 * FORMS.len() as u32);
         let lab = Lab::new(Settings { syncookies, ..Settings::default() });
         let _services = serve(&lab, BACKLOG);
         let monitor = support::requires_nft().then(|| lab.mirror());
@@ -89,6 +90,7 @@ fn half_open_requests_of_every_form_are_those_of_the_kernel() {
 }
 
 fn count(syncookies: u8) {
+    let _turn = Turn::wait(50 * FORMS.len() as u32);
     let lab = Lab::new(Settings { syncookies, ..Settings::default() });
     let _services = serve(&lab, 4096);
     let daemon = Daemon::start(&lab);

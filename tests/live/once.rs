@@ -1,8 +1,6 @@
 //! `synwatch --once` and broken input: one clear line and the right exit code, never a panic; and
 //! an answer from the kernel where there is no privilege to look at the wire.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,10 +8,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::flood::Flood;
-use support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
-use support::program::{SYNWATCH, copy_for_everybody, document, finish, service_in, synwatch};
-use support::traffic::Service;
+
+use crate::support;
+use crate::support::flood::Flood;
+use crate::support::lab::{Family, Lab, Settings, VICTIM_LINK, service};
+use crate::support::program::{
+    SYNWATCH, copy_for_everybody, document, finish, service_in, synwatch,
+};
+use crate::support::traffic::Service;
+use crate::support::turn::Turn;
 
 /// Exit code of a Nagios plugin that could not look.
 const UNKNOWN: Option<i32> = Some(3);
@@ -117,7 +120,9 @@ fn flooded_lab(family: Family) -> (Lab, Service) {
     let lab = Lab::new(Settings::default());
     let target = service(family, PORT);
     let server = Service::start(&lab, target, 128);
+    let turn = Turn::wait(1_000);
     Flood::random(target, 1_000, Duration::from_millis(500)).start(&lab).join();
+    drop(turn);
     // Until SYN-ACKs have been re-sent: without the wire, this is what tells the forged from the
     // slow.
     thread::sleep(Duration::from_millis(1_500));
