@@ -308,7 +308,7 @@ mod tests {
         }
         assert_eq!(names(directory.path()), ["baselines.json"]);
         let text = fs::read_to_string(file.path()).unwrap();
-        assert!(text.starts_with(r#"{"format":"synwatch-baselines","version":1,"#), "{text}");
+        assert!(text.starts_with(r#"{"format":"synwatch-baselines","version":2,"#), "{text}");
     }
 
     #[test]
@@ -322,8 +322,8 @@ mod tests {
             (good[..good.len() / 2].to_owned(), "EOF"),
             ("\u{0}\u{0}\u{0}".to_owned(), "expected value"),
             ("[1, 2]".to_owned(), "invalid"),
-            (r#"{"format":"other","version":1}"#.to_owned(), "its format is \"other\""),
-            (good.replace(r#""version":1"#, r#""version":2"#), "its version is 2, not 1"),
+            (r#"{"format":"other","version":2}"#.to_owned(), "its format is \"other\""),
+            (good.replace(r#""version":2"#, r#""version":1"#), "its version is 1, not 2"),
             (good.replace("0.125", "1e999"), "out of range"),
             (good.replace("0.125", "null"), "invalid type: null"),
             (good.replace("2026-", "1926-"), "before 1970"),

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use synwatch_core::engine::RateLimits;
 use synwatch_core::engine::STEP;
 use synwatch_core::observe::Severity;
 use synwatch_core::testing::Step;
@@ -42,8 +41,6 @@ pub struct Service {
     step: u32,
     /// The steps that are not judged yet, the latest first.
     recent: VecDeque<Cohort>,
-    /// Failures of the last 30 s and those whose SYN was repeated.
-    failures: VecDeque<(f64, f64)>,
     /// What the kernel was last seen to hold, and whether it had to turn requests away before.
     sample: Sample,
 }
@@ -52,8 +49,6 @@ pub struct Service {
 #[derive(Clone, Copy, Default)]
 struct Sample {
     half_open: u64,
-    /// Those whose SYN-ACK was repeated.
-    old: u64,
     overflowed: bool,
 }
 
@@ -91,7 +86,6 @@ impl Service {
             random: Random::new(seed),
             step: 0,
             recent: VecDeque::new(),
-            failures: VecDeque::new(),
             sample: Sample::default(),
         }
     }
@@ -136,23 +130,18 @@ impl Service {
 
     fn observation(&mut self, matured: Option<Cohort>) -> Observation {
         let cohort = matured.unwrap_or_default();
-        let raw = cohort.failed();
-        let failed = raw * self.mean_weight(&cohort);
-        self.failures.push_front((raw, cohort.honest.repeated));
-        self.failures.truncate(120);
-        let (all, repeated) = self
-            .failures
-            .iter()
-            .fold((0.0, 0.0), |sum, failures| (sum.0 + failures.0, sum.1 + failures.1));
+        let failed = cohort.failed();
+        let excused = failed * self.excused(&cohort);
         let young = self.recent.iter().skip(2).take(4);
-        let (mut attempts, mut incomplete) = (0.0, 0.0);
+        let (mut attempts, mut incomplete, mut young_excused) = (0.0, 0.0, 0.0);
         for (age, cohort) in young.enumerate() {
             attempts += cohort.attempts();
             incomplete += cohort.failed() + cohort.unanswered;
+            young_excused += cohort.honest.known + cohort.honest.repeated;
             incomplete += if age < 1 { cohort.honest.medium } else { 0.0 };
             incomplete += if age < 3 { cohort.honest.late } else { 0.0 };
         }
-        let Sample { half_open, old, overflowed } = self.sample;
+        let Sample { half_open, overflowed } = self.sample;
         let backlog = self.listener.limit();
         Observation {
             at: Timestamp::EPOCH + STEP * (self.step + 1),
@@ -160,37 +149,34 @@ impl Service {
             immature: matured.is_none(),
             completed: cohort.completed(),
             failed,
-            undiscounted: raw,
+            excused,
             unanswered: cohort.unanswered,
+            completed_late: cohort.completed(),
             young: attempts as u32,
-            young_incomplete: incomplete as u32,
-            path_outage: all >= 20.0 && repeated * 2.0 >= all,
+            young_incomplete: incomplete,
+            young_excused,
             half_open,
-            old: old.min(half_open),
             backlog,
             unpruned: self.listener.without_cookies.is_some()
                 && backlog <= self.listener.backlog / 2,
             queue_full: overflowed && half_open * 2 >= u64::from(backlog),
-            limits: RateLimits::default(),
             weight: 1,
+            ..Observation::default()
         }
     }
 
-    /// The mean weight of the failures among the 64 attempts that the engine draws from a step.
-    fn mean_weight(&mut self, cohort: &Cohort) -> f64 {
+    /// The share of the failures among the 64 attempts that the engine draws from a step which an
+    /// outage would explain.
+    fn excused(&mut self, cohort: &Cohort) -> f64 {
         let honest = &cohort.honest;
         let share = (64.0 / cohort.attempts().max(1.0)).min(1.0);
         let mut drawn = |count: f64| match share {
             1.0 => count,
             share => self.random.poisson(count * share).min(count),
         };
-        let (full, known, repeated) = (
-            drawn(cohort.attack + honest.too_late + honest.strangers),
-            drawn(honest.known),
-            drawn(honest.repeated),
-        );
-        let count = full + known + repeated;
-        if count == 0.0 { 1.0 } else { (full + 0.2 * known + 0.1 * repeated) / count }
+        let full = drawn(cohort.attack + honest.too_late + honest.strangers);
+        let excused = drawn(honest.known + honest.repeated);
+        if excused == 0.0 { 0.0 } else { excused / (full + excused) }
     }
 }
 
@@ -260,9 +246,8 @@ impl Queue {
 
     fn sample(&mut self) -> Sample {
         let held = (self.held + self.brief).min(f64::from(self.listener.limit()) + 1.0);
-        let old = self.held - self.lasting.iter().take(4).sum::<f64>();
         let overflowed = std::mem::take(&mut self.overflowed);
-        Sample { half_open: held as u64, old: old as u64, overflowed }
+        Sample { half_open: held as u64, overflowed }
     }
 }
 

@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn quick_resets_of_few_networks_are_enough_on_one_port() {
-        let of = |n: u32| (ONE, 443, if n % 5 > 0 { QUICK } else { None });
+        let of = |n: u32| (ONE, 443, if n.is_multiple_of(5) { None } else { QUICK });
         let one = found(&failures(of), 1.5).expect("a reflection");
         assert!(one.is_certain());
         assert_eq!((one.services, one.sources, one.target.port), (1, 1, Some(443)));
