@@ -8,9 +8,9 @@
 use crate::detect::baseline::{D, Ewma};
 use crate::detect::observation::Observation;
 
-/// The usual rate is that of the last 10 s, or what is left of a higher one after a minute.
+/// The usual rate is that of the last 10 s, or what is left of a higher one after 10 minutes.
 const RATE: f64 = 10.0 / D;
-const MEMORY: f64 = 60.0 / D;
+const MEMORY: f64 = 600.0 / D;
 /// In an outage so many times the usual may come: the usual is not known exactly, and some clients
 /// try again.
 const MORE: f64 = 1.1;

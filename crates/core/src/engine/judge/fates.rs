@@ -9,6 +9,9 @@ use crate::flow::{Fate, Hasher};
 use crate::stats::{Attempt, Failure, Recent, network_of, source_of};
 use crate::time::Timestamp;
 
+/// How often a scanner tries one service.
+const TRIES: u32 = 4;
+
 /// Attempts of one step by what became of them.
 #[derive(Default)]
 pub(super) struct Fates {
@@ -100,14 +103,16 @@ impl Past {
         self.scanned.advance(at);
     }
 
-    /// Takes note of a failure that a scanner made: its first with the service counts for nothing,
-    /// the next as any other's do.
+    /// Takes note of a failure that a scanner made: its first few with the service count for
+    /// nothing (tools try again), the next as any other's do.
     pub fn note_scan(&mut self, failure: &mut Failure) {
         let Attempt { source, destination, port, .. } = failure.attempt;
         let service = self.hasher.address(destination).rotate_left(17) ^ u64::from(port);
         let contact = self.hasher.address(source_of(source)) ^ service;
-        failure.scanned = !self.scanned.contains(contact);
-        if failure.scanned {
+        let tries = (0..TRIES).map(|n| contact.rotate_left(n));
+        let fresh = tries.into_iter().find(|contact| !self.scanned.contains(*contact));
+        if let Some(contact) = fresh {
+            failure.scanned = true;
             failure.weight = 0.0;
             self.scanned.insert(contact);
         }

@@ -264,9 +264,11 @@ impl Judge {
         let room = if service.is_backlog_known() { u64::from(backlog) / 2 } else { TAKES };
         // Whoever never answers is not there, unless answers are never seen.
         let answers = service.counts.syn_ack > 0 || service.listener.is_some() || one_way;
-        let has_room = !one_way && taken < room.max(1);
         let ignored = service.failures.share(&fates.unanswered);
         let few_ask_again = ignored.excused * 2.0 < ignored.weight;
+        // Where the kernel is not asked, only clients that ask again show a filter.
+        let shows = service.listener.is_some() || !few_ask_again;
+        let has_room = !one_way && taken < room.max(1) && shows;
         let silent = answers && !has_room && few_ask_again;
         let (young, incomplete) = self.young(id, service, moment, silent);
         let weight = moment.weight(id);
