@@ -56,18 +56,19 @@ fn matrix_rows_hold_on_other_wires() {
     }));
 }
 
-/// Plays the jobs after a shorter time of legitimate traffic than in the table; all must be right.
+/// Plays the jobs after a shorter time of legitimate traffic than in the table; all must be right
+/// but those of pending rows.
 fn hold<'a>(jobs: impl Iterator<Item = Job<'a>>) {
     let jobs: Vec<_> = jobs.map(Job::shorter).collect();
     let outcomes = stage::play(&jobs);
-    let wrong: Vec<String> = jobs
-        .iter()
-        .zip(&outcomes)
-        .filter(|(_, outcome)| !outcome.problems.is_empty())
+    let played = || jobs.iter().zip(&outcomes);
+    let wrong: Vec<String> = played()
+        .filter(|(job, outcome)| job.scenario.pending.is_none() && !outcome.is_right())
         .map(|(job, outcome)| {
             format!("{}, seed {}: {}", job.name(), job.seed, outcome.problems.join("; "))
         })
         .collect();
+    table::report_pending(played());
     assert!(wrong.is_empty(), "not right:\n{}", wrong.join("\n"));
 }
 

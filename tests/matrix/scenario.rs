@@ -24,6 +24,10 @@ pub struct Scenario {
     /// Whether the row is played once more with its events 2 s after the start.
     #[serde(default)]
     pub cold: bool,
+    /// Why the program does not say yet what is expected: the row is played and printed, and fails
+    /// nothing.
+    #[serde(default)]
+    pub pending: Option<String>,
     /// Whether it is played on every wire.
     #[serde(default)]
     pub wires: bool,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -75,12 +76,13 @@ pub fn rows_by_wire(scenarios: &[Scenario]) -> Vec<(&Scenario, Columns)> {
         .collect()
 }
 
-/// The seeds to play: that of the variable `MATRIX_SEED`, or these.
-pub fn seeds(default: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    match env::var("MATRIX_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => vec![seed],
-        None => default.collect(),
-    }
+/// The seeds to play: that of the variable `MATRIX_SEED` or those from one number to another
+/// (`1-3`), or these.
+pub fn seeds(default: RangeInclusive<u64>) -> Vec<u64> {
+    let Ok(wanted) = env::var("MATRIX_SEED") else { return default.collect() };
+    let (first, last) = wanted.split_once('-').unwrap_or((&wanted, &wanted));
+    let number = |text: &str| text.parse::<u64>().expect("MATRIX_SEED is a number, or two");
+    (number(first)..=number(last)).collect()
 }
 
 /// Plays all jobs on all processors; the outcomes are in the order of the jobs.

@@ -22,6 +22,12 @@ pub struct Outcome {
     pub packets: u64,
 }
 
+impl Outcome {
+    pub fn is_right(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
 /// Judges a performance.
 pub fn judge(scenario: &Scenario, played: &Played) -> Outcome {
     let expect = &scenario.expect;
