@@ -1,12 +1,13 @@
 //! What attackers do, and others who are no clients.
 
+use std::collections::{HashMap, HashSet};
+
 use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
-use crate::conn::{Conn, Next, Plan};
+use crate::conn::{self, Conn, Next, Plan};
 use crate::population::{Look, hping, linux, random_in, random_v4};
 use crate::random::Random;
-use crate::scenario::{self, Closed, Only, Scenario, Sources, Targets};
-use crate::server::SECOND;
+use crate::scenario::{self, Closed, Hidden, Only, Scenario, Sources, Targets};
 use crate::world::{Event, World, nanos};
 
 /// Round-trip time of attackers and health checkers, in nanoseconds.
@@ -15,14 +16,19 @@ const CHECKER_RTT: u64 = 500_000;
 
 /// What the events need beyond their description.
 pub struct Attacks {
-    /// The hosts that each flood comes from, and the servers of each backscatter.
-    flood_hosts: Vec<Vec<Address>>,
+    /// The hosts that floods come from, and the servers of each backscatter.
+    flood_hosts: Vec<Address>,
     backscatter_hosts: Vec<Vec<Address>>,
     /// What the SYNs of each flood look like, and the sequence number where it is one.
     looks: Vec<Look>,
     isn: u32,
-    /// The targets that each scan has still to probe.
-    targets: Vec<Vec<(Address, u16)>>,
+    /// What each scan has still to probe.
+    probes: Vec<Vec<Probe>>,
+    /// The peers of each client that has some, and its address.
+    peers: Vec<Vec<Target>>,
+    peer_client: Address,
+    /// Senders of which the monitor does not see everything.
+    hidden: HashMap<Address, Hidden>,
     /// The one host that the events come from.
     pub attacker: Option<Address>,
     /// Where there are hosts: the network's first address, its size and share, and the seed.
@@ -32,24 +38,37 @@ pub struct Attacks {
     source_port: u16,
 }
 
+/// A port to connect to.
+#[derive(Clone, Copy)]
+struct Target {
+    address: Address,
+    port: u16,
+    elsewhere: Option<conn::Elsewhere>,
+}
+
+/// One of a scanner's.
+#[derive(Clone, Copy)]
+struct Probe {
+    scanner: Address,
+    target: Target,
+}
+
 impl Attacks {
     pub fn new(scenario: &Scenario, seed: u64) -> Self {
         let mut random = Random::new(seed, 5);
         let mut hosts = |count| (0..count).map(|_| random_v4(&mut random)).collect::<Vec<_>>();
-        let scanner = hosts(1)[0];
-        let flood_hosts: Vec<_> = scenario
-            .flood
-            .iter()
-            .map(|flood| match flood.from {
-                Sources::Hosts(count) => hosts(count),
-                Sources::Random | Sources::Prefix(_) => Vec::new(),
-            })
-            .collect();
+        let scanners = scenario.scan.iter().map(|scan| scan.scanners).max().unwrap_or(1);
+        let scanners = hosts(scanners);
+        let flood_hosts = scenario.flood.iter().map(|flood| match flood.from {
+            Sources::Hosts(count) => count,
+            Sources::Random | Sources::Served | Sources::Prefix(_) => 0,
+        });
+        let flood_hosts = hosts(flood_hosts.max().unwrap_or(0));
         let backscatter_hosts =
             scenario.backscatter.iter().map(|event| hosts(event.servers)).collect();
         let attacker = match &flood_hosts[..] {
-            _ if !scenario.scan.is_empty() => Some(scanner),
-            [hosts] if hosts.len() == 1 => Some(hosts[0]),
+            _ if !scenario.scan.is_empty() => (scanners.len() == 1).then_some(scanners[0]),
+            [host] => Some(*host),
             _ => None,
         };
         let looks = scenario.flood.iter().map(|flood| match flood.look {
@@ -58,13 +77,19 @@ impl Attacks {
         });
         let looks = looks.collect();
         let isn = random.next() as u32;
-        let targets = scenario.scan.iter().map(|scan| targets(scenario, scan, &mut random));
+        let probes =
+            scenario.scan.iter().map(|scan| probes(scenario, scan, &scanners, &mut random));
+        let probes = probes.collect();
+        let peers = scenario.peers.iter().map(|event| elsewhere(event.at, &mut random)).collect();
         Self {
             flood_hosts,
             backscatter_hosts,
             looks,
             isn,
-            targets: targets.collect(),
+            probes,
+            peers,
+            peer_client: random_v4(&mut random),
+            hidden: HashMap::new(),
             attacker,
             live: scenario.victim.live,
             victim: scenario.victim.address.into(),
@@ -80,31 +105,81 @@ impl Attacks {
             || Random::new(self.seed, address.to_bits() as u64).chance(self.live)
     }
 
+    /// Whether a segment passes where the monitor does not see it.
+    pub fn hides(&self, segment: &Segment, direction: Only) -> bool {
+        let sender = match direction {
+            Only::Ingress => segment.source,
+            Only::Egress => segment.destination,
+        };
+        match self.hidden.get(&sender) {
+            Some(Hidden::All) => true,
+            Some(Hidden::Syns) => direction == Only::Ingress,
+            None => false,
+        }
+    }
+
     fn next_port(&mut self) -> u16 {
         self.source_port = self.source_port.wrapping_add(1).max(1_024);
         self.source_port
     }
 }
 
+fn any_port(random: &mut Random) -> u16 {
+    1 + random.below(65_535) as u16
+}
+
 /// What a scan probes, in a random order, the last first.
-fn targets(scenario: &Scenario, scan: &scenario::Scan, random: &mut Random) -> Vec<(Address, u16)> {
+fn probes(
+    scenario: &Scenario,
+    scan: &scenario::Scan,
+    scanners: &[Address],
+    random: &mut Random,
+) -> Vec<Probe> {
     let victim = &scenario.victim;
-    let mut targets: Vec<(Address, u16)> = match (scan.ports, victim.network) {
-        (Some(ports), _) => {
+    let ours = |address, port| Target { address, port, elsewhere: None };
+    let targets: Vec<Target> = match (scan.ports, scan.elsewhere, victim.network) {
+        (Some(ports), ..) => {
             // The well-known ones and the first others, as nmap's list has them.
-            (1..=ports.max(1)).map(|port| (victim.address.into(), port)).collect()
+            (1..=ports.max(1)).map(|port| ours(victim.address.into(), port)).collect()
         }
-        (None, Some(network)) => {
-            network.hosts().map(|host| (host.into(), victim.ports[0])).collect()
+        (None, Some(hosts), _) => elsewhere(hosts, random),
+        (None, None, Some(network)) => {
+            network.hosts().map(|host| ours(host.into(), victim.ports[0])).collect()
         }
-        (None, None) => vec![(victim.address.into(), victim.ports[0])],
+        (None, None, None) => vec![ours(victim.address.into(), victim.ports[0])],
     };
-    for n in (1..targets.len()).rev() {
-        targets.swap(n, random.below(n as u32 + 1) as usize);
+    let scanners = scanners.iter().take(scan.scanners as usize);
+    let mut probes: Vec<Probe> = scanners
+        .flat_map(|scanner| {
+            targets.iter().map(|target| Probe { scanner: *scanner, target: *target })
+        })
+        .collect();
+    for n in (1..probes.len()).rev() {
+        probes.swap(n, random.below(n as u32 + 1) as usize);
     }
     // Where there may be no answer, nmap tries a second time.
     if victim.closed == Closed::Drop {
-        targets.extend_from_within(..);
+        probes.extend_from_within(..);
+    }
+    probes
+}
+
+/// Hosts of which no two are in one /16.
+fn elsewhere(hosts: scenario::Elsewhere, random: &mut Random) -> Vec<Target> {
+    let mut networks = HashSet::new();
+    let mut targets = Vec::new();
+    while targets.len() < hosts.hosts as usize {
+        let address = random_v4(random);
+        if !networks.insert(address.prefix(16).to_bits()) {
+            continue;
+        }
+        let does = match random.unit() {
+            drawn if drawn < hosts.answer => conn::Elsewhere::Answers,
+            drawn if drawn < hosts.answer + hosts.refuse => conn::Elsewhere::Refuses,
+            _ => conn::Elsewhere::Absent,
+        };
+        let port = hosts.port.unwrap_or(1_024 + random.below(64_000) as u16);
+        targets.push(Target { address, port, elsewhere: Some(does) });
     }
     targets
 }
@@ -125,9 +200,23 @@ impl World<'_> {
         for (n, scan) in (0..).zip(&scenario.scan) {
             self.schedule(at(scan.after, origin), Event::Scan(n));
         }
+        for (n, event) in (0..).zip(&scenario.peers) {
+            self.schedule(at(event.span.after, origin), Event::Peers(n));
+        }
+        for (n, event) in (0..).zip(&scenario.undecoded) {
+            self.schedule(at(event.span.after, origin), Event::Undecoded(n));
+        }
+        for (n, event) in (0..).zip(&scenario.bursts) {
+            // Not at a full second, when the kernel is asked.
+            self.schedule(at(event.span.after + 0.4, origin), Event::Burst(n));
+        }
+        for event in &scenario.restart {
+            self.schedule(at(event.span.after, origin), Event::Stop(true));
+            self.schedule(at(event.span.end(), origin), Event::Stop(false));
+        }
         for (n, checks) in (0..).zip(&scenario.health_checks) {
             for checker in 0..checks.checkers {
-                let wait = self.attack_random.unit();
+                let wait = self.attack_random.unit() / checks.rate;
                 let begin = at(checks.span.after + wait, origin);
                 self.schedule(begin, Event::HealthCheck(n, checker as u16));
             }
@@ -158,25 +247,35 @@ impl World<'_> {
             }
         }
         self.schedule(next, Event::Flood(number));
-        self.note_attack();
+        if !flood.prelude {
+            self.note_attack();
+        }
 
+        let legitimate = &scenario.legitimate;
         let random = &mut self.attack_random;
         let source = match flood.from {
             Sources::Random => random_v4(random),
-            Sources::Prefix(prefix) => random_in(prefix, random),
-            Sources::Hosts(count) => {
-                self.attacks.flood_hosts[usize::from(number)][random.below(count) as usize]
+            Sources::Served => {
+                let client = self.population.client(legitimate.one_network, random).address;
+                Address::from_bits(client.prefix(24).to_bits() | u128::from(random.below(256)))
             }
+            Sources::Prefix(prefix) => random_in(prefix, random),
+            Sources::Hosts(count) => self.attacks.flood_hosts[random.below(count) as usize],
         };
         let victim = &scenario.victim;
         let address: Address = victim.address.into();
         let any =
             |random: &mut Random| victim.ports[random.below(victim.ports.len() as u32) as usize];
         let (destination, port) = match (flood.to, victim.network) {
+            _ if random.chance(flood.strays) => (address, any_port(random)),
             (Targets::Service, _) => (address, victim.ports[0]),
-            (Targets::AnyPort, _) => (address, 1 + random.below(65_535) as u16),
+            (Targets::AnyPort, _) => (address, any_port(random)),
+            (Targets::Port(port), _) => (address, port),
+            (Targets::Internet, _) => (random_v4(random), any(random)),
             (Targets::Ports, _) | (Targets::Network, None) => (address, any(random)),
-            (Targets::Network, Some(network)) => (random_in(network, random), any(random)),
+            (Targets::Network, Some(network)) | (Targets::Prefix(network), _) => {
+                (random_in(network, random), any(random))
+            }
         };
         // hping3 counts its source port up; others draw it.
         let source_port = match flood.look {
@@ -185,18 +284,33 @@ impl World<'_> {
         };
         let isn = if flood.constant_isn { self.attacks.isn } else { random.next() as u32 };
         let look = self.attacks.looks[usize::from(number)];
+        if let Some(hidden) = flood.hidden {
+            self.attacks.hidden.insert(source, hidden);
+        }
         let listener = self.listener(destination, port);
+        let internet = matches!(flood.to, Targets::Internet);
+        let elsewhere = internet.then_some(conn::Elsewhere::Answers);
+        let random = &mut self.attack_random;
+        let (plan, answers) = if random.chance(flood.resets) {
+            (Plan::Reset, nanos(flood.reset_after))
+        } else if random.chance(flood.repeats) {
+            (Plan::Insist, 0)
+        } else {
+            (Plan::Vanish, 0)
+        };
         let conn = Conn {
             server: destination,
             server_port: port,
             listener,
-            ..self.new_conn(source, source_port, look, Plan::Reset, ATTACKER_RTT, SeqNumber(isn))
+            elsewhere,
+            ..self.new_conn(source, source_port, look, plan, answers, SeqNumber(isn))
         };
-        if self.attack_random.chance(flood.resets) {
+        if plan == Plan::Vanish && elsewhere.is_none() {
+            // Nobody waits for what becomes of it.
+            self.deliver_syn(&conn.syn(), listener, None);
+        } else {
             let conn = self.open(conn);
             self.schedule_conn(self.now, conn, Next::Syn(0));
-        } else {
-            self.deliver_syn(&conn.syn(), listener, None);
         }
     }
 
@@ -232,18 +346,39 @@ impl World<'_> {
     /// One probe of a scan.
     pub fn scan(&mut self, number: u16) {
         let scan = &self.scenario.scan[usize::from(number)];
-        let Some((server, port)) = self.attacks.targets[usize::from(number)].pop() else { return };
+        let Some(probe) = self.attacks.probes[usize::from(number)].pop() else { return };
         let wait = self.attack_random.exponential(1.0 / scan.rate);
         self.schedule(self.now + nanos(wait), Event::Scan(number));
         self.note_attack();
         let plan = if scan.connect { Plan::Touch } else { Plan::Reset };
         let look = if scan.connect { linux(52) } else { Look { window: 1_024, ..hping(44) } };
-        let Some(attacker) = self.attacks.attacker else { return };
         let isn = SeqNumber(self.attack_random.next() as u32);
-        let listener = self.listener(server, port);
         let source_port = self.attacks.next_port();
-        let conn = self.new_conn(attacker, source_port, look, plan, ATTACKER_RTT, isn);
-        let conn = self.open(Conn { server, server_port: port, listener, ..conn });
+        let conn = self.new_conn(probe.scanner, source_port, look, plan, ATTACKER_RTT, isn);
+        self.connect(conn, probe.target);
+    }
+
+    /// A client connects to one of its peers, as far as it is still there.
+    pub fn connect_to_peer(&mut self, number: u16) {
+        let event = &self.scenario.peers[usize::from(number)];
+        if event.span.is_over(self.elapsed()) {
+            return;
+        }
+        let wait = self.attack_random.exponential(1.0 / event.rate);
+        self.schedule(self.now + nanos(wait), Event::Peers(number));
+        self.note_attack();
+        let peers = &self.attacks.peers[usize::from(number)];
+        let peer = peers[self.attack_random.below(peers.len() as u32) as usize];
+        let (client, port) = (self.attacks.peer_client, self.attacks.next_port());
+        let isn = SeqNumber(self.attack_random.next() as u32);
+        let conn = self.new_conn(client, port, linux(64), Plan::Talk, ATTACKER_RTT, isn);
+        self.connect(conn, peer);
+    }
+
+    fn connect(&mut self, conn: Conn, Target { address, port, elsewhere }: Target) {
+        let listener = if elsewhere.is_some() { None } else { self.listener(address, port) };
+        let conn = Conn { server: address, server_port: port, listener, elsewhere, ..conn };
+        let conn = self.open(conn);
         self.schedule_conn(self.now, conn, Next::Syn(0));
     }
 
@@ -253,7 +388,8 @@ impl World<'_> {
         if self.now >= self.origin + nanos(event.span.after + event.span.lasts) {
             return;
         }
-        self.schedule(self.now + SECOND, Event::HealthCheck(number, checker));
+        let pause = nanos(1.0 / event.rate);
+        self.schedule(self.now + pause, Event::HealthCheck(number, checker));
         self.note_attack();
         let [high, low] = checker.to_be_bytes();
         let address = Address::v4([198, 18, high, low]);

@@ -6,6 +6,7 @@ use synwatch_core::wire::{Address, Flags, OptionLayout, Segment, SeqNumber};
 
 use crate::conn::{ACK, Conn, FIN_ACK, Next, PSH_ACK, Plan, REQUEST, RST_ACK, State};
 use crate::population::Look;
+use crate::random::Random;
 use crate::scenario::Only;
 use crate::server::{Acked, SECOND, layout};
 use crate::world::{Event, World, nanos, seconds};
@@ -19,6 +20,8 @@ const CLOSED_BY_SERVER: f64 = 0.6;
 const ABORTED: f64 = 0.05;
 /// How long a burst of arrivals lasts.
 const BURST: f64 = 20.0;
+/// In what time the clients of one burst come that is an event.
+const BURST_SPREAD: f64 = 0.05;
 
 impl World<'_> {
     /// Enters the next arrival of a client.
@@ -44,17 +47,31 @@ impl World<'_> {
             rate *= (self.burst.0 - legitimate.burst * legitimate.burst / 2.0).exp();
         }
         for crowd in &self.scenario.crowd {
-            let into = now - seconds(self.origin) - crowd.span.after;
-            if (0.0..crowd.span.lasts).contains(&into) {
-                rate *= 1.0 + (crowd.factor - 1.0) * (into / crowd.ramp.max(0.001)).min(1.0);
+            let into = self.elapsed();
+            if crowd.span.contains(into) {
+                let risen = (into - crowd.span.after) / crowd.ramp.max(0.001);
+                rate *= 1.0 + (crowd.factor - 1.0) * risen.min(1.0);
             }
         }
         rate
     }
 
+    /// Clients open connections at about the same time, and will again.
+    pub fn burst(&mut self, number: u16) {
+        let event = &self.scenario.bursts[usize::from(number)];
+        if event.span.is_over(self.elapsed()) {
+            return;
+        }
+        self.schedule(self.now + nanos(event.every), Event::Burst(number));
+        self.note_attack();
+        for _ in 0..event.clients {
+            let wait = self.random.unit() * BURST_SPREAD;
+            self.schedule(self.now + nanos(wait), Event::Client);
+        }
+    }
+
     /// A client opens a connection.
-    pub fn arrive_now(&mut self) {
-        self.arrive();
+    pub fn open_connection(&mut self) {
         let legitimate = self.scenario.legitimate;
         let random = &mut self.random;
         let plan = match random.unit() {
@@ -66,8 +83,11 @@ impl World<'_> {
             _ => Plan::Talk,
         };
         let nat = random.chance(legitimate.cgnat);
-        let mut host =
-            if nat { self.population.behind_nat(random) } else { self.population.client(random) };
+        let mut host = if nat {
+            self.population.behind_nat(random)
+        } else {
+            self.population.client(legitimate.one_network, random)
+        };
         if plan == Plan::FastOpen {
             // Before the others, of which one may be the end of the list.
             let OptionLayout(options) = host.look.options;
@@ -106,6 +126,7 @@ impl World<'_> {
             client_port,
             server_port: victim.ports[0],
             listener: self.listener(server, victim.ports[0]),
+            elsewhere: None,
             look,
             plan,
             state: State::SynSent,
@@ -128,10 +149,10 @@ impl World<'_> {
         let Some(number) = peer else { return };
         let conn = self.conns[number as usize];
         match conn.plan {
-            Plan::Vanish => return,
+            Plan::Vanish | Plan::Insist => return,
             Plan::Reset | Plan::Touch => {}
             Plan::Talk | Plan::Quiet | Plan::FastOpen => {
-                if self.is_lost() {
+                if self.is_lost(conn.client) {
                     return;
                 }
             }
@@ -144,14 +165,16 @@ impl World<'_> {
         self.schedule_conn(self.now + conn.rtt, number, Next::Answer);
     }
 
-    /// Whether a SYN-ACK gets lost on its way.
-    fn is_lost(&mut self) -> bool {
-        let into = seconds(self.now) - seconds(self.origin);
+    /// Whether a SYN-ACK gets lost on its way to a client.
+    fn is_lost(&mut self, client: Address) -> bool {
+        let (into, seed) = (self.elapsed(), self.seed);
+        // A network is cut off, or it is not, for as long as the outage lasts.
+        let network = client.prefix(if client.is_ipv4() { 16 } else { 32 });
+        let network =
+            Random::new(seed, (network.to_bits() >> 64 ^ network.to_bits()) as u64).unit();
         let outages = self.scenario.outage.iter();
         let share = outages
-            .filter(|outage| {
-                (outage.span.after..outage.span.after + outage.span.lasts).contains(&into)
-            })
+            .filter(|outage| outage.span.contains(into) && network < outage.networks)
             .map(|outage| outage.share)
             .fold(self.scenario.legitimate.loss, f64::max);
         self.random.chance(share)
@@ -222,7 +245,7 @@ impl World<'_> {
             let syn = self.conns[number as usize].syn();
             self.deliver_syn(&syn, conn.listener, Some(number));
         }
-        let insists = matches!(conn.plan, Plan::Talk | Plan::Quiet | Plan::FastOpen);
+        let insists = matches!(conn.plan, Plan::Talk | Plan::Quiet | Plan::FastOpen | Plan::Insist);
         if let (true, Some(wait)) = (insists, REPEATS.get(usize::from(repeat))) {
             let before = if repeat == 0 { 0 } else { REPEATS[usize::from(repeat) - 1] };
             self.schedule_conn(self.now + wait - before, number, Next::Syn(repeat + 1));
@@ -232,6 +255,7 @@ impl World<'_> {
     /// The client has a SYN-ACK, the first or another.
     fn answer(&mut self, number: u32, conn: &Conn) {
         match (conn.plan, conn.state) {
+            (_, State::Done) => {}
             (Plan::Reset, _) => {
                 let reset = Segment { ack: SeqNumber(0), ..conn.client_sends(Flags::RST, 0) };
                 self.emit(self.now, reset, Only::Ingress);
@@ -239,6 +263,7 @@ impl World<'_> {
                     self.server.reset(request);
                     self.conns[number as usize].request = None;
                 }
+                self.conns[number as usize].state = State::Done;
             }
             (_, State::SynSent) => {
                 self.conns[number as usize].state = State::Acked;
@@ -265,7 +290,6 @@ impl World<'_> {
                     self.acknowledge(number, true);
                 }
             }
-            (_, State::Done) => {}
         }
     }
 
@@ -275,6 +299,7 @@ impl World<'_> {
         let acked = match (conn.request, conn.listener) {
             (Some(request), _) => self.server.ack(request, bare),
             (None, Some(listener)) if conn.cookie => self.server.cookie_ack(listener),
+            (None, None) if conn.elsewhere.is_some() => Acked::Established,
             (None, _) => Acked::Unknown,
         };
         match acked {

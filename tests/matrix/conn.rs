@@ -22,8 +22,10 @@ pub enum Plan {
     Quiet,
     /// A request in the SYN.
     FastOpen,
-    /// Answer each SYN-ACK with a RST.
+    /// Answer the SYN-ACK with a RST.
     Reset,
+    /// Repeat the SYN as a client does, and ignore every answer: a forger who feigns one.
+    Insist,
     /// Complete the handshake, then reset.
     Touch,
     /// Send the SYN and vanish.
@@ -62,6 +64,15 @@ pub enum Next {
     LastAck,
 }
 
+/// What a host elsewhere does with a SYN.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Elsewhere {
+    /// There is none.
+    Absent,
+    Refuses,
+    Answers,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Conn {
     pub client: Address,
@@ -69,6 +80,8 @@ pub struct Conn {
     pub client_port: u16,
     pub server_port: u16,
     pub listener: Option<u32>,
+    /// Where the server is a host elsewhere, whose queues are not modelled.
+    pub elsewhere: Option<Elsewhere>,
     pub look: Look,
     pub plan: Plan,
     pub state: State,
@@ -80,7 +93,7 @@ pub struct Conn {
     pub sent: u32,
     pub received: u32,
     pub request: Option<RequestId>,
-    /// The SYN-ACK that the client answers was a cookie.
+    /// The SYN-ACK that the client answers holds no place in a queue: a cookie, or a proxy's.
     pub cookie: bool,
     pub requests_left: u8,
     pub closed_by_server: bool,

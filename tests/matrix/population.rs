@@ -63,9 +63,10 @@ impl Population {
         Self { cumulative, networks, seed, looks: looks() }
     }
 
-    pub fn client(&self, random: &mut Random) -> Host {
+    /// One of all, or one of the largest network.
+    pub fn client(&self, one_network: bool, random: &mut Random) -> Host {
         let total = self.cumulative[NETWORKS - 1];
-        let drawn = random.unit() * total;
+        let drawn = if one_network { 0.0 } else { random.unit() * total };
         let network = self.cumulative.partition_point(|sum| *sum <= drawn).min(NETWORKS - 1);
         // Hosts in a network: about as many as its share of the traffic lets one expect, the n-th
         // visits 1/n as often as the first.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use synwatch_core::observe::Status;
 
 /// What is played, and what the engine must say of it.
 #[derive(Clone, Debug, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Scenario {
     pub legitimate: Legitimate,
     #[serde(default)]
     pub capture: Capture,
+    /// Only one look is taken, as `--once` does it.
+    #[serde(default)]
+    pub once: Option<Once>,
     /// The events, by kind.
     #[serde(default)]
     pub flood: Vec<Flood>,
@@ -54,13 +58,25 @@ pub struct Scenario {
     #[serde(default)]
     pub scan: Vec<Scan>,
     #[serde(default)]
+    pub peers: Vec<Peers>,
+    #[serde(default)]
     pub crowd: Vec<Crowd>,
+    #[serde(default)]
+    pub bursts: Vec<Bursts>,
     #[serde(default)]
     pub outage: Vec<Outage>,
     #[serde(default)]
     pub stall: Vec<Stall>,
     #[serde(default)]
+    pub restart: Vec<Restart>,
+    #[serde(default)]
     pub health_checks: Vec<HealthChecks>,
+    #[serde(default)]
+    pub filter: Vec<Filter>,
+    #[serde(default)]
+    pub conntrack: Vec<Conntrack>,
+    #[serde(default)]
+    pub undecoded: Vec<Undecoded>,
     pub expect: Expect,
 }
 
@@ -86,6 +102,21 @@ impl Default for Span {
     }
 }
 
+impl Span {
+    /// Whether a time after the warm-up is in it.
+    pub fn contains(self, into: f64) -> bool {
+        (self.after..self.end()).contains(&into)
+    }
+
+    pub fn is_over(self, into: f64) -> bool {
+        into >= self.end()
+    }
+
+    pub fn end(self) -> f64 {
+        self.after + self.lasts
+    }
+}
+
 /// The watched host or network. Its first port at `address` is the service that clients use.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,9 +138,16 @@ pub struct Victim {
     pub defer_accept: u32,
     /// What closed ports do.
     pub closed: Closed,
+    /// Whether a proxy before the server answers each SYN itself, keeps nothing of it, and hands
+    /// over what completes.
+    pub syn_proxy: bool,
+    /// Whether its sockets listen on all addresses.
+    pub wildcard: bool,
     /// Whether the engine may ask the victim's kernel; where it is not said, it may with odd seeds,
     /// and with even ones it is a mirror port's that is only told the backlog.
     pub kernel: Option<bool>,
+    /// When it may begin to ask, after the warm-up; at once where it is not said.
+    pub kernel_after: Option<f64>,
 }
 
 impl Default for Victim {
@@ -125,7 +163,10 @@ impl Default for Victim {
             synack_retries: 5,
             defer_accept: 0,
             closed: Closed::Reset,
+            syn_proxy: false,
+            wildcard: false,
             kernel: None,
+            kernel_after: None,
         }
     }
 }
@@ -161,6 +202,8 @@ pub struct Legitimate {
     pub fast_open: f64,
     /// Share that comes from two addresses of a carrier's NAT.
     pub cgnat: f64,
+    /// Whether all come from one /16.
+    pub one_network: bool,
     /// Share of the SYN-ACKs that are lost on the way.
     pub loss: f64,
 }
@@ -178,6 +221,7 @@ impl Default for Legitimate {
             quiet: 0.0,
             fast_open: 0.0,
             cgnat: 0.0,
+            one_network: false,
             loss: 0.002,
         }
     }
@@ -202,6 +246,16 @@ pub enum Only {
     Egress,
 }
 
+/// A look that begins at a random time between two times after the warm-up.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Once {
+    pub from: f64,
+    pub to: f64,
+    /// How long the wire is listened to; 0 where only the kernel is asked.
+    pub lasts: f64,
+}
+
 /// SYNs that nobody means to complete, at random times.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,9 +273,23 @@ pub struct Flood {
     /// One initial sequence number for all.
     #[serde(default)]
     pub constant_isn: bool,
-    /// Share of the SYNs whose answer somebody resets.
+    /// Share of the SYNs whose answer somebody resets, and how long after the SYN.
     #[serde(default)]
     pub resets: f64,
+    #[serde(default = "default_reset_after")]
+    pub reset_after: f64,
+    /// Share of the SYNs that is repeated as a client does it.
+    #[serde(default)]
+    pub repeats: f64,
+    /// Share of the SYNs that goes to any port of the victim's address instead.
+    #[serde(default)]
+    pub strays: f64,
+    /// Whether it only prepares the event: neither deadlines nor silence count from it.
+    #[serde(default)]
+    pub prelude: bool,
+    /// What of it never passes the monitor.
+    #[serde(default)]
+    pub hidden: Option<Hidden>,
     /// It sends for so long, then is quiet for so long, again and again.
     #[serde(default)]
     pub pulse: Option<Pulse>,
@@ -229,6 +297,19 @@ pub struct Flood {
 
 const fn default_ttl() -> u8 {
     52
+}
+
+const fn default_reset_after() -> f64 {
+    0.04
+}
+
+/// What the monitor cannot see of a flood.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Hidden {
+    /// The SYNs: their answers are seen.
+    Syns,
+    All,
 }
 
 /// An attack that comes and goes.
@@ -245,13 +326,15 @@ pub struct Pulse {
 pub enum Sources {
     /// Forged, from the whole unicast space.
     Random,
+    /// Forged, inside the /24s that clients come from.
+    Served,
     /// Forged, inside a prefix.
     Prefix(IpNet),
-    /// So many hosts.
+    /// So many hosts. Of two floods that come from hosts, one has those of the other too.
     Hosts(u32),
 }
 
-/// "random", a prefix, or a number of hosts.
+/// "random", "served", a prefix, or a number of hosts.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum SourcesText {
@@ -266,8 +349,9 @@ impl TryFrom<SourcesText> for Sources {
         match text {
             SourcesText::Hosts(count) => Ok(Self::Hosts(count)),
             SourcesText::Text(text) if text == "random" => Ok(Self::Random),
+            SourcesText::Text(text) if text == "served" => Ok(Self::Served),
             SourcesText::Text(text) => text.parse().map(Self::Prefix).map_err(|_| {
-                format!("\"{text}\" is neither \"random\" nor a prefix nor a number of hosts")
+                format!("\"{text}\" is neither \"random\" nor \"served\" nor a prefix nor a number")
             }),
         }
     }
@@ -284,8 +368,14 @@ pub enum Targets {
     Ports,
     /// Any port of the victim's address.
     AnyPort,
+    /// One port of the victim's address.
+    Port(u16),
     /// All open ports of all hosts.
     Network,
+    /// Those of the hosts inside a prefix.
+    Prefix(IpNet),
+    /// Hosts all over the Internet, which answer.
+    Internet,
 }
 
 /// What a flood's SYNs look like.
@@ -310,19 +400,54 @@ pub struct Backscatter {
     pub port: u16,
 }
 
-/// One host that looks for open ports.
+/// Hosts that look for open ports.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scan {
     #[serde(default)]
     pub after: f64,
+    /// Of all together.
     pub rate: f64,
+    #[serde(default = "one_host")]
+    pub scanners: u32,
     /// So many ports of the victim's address; without it, the service's port of every address.
     #[serde(default)]
     pub ports: Option<u16>,
+    /// Hosts all over the Internet instead.
+    #[serde(default)]
+    pub elsewhere: Option<Elsewhere>,
     /// Whether handshakes are completed before they are reset.
     #[serde(default)]
     pub connect: bool,
+}
+
+const fn one_host() -> u32 {
+    1
+}
+
+/// Hosts all over the Internet, each in a network of its own.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elsewhere {
+    pub hosts: u32,
+    /// Where it is not said, each listens on another.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Share of them that takes connections, and that refuses them; the others are not there.
+    #[serde(default)]
+    pub answer: f64,
+    #[serde(default)]
+    pub refuse: f64,
+}
+
+/// A client that connects to its peers all over the Internet, of which many are gone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peers {
+    #[serde(default)]
+    pub span: Span,
+    pub rate: f64,
+    pub at: Elsewhere,
 }
 
 /// More clients than usual.
@@ -336,6 +461,16 @@ pub struct Crowd {
     pub ramp: f64,
 }
 
+/// Clients that come all at once, and again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bursts {
+    #[serde(default)]
+    pub span: Span,
+    pub clients: u32,
+    pub every: f64,
+}
+
 /// SYN-ACKs are lost on the way to the clients.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -343,6 +478,13 @@ pub struct Outage {
     #[serde(default)]
     pub span: Span,
     pub share: f64,
+    /// Share of the clients' networks that it concerns.
+    #[serde(default = "all_of_them")]
+    pub networks: f64,
+}
+
+const fn all_of_them() -> f64 {
+    1.0
 }
 
 /// The application calls accept() no more.
@@ -353,13 +495,64 @@ pub struct Stall {
     pub span: Span,
 }
 
-/// Hosts that open a connection every second and reset it before it completes.
+/// The server is stopped, and listens again after that time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    pub span: Span,
+}
+
+/// Hosts that open connections and reset them before they complete.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthChecks {
     #[serde(default)]
     pub span: Span,
     pub checkers: u32,
+    /// Of each.
+    #[serde(default = "each_second")]
+    pub rate: f64,
+}
+
+const fn each_second() -> f64 {
+    1.0
+}
+
+/// A packet filter on the server drops SYNs before they reach a queue.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    #[serde(default)]
+    pub span: Span,
+    /// Those to one port, or to all.
+    #[serde(default)]
+    pub port: Option<u16>,
+    #[serde(default = "all_of_them")]
+    pub share: f64,
+}
+
+/// The server's table of connections (nf_conntrack) fills.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conntrack {
+    #[serde(default)]
+    pub span: Span,
+    /// How full it is.
+    pub fill: f64,
+    /// Share of the SYNs that it drops.
+    #[serde(default)]
+    pub drops: f64,
+}
+
+/// Frames that the decoder makes no segment of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undecoded {
+    #[serde(default)]
+    pub span: Span,
+    pub rate: f64,
+    /// Why: the name of the label `reason`.
+    pub reason: String,
 }
 
 /// What must be said, and what must not.
@@ -402,6 +595,9 @@ pub struct Expect {
     /// Flags that `capture.limits` must hold.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// What `status` may be when the events end; anything where there is none.
+    #[serde(default)]
+    pub status: Vec<Status>,
     /// The most incidents of the class.
     #[serde(default = "one")]
     pub incidents: usize,
@@ -454,17 +650,23 @@ impl Scenario {
     /// The time from the first event's beginning to the last one's end.
     pub fn length(&self) -> f64 {
         let scans = self.scan.iter().map(|scan| {
-            let probes = scan.ports.map_or(256.0, f64::from);
+            let hosts = scan.elsewhere.map_or(256.0, |elsewhere| f64::from(elsewhere.hosts));
+            let probes = scan.ports.map_or(hosts, f64::from) * f64::from(scan.scanners);
             scan.after + 2.0 * probes / scan.rate + 5.0
         });
         let spans = (self.flood.iter().map(|event| event.span))
             .chain(self.backscatter.iter().map(|event| event.span))
+            .chain(self.peers.iter().map(|event| event.span))
             .chain(self.crowd.iter().map(|event| event.span))
+            .chain(self.bursts.iter().map(|event| event.span))
             .chain(self.outage.iter().map(|event| event.span))
             .chain(self.stall.iter().map(|event| event.span))
+            .chain(self.restart.iter().map(|event| event.span))
             .chain(self.health_checks.iter().map(|event| event.span))
-            .map(|span| span.after + span.lasts);
-        spans.chain(scans).fold(self.length, f64::max)
+            .chain(self.filter.iter().map(|event| event.span))
+            .chain(self.conntrack.iter().map(|event| event.span))
+            .chain(self.undecoded.iter().map(|event| event.span));
+        spans.map(Span::end).chain(scans).fold(self.length, f64::max)
     }
 }
 

@@ -90,7 +90,7 @@ pub enum Fired {
 /// The answer to a SYN.
 pub struct Answer {
     pub segment: Segment,
-    /// `None` where it is a cookie.
+    /// `None` where it holds no place: a cookie, or a proxy's answer.
     pub request: Option<RequestId>,
 }
 
@@ -173,6 +173,23 @@ impl Server {
         }
         let request = self.queue(now, listener, segment, peer);
         Some(Answer { segment, request: Some(request) })
+    }
+
+    /// The answer of who keeps nothing of a request: a SYN proxy, or a server that is not modelled.
+    pub fn stateless(&self, syn: &Segment) -> Answer {
+        Answer { segment: self.syn_ack(syn), request: None }
+    }
+
+    /// All requests are forgotten, as the sockets are closed; who is to be told of it.
+    pub fn close(&mut self) -> Vec<u32> {
+        let mut peers = Vec::new();
+        for place in 0..self.requests.len() {
+            if self.requests[place].alive {
+                peers.extend(self.requests[place].peer);
+                self.remove(place as u32);
+            }
+        }
+        peers
     }
 
     /// A Fast Open request with a valid cookie: established at once (`tcp_try_fastopen`).

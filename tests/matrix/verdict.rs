@@ -120,6 +120,10 @@ impl Judge<'_> {
         if completed < expect.completion_ratio {
             problems.push(format!("{completed:.3} completed"));
         }
+        let status = self.played.height.status;
+        if !expect.status.is_empty() && !expect.status.contains(&status) {
+            problems.push(format!("status {status:?}"));
+        }
         let limits = &self.played.height.capture.limits;
         for limit in &expect.limits {
             // Their names are those of the document.

@@ -3,13 +3,13 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use synwatch_core::engine::STEP;
 use synwatch_core::engine::{self, Action, Engine};
 use synwatch_core::observe::{
-    CaptureStats, Document, KernelHalfOpen, KernelSample, Listener, Sysctls,
+    CaptureStats, Conntrack, Document, KernelHalfOpen, KernelSample, Listener, Sysctls,
 };
 use synwatch_core::sampling::HashKey;
 use synwatch_core::time::Timestamp;
@@ -18,11 +18,11 @@ use synwatch_core::wire::{
 };
 
 use crate::attacks::Attacks;
-use crate::conn::{Conn, Next, RST_ACK};
+use crate::conn::{Conn, Elsewhere, Next, RST_ACK, State};
 use crate::population::Population;
 use crate::random::Random;
 use crate::scenario::{Closed, Only, Scenario};
-use crate::server::{Fired, SECOND, Server, Settings, defer_in_repeats};
+use crate::server::{Answer, Fired, SECOND, Server, Settings, defer_in_repeats};
 use crate::stage::Job;
 use crate::wire::Form;
 
@@ -36,6 +36,10 @@ const SERVER_TIME: u64 = 15_000;
 /// them.
 const SAMPLE_SOURCES: usize = 512;
 const INTERFACE: u32 = 2;
+const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// `nf_conntrack_max`, where connections are tracked.
+const CONNTRACK_LIMIT: u64 = 65_536;
 
 /// Seconds as nanoseconds.
 pub fn nanos(seconds: f64) -> u64 {
@@ -58,8 +62,16 @@ pub enum Event {
     Backscatter(u16),
     Scan(u16),
     HealthCheck(u16, u16),
+    Peers(u16),
+    /// A frame that cannot be decoded.
+    Undecoded(u16),
+    /// The next burst of clients, and one of them.
+    Burst(u16),
+    Client,
     /// accept() is called no more, or again.
     Stall(bool),
+    /// The server listens no more, or again.
+    Stop(bool),
 }
 
 struct Due {
@@ -92,6 +104,7 @@ impl Eq for Due {}
 /// A performance of a scenario.
 pub struct World<'a> {
     pub scenario: &'a Scenario,
+    pub seed: u64,
     /// When the events' times count from.
     pub origin: u64,
     pub now: u64,
@@ -124,7 +137,12 @@ pub struct World<'a> {
     datagrams: u64,
     fragments: Fragments,
     engine: Engine,
+    /// When the engine begins to watch.
+    begin: u64,
     asks_kernel: bool,
+    /// Whether the server listens on no port for now.
+    stopped: bool,
+    conntrack_drops: u64,
     stats: CaptureStats,
     pub packets: u64,
     /// The first packet of an event.
@@ -164,22 +182,29 @@ impl<'a> World<'a> {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&key.next().to_le_bytes());
         bytes[8..].copy_from_slice(&key.next().to_le_bytes());
+        let secret = key.next();
         let engine = engine::Settings {
             key: HashKey(bytes),
             backlog: victim.backlog,
+            kernel_only: scenario.once.is_some_and(|once| once.lasts == 0.0),
             ..engine::Settings::default()
         };
-        let engine = Engine::new(engine, START);
         let origin = if cold { COLD } else { warm_up };
+        let begin = scenario.once.map_or(0, |once| {
+            let into = once.from + (once.to - once.from) * key.unit();
+            nanos(origin + into).next_multiple_of(STEP.as_nanos() as u64)
+        });
+        let engine = Engine::new(engine, START + Duration::from_nanos(begin));
         let mut world = Self {
             scenario,
+            seed,
             origin: nanos(origin),
             now: 0,
             due: BinaryHeap::new(),
             order: 0,
             conns: Vec::new(),
             free: Vec::new(),
-            server: Server::new(settings, hosts * victim.ports.len(), key.next()),
+            server: Server::new(settings, hosts * victim.ports.len(), secret),
             population: Population::new(seed, victim.address),
             attacks: Attacks::new(scenario, seed),
             random: Random::new(seed, 2),
@@ -196,6 +221,9 @@ impl<'a> World<'a> {
             datagrams: 0,
             fragments: Fragments::new(engine.hasher().state()),
             engine,
+            begin,
+            stopped: false,
+            conntrack_drops: 0,
             // A monitor elsewhere cannot.
             asks_kernel: wire.distance == 0 && victim.kernel.unwrap_or(seed % 2 == 1),
             stats: CaptureStats::default(),
@@ -212,11 +240,19 @@ impl<'a> World<'a> {
 
     /// Plays it to the end.
     pub fn play(mut self) -> Played {
-        let length = nanos(self.scenario.length());
-        self.until(self.origin + length);
-        let height = self.engine.snapshot(START + Duration::from_nanos(self.now)).document;
-        self.until(self.origin + length + nanos(self.scenario.cool_down));
-        let end = self.engine.snapshot(START + Duration::from_nanos(self.now)).document;
+        let (height, end) = match self.scenario.once {
+            Some(once) => {
+                let seen = self.look(nanos(once.lasts));
+                (seen.clone(), seen)
+            }
+            None => {
+                let length = nanos(self.scenario.length());
+                self.until(self.origin + length);
+                let height = self.document();
+                self.until(self.origin + length + nanos(self.scenario.cool_down));
+                (height, self.document())
+            }
+        };
         if self.form.is_some() && self.stats.dropped == 0 {
             assert_eq!(end.capture.tcp_segments, self.datagrams);
         }
@@ -230,6 +266,23 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Looks once, for so long, as `--once` does.
+    fn look(&mut self, lasts: u64) -> Document {
+        self.until(self.begin);
+        self.ask_kernel();
+        if lasts > 0 {
+            self.until(self.begin + lasts);
+            self.ask_kernel();
+            self.engine.consult_kernel();
+        }
+        self.tick();
+        self.document()
+    }
+
+    fn document(&mut self) -> Document {
+        self.engine.snapshot(START + Duration::from_nanos(self.now)).document
+    }
+
     fn until(&mut self, end: u64) {
         let step = STEP.as_nanos() as u64;
         let mut tick = (self.now / step + 1) * step;
@@ -237,20 +290,37 @@ impl<'a> World<'a> {
             self.let_pass(tick);
             self.pass_until(tick);
             self.now = tick;
-            if tick.is_multiple_of(SECOND) {
-                if self.asks_kernel {
-                    let sample = self.kernel_sample();
-                    self.engine.handle_kernel(sample);
-                }
+            tick += step;
+            if self.now < self.begin {
+                continue;
+            }
+            if self.now.is_multiple_of(SECOND) && self.scenario.once.is_none() {
+                self.ask_kernel();
                 let capture = self.scenario.capture;
                 let dropped = if capture.uncounted { 0 } else { self.stats.dropped };
                 let received = self.stats.received - (self.stats.dropped - dropped);
                 self.engine.handle_capture(CaptureStats { received, dropped });
             }
-            let actions = self.engine.tick(START + Duration::from_nanos(tick));
-            self.said.extend(actions.into_iter().map(|action| (tick, action)));
-            tick += step;
+            self.tick();
         }
+    }
+
+    fn ask_kernel(&mut self) {
+        let after = self.scenario.victim.kernel_after;
+        if self.asks_kernel && after.is_none_or(|after| self.elapsed() >= after) {
+            let sample = self.kernel_sample();
+            self.engine.handle_kernel(sample);
+        }
+    }
+
+    fn tick(&mut self) {
+        let actions = self.engine.tick(START + Duration::from_nanos(self.now));
+        self.said.extend(actions.into_iter().map(|action| (self.now, action)));
+    }
+
+    /// Seconds since the warm-up, negative in it.
+    pub fn elapsed(&self) -> f64 {
+        seconds(self.now) - seconds(self.origin)
     }
 
     /// Everything that happens before `end`.
@@ -283,7 +353,12 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrival => self.arrive_now(),
+            Event::Arrival => {
+                self.arrive();
+                self.open_connection();
+            }
+            Event::Client => self.open_connection(),
+            Event::Burst(number) => self.burst(number),
             Event::Conn(conn, next) => {
                 self.conns[conn as usize].events -= 1;
                 self.proceed(conn, next);
@@ -293,6 +368,15 @@ impl<'a> World<'a> {
             Event::Backscatter(number) => self.backscatter(number),
             Event::Scan(number) => self.scan(number),
             Event::HealthCheck(number, checker) => self.health_check(number, checker),
+            Event::Peers(number) => self.connect_to_peer(number),
+            Event::Undecoded(number) => self.undecoded(number),
+            Event::Stop(stopped) => {
+                self.stopped = stopped;
+                for conn in self.server.close() {
+                    self.conns[conn as usize].request = None;
+                    self.release(conn);
+                }
+            }
             Event::Stall(true) => {
                 self.note_attack();
                 self.server.stalled = true;
@@ -350,25 +434,58 @@ impl<'a> World<'a> {
         ((listener as usize) < self.server.listeners.len()).then_some(listener)
     }
 
-    /// A SYN arrives at the victim, who may answer it; `peer` is to be told what becomes of it.
+    /// A SYN arrives at the victim, or at a host elsewhere, who may answer it; `peer` is to be told
+    /// what becomes of it.
     pub fn deliver_syn(&mut self, syn: &Segment, listener: Option<u32>, peer: Option<u32>) {
         self.emit(self.now, *syn, Only::Ingress);
-        if !self.attacks.is_live(syn.destination) {
-            return;
-        }
-        let Some(listener) = listener else {
-            if self.scenario.victim.closed == Closed::Reset {
-                self.refuse(syn);
+        let victim = &self.scenario.victim;
+        let answer = match (peer.and_then(|conn| self.conns[conn as usize].elsewhere), listener) {
+            (Some(Elsewhere::Absent), _) => None,
+            (Some(Elsewhere::Refuses), _) => self.turn_away(syn, peer),
+            (Some(Elsewhere::Answers), _) => Some(self.server.stateless(syn)),
+            (None, _) if !self.attacks.is_live(syn.destination) || self.is_filtered(syn) => None,
+            (None, Some(_)) if self.stopped => self.turn_away(syn, peer),
+            (None, Some(_)) if victim.syn_proxy => Some(self.server.stateless(syn)),
+            (None, Some(listener)) => {
+                let proven = victim.syncookies == 0 && self.proven.contains(&syn.source);
+                self.server.syn(self.now, listener, syn, proven, peer)
             }
-            return;
+            (None, None) if victim.closed == Closed::Reset => self.turn_away(syn, peer),
+            (None, None) => None,
         };
-        let proven = self.scenario.victim.syncookies == 0 && self.proven.contains(&syn.source);
-        let Some(answer) = self.server.syn(self.now, listener, syn, proven, peer) else { return };
+        let Some(answer) = answer else { return };
         self.emit(self.now + SERVER_TIME, answer.segment, Only::Egress);
         if let Some(conn) = peer {
             self.conns[conn as usize].request = answer.request;
         }
         self.answered(peer, &answer.segment, Some(answer.request.is_none()));
+    }
+
+    /// Whether a SYN is dropped before it reaches a queue.
+    fn is_filtered(&mut self, syn: &Segment) -> bool {
+        let (now, scenario) = (self.elapsed(), self.scenario);
+        let random = &mut self.random;
+        let dropped = scenario
+            .conntrack
+            .iter()
+            .any(|conntrack| conntrack.span.contains(now) && random.chance(conntrack.drops));
+        self.conntrack_drops += u64::from(dropped);
+        let mut filters = scenario.filter.iter();
+        dropped
+            || filters.any(|filter| {
+                filter.span.contains(now)
+                    && filter.port.is_none_or(|port| port == syn.destination_port)
+                    && random.chance(filter.share)
+            })
+    }
+
+    /// A closed port answers, and the client gives up.
+    fn turn_away(&mut self, syn: &Segment, peer: Option<u32>) -> Option<Answer> {
+        self.refuse(syn);
+        if let Some(conn) = peer {
+            self.conns[conn as usize].state = State::Done;
+        }
+        None
     }
 
     /// A closed port answers.
@@ -398,7 +515,9 @@ impl<'a> World<'a> {
     /// A segment arrives, or leaves the server, and passes the monitor.
     pub fn emit(&mut self, at: u64, segment: Segment, direction: Only) {
         let capture = self.scenario.capture;
-        if capture.only.is_some_and(|only| only != direction) {
+        if capture.only.is_some_and(|only| only != direction)
+            || self.attacks.hides(&segment, direction)
+        {
             return;
         }
         if direction == Only::Egress {
@@ -420,6 +539,9 @@ impl<'a> World<'a> {
     /// A segment passes the monitor: its frames are captured, and decoded as the program does it.
     fn pass(&mut self, at: u64, segment: &Segment) {
         const LINK: LinkType = LinkType::Ethernet;
+        if at < self.begin {
+            return;
+        }
         self.datagrams += 1;
         let at = START + Duration::from_nanos(at);
         let mut capture = |frame: &[u8], length| {
@@ -450,6 +572,20 @@ impl<'a> World<'a> {
             Some(form) => form.pack(segment, self.datagrams as u32, &mut self.frame, capture),
             None => capture(&[], 0),
         }
+    }
+
+    /// A frame arrives that the decoder makes no segment of.
+    fn undecoded(&mut self, number: u16) {
+        let event = &self.scenario.undecoded[usize::from(number)];
+        if event.span.is_over(self.elapsed()) {
+            return;
+        }
+        let wait = self.capture_random.exponential(1.0 / event.rate);
+        self.schedule(self.now + nanos(wait), Event::Undecoded(number));
+        let reason = Skip::ALL.into_iter().find(|reason| reason.name() == event.reason);
+        self.stats.received += 1;
+        let at = START + Duration::from_nanos(self.now);
+        self.engine.handle_skip(Some(at), reason.expect("the name of a reason"));
     }
 
     /// Deadlines count from the first packet of an event.
@@ -486,12 +622,16 @@ impl<'a> World<'a> {
                 max_syn_backlog: Some(victim.max_syn_backlog),
                 somaxconn: Some(4_096),
             },
-            conntrack: None,
+            conntrack: self.conntrack(),
             addresses: Vec::new(),
         };
         for (place, address, port, listener) in named {
+            if self.stopped {
+                continue;
+            }
+            let any = if address.is_ipv4() { ANY_V4 } else { ANY_V6 };
             sample.listeners.push(Listener {
-                address,
+                address: if victim.wildcard { any } else { address },
                 port,
                 dual_stack: false,
                 accept_queue: listener.accept_queue,
@@ -514,5 +654,20 @@ impl<'a> World<'a> {
             }
         }
         sample
+    }
+
+    /// What the kernel says of the connections that it tracks.
+    fn conntrack(&self) -> Option<Conntrack> {
+        const USUALLY: f64 = 0.1;
+        let events = &self.scenario.conntrack;
+        events.first()?;
+        let now = self.elapsed();
+        let active = events.iter().filter(|event| event.span.contains(now));
+        let fill = active.map(|event| event.fill).fold(USUALLY, f64::max);
+        Some(Conntrack {
+            entries: (CONNTRACK_LIMIT as f64 * fill) as u64,
+            limit: CONNTRACK_LIMIT,
+            dropped: self.conntrack_drops,
+        })
     }
 }
