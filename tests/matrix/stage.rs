@@ -38,6 +38,11 @@ impl<'a> Job<'a> {
         Self { warm_up: self.warm_up.min(WARM_UP), ..self }
     }
 
+    /// About how many packets it takes.
+    pub fn packets(&self) -> f64 {
+        self.scenario.packets(if self.cold { 0.0 } else { self.warm_up })
+    }
+
     /// The name of the row.
     pub fn name(&self) -> String {
         let variant = if self.cold { " cold" } else { "" };
@@ -138,6 +143,7 @@ pub fn trace(job: Job<'_>) {
     let outcome = judge(job.scenario, &played);
     println!("limits at the height: {:?}", played.height.capture.limits);
     println!("totals at the height: {:?}", played.height.totals);
+    println!("SYN_RECV at the height: {:?}", played.height.kernel.syn_recv);
     println!(
         "{} packets in {took:.1?}, {:.0} ns each",
         outcome.packets,

@@ -184,6 +184,13 @@ fn expected(scenario: &Scenario) -> String {
             .to_owned(),
         );
     }
+    if expect.optional && expect.at_most == Rank::Info {
+        parts.push("no page".to_owned());
+    }
+    if !expect.status.is_empty() {
+        let status: Vec<_> = expect.status.iter().map(|status| status.word()).collect();
+        parts.push(format!("status {}", status.join(" or ")));
+    }
     parts.extend(expect.limits.iter().map(|limit| format!("`{limit}`")));
     parts.extend(expect.never.iter().map(|class| format!("no {class}")));
     parts.join(", ")

@@ -306,8 +306,8 @@ impl<'a> World<'a> {
     }
 
     fn ask_kernel(&mut self) {
-        let after = self.scenario.victim.kernel_after;
-        if self.asks_kernel && after.is_none_or(|after| self.elapsed() >= after) {
+        let answers = self.scenario.victim.kernel_span;
+        if self.asks_kernel && answers.is_none_or(|span| span.contains(self.elapsed())) {
             let sample = self.kernel_sample();
             self.engine.handle_kernel(sample);
         }
