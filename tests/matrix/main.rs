@@ -10,7 +10,8 @@
 //! `MATRIX_SEED` a number, or two (`1-3`); both narrow the tables too.
 //!
 //! In place of `table`: `wires` plays the main rows with the server far away, and with segments in
-//! fragments and behind options; `day` plays a whole day, packet by packet.
+//! fragments and behind options; `rivals` plays simple detectors on the same rows; `day` plays a
+//! whole day, packet by packet.
 
 mod agreement;
 mod attacks;
@@ -18,6 +19,7 @@ mod clients;
 mod conn;
 mod population;
 mod random;
+mod rivals;
 mod scenario;
 mod server;
 mod stage;
@@ -85,6 +87,13 @@ fn table() {
 #[ignore = "takes minutes, and a release build"]
 fn wires() {
     table::print_wires(&scenario::all());
+}
+
+/// Simple detectors on the same rows.
+#[test]
+#[ignore = "takes minutes, and a release build"]
+fn rivals() {
+    table::print_rivals(&scenario::all());
 }
 
 /// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet:

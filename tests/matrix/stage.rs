@@ -23,12 +23,15 @@ pub struct Job<'a> {
     /// Seconds of legitimate traffic before the events.
     pub warm_up: f64,
     pub wire: Wire,
+    /// Whether rivals watch too.
+    pub rivals: bool,
 }
 
 impl<'a> Job<'a> {
     /// A row as it is in the table.
     pub fn plain(scenario: &'a Scenario, cold: bool, seed: u64) -> Self {
-        Self { scenario, cold, seed, warm_up: scenario.warm_up, wire: Wire::default() }
+        let wire = Wire::default();
+        Self { scenario, cold, seed, warm_up: scenario.warm_up, wire, rivals: false }
     }
 
     /// The same after a shorter time of legitimate traffic, where that is longer.
