@@ -6,11 +6,12 @@
 //!
 //! The table over seeds 1 to 20: `cargo test --release --test matrix -- --ignored --nocapture
 //! table`. One row in all its detail: `MATRIX_ROW=04 MATRIX_SEED=3 cargo test --release --test
-//! matrix -- --ignored --nocapture trace` (`MATRIX_ROW` is a part of the name, or a number; it
-//! narrows the tables too). A whole day, packet by packet: `cargo test --release --test matrix --
-//! --ignored --nocapture day`. The main rows with the server far away, and with segments in
-//! fragments and behind options: `cargo test --release --test matrix -- --ignored --nocapture
-//! wires`.
+//! matrix -- --ignored --nocapture trace`. `MATRIX_ROW` is a part of the name, or a number, and
+//! `MATRIX_SEED` a number, or two (`1-3`); both narrow the tables too.
+//!
+//! In place of `table`: `wires` plays the main rows with the server far away, and with segments in
+//! fragments and behind options; `rivals` plays simple detectors on the same rows; `day` plays a
+//! whole day, packet by packet.
 
 mod agreement;
 mod attacks;
@@ -18,6 +19,7 @@ mod clients;
 mod conn;
 mod population;
 mod random;
+mod rivals;
 mod scenario;
 mod server;
 mod stage;
@@ -32,12 +34,13 @@ use stage::Job;
 /// with very many packets one seed.
 #[test]
 fn matrix_rows_hold() {
-    const MANY_PACKETS: f64 = 200_000.0;
+    const MANY_PACKETS: f64 = 300_000.0;
     let scenarios = scenario::all();
     let rows = stage::rows(&scenarios).into_iter();
     hold(rows.flat_map(|(scenario, cold)| {
-        let seeds = if scenario.packets() > MANY_PACKETS { 1..=1 } else { 1..=2 };
-        stage::seeds(seeds).into_iter().map(move |seed| Job::plain(scenario, cold, seed))
+        let job = Job::plain(scenario, cold, 0).shorter();
+        let seeds = if job.packets() > MANY_PACKETS { 1..=1 } else { 1..=2 };
+        stage::seeds(seeds).into_iter().map(move |seed| Job { seed, ..job })
     }));
 }
 
@@ -51,15 +54,15 @@ fn matrix_rows_hold_on_other_wires() {
     let rows = stage::rows_by_wire(&scenarios).into_iter().enumerate();
     hold(rows.flat_map(|(row, (scenario, wires))| {
         let wires = wires.into_iter().flatten().skip((row + 2) % 3).step_by(3);
-        let most = if scenario.packets() > MANY_PACKETS { 1 } else { usize::MAX };
-        wires.take(most).map(move |wire| Job { wire, ..Job::plain(scenario, scenario.cold, seed) })
+        let job = Job::plain(scenario, scenario.cold, seed).shorter();
+        let most = if job.packets() > MANY_PACKETS { 1 } else { usize::MAX };
+        wires.take(most).map(move |wire| Job { wire, ..job })
     }));
 }
 
-/// Plays the jobs after a shorter time of legitimate traffic than in the table; all must be right
-/// but those of pending rows.
+/// Plays the jobs; all must be right but those of pending rows.
 fn hold<'a>(jobs: impl Iterator<Item = Job<'a>>) {
-    let jobs: Vec<_> = jobs.map(Job::shorter).collect();
+    let jobs: Vec<_> = jobs.collect();
     let outcomes = stage::play(&jobs);
     let played = || jobs.iter().zip(&outcomes);
     let wrong: Vec<String> = played()
@@ -84,6 +87,13 @@ fn table() {
 #[ignore = "takes minutes, and a release build"]
 fn wires() {
     table::print_wires(&scenario::all());
+}
+
+/// Simple detectors on the same rows.
+#[test]
+#[ignore = "takes minutes, and a release build"]
+fn rivals() {
+    table::print_rivals(&scenario::all());
 }
 
 /// A day of bursty traffic that swings from 10 to 190 connections a second, packet by packet:

@@ -146,8 +146,8 @@ pub struct Victim {
     /// Whether the engine may ask the victim's kernel; where it is not said, it may with odd seeds,
     /// and with even ones it is a mirror port's that is only told the backlog.
     pub kernel: Option<bool>,
-    /// When it may begin to ask, after the warm-up; at once where it is not said.
-    pub kernel_after: Option<f64>,
+    /// When the kernel answers; always where it is not said.
+    pub kernel_span: Option<Span>,
 }
 
 impl Default for Victim {
@@ -166,7 +166,7 @@ impl Default for Victim {
             syn_proxy: false,
             wildcard: false,
             kernel: None,
-            kernel_after: None,
+            kernel_span: None,
         }
     }
 }
@@ -671,12 +671,12 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// About how many packets its events take.
-    pub fn packets(&self) -> f64 {
+    /// About how many packets it takes, after so many seconds of legitimate traffic.
+    pub fn packets(&self, warm_up: f64) -> f64 {
         let crowd = self.crowd.iter().map(|crowd| crowd.factor).fold(1.0, f64::max);
         let floods = self.flood.iter().map(|flood| flood.rate * flood.span.lasts);
         let backscatter = self.backscatter.iter().map(|event| event.rate * event.span.lasts);
-        10.0 * self.legitimate.rate * crowd * self.length()
+        10.0 * self.legitimate.rate * (warm_up + crowd * self.length())
             + 2.0 * floods.chain(backscatter).sum::<f64>()
     }
 }

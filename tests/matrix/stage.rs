@@ -23,12 +23,15 @@ pub struct Job<'a> {
     /// Seconds of legitimate traffic before the events.
     pub warm_up: f64,
     pub wire: Wire,
+    /// Whether rivals watch too.
+    pub rivals: bool,
 }
 
 impl<'a> Job<'a> {
     /// A row as it is in the table.
     pub fn plain(scenario: &'a Scenario, cold: bool, seed: u64) -> Self {
-        Self { scenario, cold, seed, warm_up: scenario.warm_up, wire: Wire::default() }
+        let wire = Wire::default();
+        Self { scenario, cold, seed, warm_up: scenario.warm_up, wire, rivals: false }
     }
 
     /// The same after a shorter time of legitimate traffic, where that is longer.
@@ -36,6 +39,11 @@ impl<'a> Job<'a> {
         /// The detector learns from 120 s on.
         const WARM_UP: f64 = 130.0;
         Self { warm_up: self.warm_up.min(WARM_UP), ..self }
+    }
+
+    /// About how many packets it takes.
+    pub fn packets(&self) -> f64 {
+        self.scenario.packets(if self.cold { 0.0 } else { self.warm_up })
     }
 
     /// The name of the row.
@@ -138,6 +146,7 @@ pub fn trace(job: Job<'_>) {
     let outcome = judge(job.scenario, &played);
     println!("limits at the height: {:?}", played.height.capture.limits);
     println!("totals at the height: {:?}", played.height.totals);
+    println!("SYN_RECV at the height: {:?}", played.height.kernel.syn_recv);
     println!(
         "{} packets in {took:.1?}, {:.0} ns each",
         outcome.packets,

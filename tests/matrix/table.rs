@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use synwatch_core::observe::Severity;
 
+use crate::rivals;
 use crate::scenario::{Rank, Scenario};
 use crate::stage::{self, Job};
 use crate::verdict::Outcome;
@@ -52,6 +53,51 @@ pub fn print_wires(scenarios: &[Scenario]) {
     }
     println!();
     played.finish();
+}
+
+/// On how many seeds of each row the rivals are right, and on how many rows they are right as often
+/// as the row says.
+pub fn print_rivals(scenarios: &[Scenario]) {
+    let rows = stage::rows(scenarios).into_iter();
+    let rows = rows.filter(|(scenario, _)| scenario.once.is_none());
+    let played = Played::new(
+        rows.map(|(scenario, cold)| Job { rivals: true, ..Job::plain(scenario, cold, 0) }),
+    );
+    let names = rivals::names();
+    println!("| # | event | right is | synwatch | {} |", names.join(" | "));
+    println!("|---|---|---|---|{}", "---|".repeat(names.len()));
+    let mut rows_right = vec![0; 1 + names.len()];
+    let mut beaten = Vec::new();
+    for (job, outcomes) in played.rows() {
+        let is_right = |outcome: &Outcome, n: usize| match n {
+            0 => outcome.is_right(),
+            _ => outcome.rivals[n - 1],
+        };
+        let right: Vec<_> = (0..=names.len())
+            .map(|n| outcomes.iter().filter(|outcome| is_right(outcome, n)).count())
+            .collect();
+        let Job { scenario, cold, .. } = job;
+        let enough = |right: usize| right as f64 >= scenario.expect.share * played.seeds as f64;
+        for (rows, right) in rows_right.iter_mut().zip(&right) {
+            *rows += usize::from(enough(*right));
+        }
+        if !enough(right[0]) && right[1..].iter().any(|right| enough(*right)) {
+            beaten.push(job.name());
+        }
+        let cells: Vec<_> = right.iter().map(usize::to_string).collect();
+        println!(
+            "| {} | {}{} | {} | {} |",
+            scenario.row,
+            scenario.title,
+            if *cold { ", cold" } else { "" },
+            rivals::wanted(&scenario.expect).name(),
+            cells.join(" | ")
+        );
+    }
+    let rows = played.jobs.len() / played.seeds;
+    let cells: Vec<_> = rows_right.iter().map(|right| format!("**{right}**")).collect();
+    println!("| | **rows right, of {rows}** | | {} |\n", cells.join(" | "));
+    println!("a rival is right and synwatch is not: {}", beaten.join(", "));
 }
 
 /// All seeds of some rows.
@@ -183,6 +229,13 @@ fn expected(scenario: &Scenario) -> String {
             }
             .to_owned(),
         );
+    }
+    if expect.optional && expect.at_most == Rank::Info {
+        parts.push("no page".to_owned());
+    }
+    if !expect.status.is_empty() {
+        let status: Vec<_> = expect.status.iter().map(|status| status.word()).collect();
+        parts.push(format!("status {}", status.join(" or ")));
     }
     parts.extend(expect.limits.iter().map(|limit| format!("`{limit}`")));
     parts.extend(expect.never.iter().map(|class| format!("no {class}")));

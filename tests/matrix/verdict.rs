@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use synwatch_core::engine::Action;
 use synwatch_core::observe::{Detection, Severity};
 
+use crate::rivals;
 use crate::scenario::{Expect, Rank, Scenario};
 use crate::world::{Played, seconds};
 
@@ -19,6 +20,8 @@ pub struct Outcome {
     pub times: [Option<f64>; 3],
     /// Class and variant of the gravest detection, or "none".
     pub said: String,
+    /// Which rivals are right.
+    pub rivals: Vec<bool>,
     pub packets: u64,
 }
 
@@ -37,6 +40,7 @@ pub fn judge(scenario: &Scenario, played: &Played) -> Outcome {
         problems: judge.problems(times),
         times,
         said: gravest(&played.end.detections),
+        rivals: rivals::judge(expect, played).to_vec(),
         packets: played.packets,
     }
 }

@@ -21,6 +21,7 @@ use crate::attacks::Attacks;
 use crate::conn::{Conn, Elsewhere, Next, RST_ACK, State};
 use crate::population::Population;
 use crate::random::Random;
+use crate::rivals::{self, Alarms, Rivals};
 use crate::scenario::{Closed, Only, Scenario};
 use crate::server::{Answer, Fired, SECOND, Server, Settings, defer_in_repeats};
 use crate::stage::Job;
@@ -137,6 +138,7 @@ pub struct World<'a> {
     datagrams: u64,
     fragments: Fragments,
     engine: Engine,
+    rivals: Option<Rivals>,
     /// When the engine begins to watch.
     begin: u64,
     asks_kernel: bool,
@@ -156,6 +158,10 @@ pub struct Played {
     pub said: Vec<(u64, Action)>,
     /// The first packet of the events, or their beginning.
     pub first_packet: u64,
+    /// When the events' times count from.
+    pub origin: u64,
+    /// What rivals said, where there are any.
+    pub alarms: Alarms,
     /// The host that the event came from.
     pub attacker: Option<IpAddr>,
     /// As of the end of the events, and of the whole.
@@ -166,7 +172,7 @@ pub struct Played {
 
 impl<'a> World<'a> {
     pub fn new(job: Job<'a>) -> Self {
-        let Job { scenario, cold, seed, warm_up, wire } = job;
+        let Job { scenario, cold, seed, warm_up, wire, rivals } = job;
         let victim = &scenario.victim;
         let hosts = victim
             .network
@@ -221,6 +227,7 @@ impl<'a> World<'a> {
             datagrams: 0,
             fragments: Fragments::new(engine.hasher().state()),
             engine,
+            rivals: rivals.then(Rivals::new),
             begin,
             stopped: false,
             conntrack_drops: 0,
@@ -256,8 +263,15 @@ impl<'a> World<'a> {
         if self.form.is_some() && self.stats.dropped == 0 {
             assert_eq!(end.capture.tcp_segments, self.datagrams);
         }
+        let said = std::mem::take(&mut self.said);
+        if self.rivals.is_some() {
+            // The last of their periods ends too.
+            self.until(self.now + rivals::PERIOD * SECOND);
+        }
         Played {
-            said: self.said,
+            said,
+            origin: self.origin,
+            alarms: self.rivals.map(Rivals::alarms).unwrap_or_default(),
             first_packet: self.first_packet.unwrap_or(self.origin),
             attacker: self.attacks.attacker.map(IpAddr::from),
             height,
@@ -296,6 +310,10 @@ impl<'a> World<'a> {
             }
             if self.now.is_multiple_of(SECOND) && self.scenario.once.is_none() {
                 self.ask_kernel();
+                if let Some(rivals) = &mut self.rivals {
+                    let queued = self.server.listeners.iter().map(|listener| listener.queued);
+                    rivals.end_second(queued.sum());
+                }
                 let capture = self.scenario.capture;
                 let dropped = if capture.uncounted { 0 } else { self.stats.dropped };
                 let received = self.stats.received - (self.stats.dropped - dropped);
@@ -306,8 +324,8 @@ impl<'a> World<'a> {
     }
 
     fn ask_kernel(&mut self) {
-        let after = self.scenario.victim.kernel_after;
-        if self.asks_kernel && after.is_none_or(|after| self.elapsed() >= after) {
+        let answers = self.scenario.victim.kernel_span;
+        if self.asks_kernel && answers.is_none_or(|span| span.contains(self.elapsed())) {
             let sample = self.kernel_sample();
             self.engine.handle_kernel(sample);
         }
@@ -525,19 +543,19 @@ impl<'a> World<'a> {
         }
         self.pass_until(at);
         if direction == Only::Ingress {
-            self.pass(at, &segment);
+            self.pass(at, &segment, direction);
         }
     }
 
     /// What the server has sent passes the monitor, as far as its time has come.
     fn pass_until(&mut self, end: u64) {
         while let Some((at, segment)) = self.on_the_way.pop_front_if(|(at, _)| *at <= end) {
-            self.pass(at, &segment);
+            self.pass(at, &segment, Only::Egress);
         }
     }
 
     /// A segment passes the monitor: its frames are captured, and decoded as the program does it.
-    fn pass(&mut self, at: u64, segment: &Segment) {
+    fn pass(&mut self, at: u64, segment: &Segment, direction: Only) {
         const LINK: LinkType = LinkType::Ethernet;
         if at < self.begin {
             return;
@@ -551,6 +569,9 @@ impl<'a> World<'a> {
                 return;
             }
             self.packets += 1;
+            if let Some(rivals) = &mut self.rivals {
+                rivals.take(segment, direction);
+            }
             if self.form.is_none() {
                 return self.engine.handle_segment(at, segment, INTERFACE);
             }

@@ -50,7 +50,12 @@ fn is_right(detection: &Detection, label: &Label, after: impl Fn(&str) -> f64) -
     let victim = detection.target.address.as_deref() == Some(&label.victim)
         && (label.port == 0 || detection.target.port == Some(label.port));
     let paged = detection.severity_history.iter().find(|at| at.severity >= Severity::Warning);
-    detection.class == "syn_flood"
+    // Who resets each answer at once holds no place, whether it is the flooder or a victim.
+    let class = match label.file.contains("client-rst") {
+        true => "syn_ack_reflection",
+        false => "syn_flood",
+    };
+    detection.class == class
         && victim
         && paged.is_some_and(|paged| {
             label.start_s.is_some_and(|start| start <= after(&detection.raised_at))
