@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             figure(tenth.per_packet),
             figure(tenth.stop),
             figure(tenth.longest),
-            thousands(report.totals.syn as i64),
+            thousands(report.totals.syn.value as i64),
             report.capture.sampling_ratio.to_string(),
         ]);
         tenths.push(tenth);

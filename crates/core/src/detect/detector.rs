@@ -2,8 +2,8 @@
 //!
 //! A [`Detector`] is four parts that each follow one idea, and an episode: which failures an outage
 //! explains ([`Outage`]), whether more of the others fail than usual ([`Change`]), what the queue
-//! holds ([`Queue`]), whether many clients come who complete ([`Crowd`]). The severity of a step is drawn from these; the [`Episode`] raises, keeps
-//! and clears.
+//! holds ([`Queue`]), whether many clients come who complete ([`Crowd`]). The severity of a step is
+//! drawn from these; the [`Episode`] raises, keeps and clears.
 
 use std::net::IpAddr;
 use std::time::Duration;

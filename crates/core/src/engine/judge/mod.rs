@@ -109,8 +109,8 @@ impl Judge {
     /// 2. What became of the attempts that mature now is looked up once, for all that follows.
     /// 3. Scans are found first: what a scanner does is told as a scan and counts for nothing else.
     /// 4. Each service takes in its step, and adds it to the groups that it belongs to.
-    /// 5. Hosts and reflections are judged, then accept queues and outages lapse: all may explain what a service
-    ///    shows.
+    /// 5. Hosts and reflections are judged, then accept queues and outages lapse: all may explain
+    ///    what a service shows.
     /// 6. Groups are judged, the widest first; last the services, unless something wider is told
     ///    already.
     pub fn end_step(&mut self, at: Timestamp, services: &mut Services, moment: &Moment) {
