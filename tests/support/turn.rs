@@ -3,9 +3,9 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
-/// What the tests send at once, in SYNs a second for each processor: half of what it can take.
+/// What the tests send at once, in SYNs a second for each processor: a third of what it can take.
 /// More would only measure how late a machine is that has too much to do.
-const MOST: u32 = 6_000;
+const MOST: u32 = 4_000;
 /// A whole connection costs as much as so many SYNs.
 pub const CONNECTION: u32 = 4;
 
