@@ -137,14 +137,15 @@ struct Cusum {
 }
 
 impl Cusum {
-    /// The limit is that of three periods at twice the allowance, as both papers derive it.
+    /// The limit is that of three periods at twice the allowance. Limit, allowance and period have
+    /// not been checked against the papers.
     fn new(allowance: f64) -> Self {
         let limit = 3.0 * allowance;
         Self { allowance, limit, usual: None, sum: 0.0, seconds: 0, begun: 0.0, ended: 0.0 }
     }
 
     fn end_second(&mut self) -> bool {
-        /// The weight of the past. The papers leave it open.
+        /// The weight of the past: our choice.
         const MEMORY: f64 = 0.9;
         self.seconds += 1;
         if self.seconds.is_multiple_of(PERIOD) {
@@ -159,7 +160,7 @@ impl Cusum {
 }
 
 /// H. Wang, D. Zhang, K. G. Shin: "Detecting SYN Flooding Attacks", IEEE INFOCOM 2002: SYNs
-/// against FINs and active RSTs of the same direction, in periods of 20 s; a = 0.35, N = 1.05.
+/// against FINs and active RSTs of the same direction; here a = 0.35, N = 1.05.
 struct SynFin(Cusum);
 
 impl Default for SynFin {
@@ -187,7 +188,7 @@ impl Rival for SynFin {
 }
 
 /// H. Wang, D. Zhang, K. G. Shin: "SYN-dog: Sniffing SYN Flooding Sources", IEEE ICDCS 2002: SYNs
-/// against the SYN-ACKs of the other direction, in periods of 20 s; a = 0.2, N = 0.6.
+/// against the SYN-ACKs of the other direction; here a = 0.2, N = 0.6.
 struct SynDog(Cusum);
 
 impl Default for SynDog {
